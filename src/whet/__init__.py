@@ -1,0 +1,1 @@
+"""whet: the model-compression compiler that shows its work."""
