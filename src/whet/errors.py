@@ -51,3 +51,9 @@ class UnsupportedTarget(WhetError):
 
 class Mismatch(Exception):
     """Decline a rewrite: the pattern is there, but a condition does not hold."""
+
+
+class BrokenPass(WhetError):
+    """A pass broke its own contract: invalid output, a budget overrun, an untrue declaration."""
+
+    exit_code = 1

@@ -1,0 +1,155 @@
+"""What a pass is: its declarations, its coverage record, its one method."""
+
+import dataclasses
+import enum
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from whet.analysis.base import Analysis
+    from whet.passes.workbench import Workbench
+
+__all__ = ["Change", "Coverage", "Failure", "Fidelity", "Pass", "pass_name"]
+
+
+class Change(enum.Flag):
+    """Say what a pass may alter, and what an analysis depends on."""
+
+    NONE = 0
+    WEIGHTS = enum.auto()
+    """Values of initializers."""
+    OPS = enum.auto()
+    """Nodes and their connections."""
+    TYPES = enum.auto()
+    """Element types of values that were there before."""
+    ALL = WEIGHTS | OPS | TYPES
+
+
+class Fidelity(enum.Enum):
+    """Say how close a rewrite stays to what it replaces; the proof holds it to that."""
+
+    EXACT = "exact"
+    """The same bits."""
+    ROUNDING = "rounding"
+    """The same real numbers: floating-point rounding only."""
+    LOSSY = "lossy"
+    """An approximation; its error is measured and reported."""
+
+    @property
+    def tolerance(self) -> float:
+        """Return the largest accepted error: max |new - old| over the root mean square of old.
+
+        Written here once. A lossy pass narrows or widens its own through ``Pass.bound``.
+        """
+        return {Fidelity.EXACT: 0.0, Fidelity.ROUNDING: 1e-5, Fidelity.LOSSY: 1.0}[self]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """One rewrite that its proof refused."""
+
+    site: str
+    reason: str
+    error: float
+    reproducer: str = ""
+
+
+@dataclasses.dataclass
+class Coverage:
+    """Count what a pass met and what came of it.
+
+    A place is *matched* when the pass's pattern is there, *eligible* when its conditions hold too, and *changed*
+    when the proof accepted the rewrite and it was committed.
+    """
+
+    matched: int = 0
+    eligible: int = 0
+    changed: int = 0
+    declined: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """Site -> why the rewrite was not made there."""
+    near_misses: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """Site -> where a larger pattern stopped matching."""
+    failures: list[Failure] = dataclasses.field(default_factory=list[Failure])
+    proofs: Counter[str] = dataclasses.field(default_factory=Counter[str])
+    """How committed rewrites were proven: oracle -> count."""
+    max_error: float = 0.0
+
+    def add(self, other: "Coverage") -> None:
+        """Add the record of a further run of the same pass; what was changed later is no longer declined."""
+        self.matched = self.changed + other.matched
+        self.eligible = self.changed + other.eligible
+        self.changed += other.changed
+        self.declined = dict(other.declined)
+        self.near_misses = dict(other.near_misses)
+        self.failures += other.failures
+        self.proofs += other.proofs
+        self.max_error = max(self.max_error, other.max_error)
+
+    @property
+    def nearest_miss(self) -> str:
+        """Return one sentence on what came closest, for the error that a no-op raises."""
+        if self.failures:
+            return f"{self.failures[0].site}: {self.failures[0].reason}"
+        for found in (self.declined, self.near_misses):
+            if found:
+                site, reason = next(iter(found.items()))
+                return f"{site}: {reason}"
+        return "no place in the model has the pattern's outermost operator"
+
+
+def pass_name(cls: type) -> str:
+    """Return the command-line name: ``FoldBatchNorm`` is ``fold-batch-norm``."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]*|\d+", cls.__name__)
+    return "-".join(word.lower() for word in words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass(ABC):
+    """Transform a model in place: valid model in, valid model out.
+
+    A pass is a frozen dataclass and its fields are its options: equal options make an equal pass. It declares what it
+    changes and how faithful it is; the conformance suite holds it to both.
+    """
+
+    changes: ClassVar[Change] = Change.OPS
+    fidelity: ClassVar[Fidelity] = Fidelity.EXACT
+    needs: ClassVar[tuple[type["Analysis[object]"], ...]] = ()
+    bound: ClassVar[float | None] = None
+    """A tolerance of the pass's own; only a lossy pass has one."""
+
+    gated: ClassVar[bool] = False
+    """Measure bytes and milliseconds before and after, and take the pass back if either got worse."""
+
+    @property
+    def name(self) -> str:
+        """Return the name used in recipes and reports."""
+        return pass_name(type(self))
+
+    @property
+    def tolerance(self) -> float:
+        """Return the error above which a rewrite of this pass is refused."""
+        return self.fidelity.tolerance if self.bound is None else self.bound
+
+    @property
+    def summary(self) -> str:
+        """Return the first sentence of the docstring."""
+        return (type(self).__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
+
+    def options(self) -> dict[str, object]:
+        """Return the options by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def __str__(self) -> str:
+        """Print as a recipe spells it: ``fold-constants{limit=1024}``; defaults are left out."""
+        changed = [
+            f"{f.name}={getattr(self, f.name)}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        ]
+        return self.name + (f"{{{','.join(changed)}}}" if changed else "")
+
+    @abstractmethod
+    def apply(self, work: "Workbench") -> None:
+        """Propose every rewrite through ``work``, which proves, commits and counts."""

@@ -1,0 +1,1 @@
+"""Exact clean-up: after it, one meaning has one spelling."""

@@ -1,0 +1,174 @@
+"""Run passes in order: verify after each, gate the lossy ones, keep the ledger."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import onnx_ir
+
+from whet.analysis.base import Analyses
+from whet.errors import BrokenPass, InvalidModel, NothingChanged
+from whet.ir.values import weight_bytes
+from whet.passes.base import Coverage, Pass
+from whet.passes.workbench import Context, Workbench
+
+__all__ = ["Fixpoint", "Gate", "Pipeline", "Step"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixpoint:
+    """Repeat passes until none of them changes anything, ``rounds`` times at most."""
+
+    passes: tuple[Pass, ...]
+    rounds: int = 6
+
+
+@dataclasses.dataclass
+class Step:
+    """What one pass did, over all its runs."""
+
+    name: str
+    fidelity: str
+    summary: str
+    coverage: Coverage = dataclasses.field(default_factory=Coverage)
+    seconds: float = 0.0
+    runs: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    ops_before: int = 0
+    ops_after: int = 0
+    reverted: str = ""
+    """Why the never-worse gate took the whole pass back; empty if it stayed."""
+
+
+Gate = Callable[[onnx_ir.Model, onnx_ir.Model], str]
+"""(before, after) -> the reason to take the pass back, or an empty string."""
+Verifier = Callable[[onnx_ir.Model], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """A sequence of passes and fixpoints."""
+
+    stages: tuple[Pass | Fixpoint, ...]
+    asked_for: frozenset[str] = frozenset()
+    """Names of passes the user named; one of them that changes nothing is an error."""
+
+    def run(
+        self, model: onnx_ir.Model, context: Context, gate: Gate | None = None
+    ) -> tuple[onnx_ir.Model, list[Step]]:
+        """Transform ``model`` in place; return it (or the copy a reverted pass left behind) and the ledger.
+
+        Raises:
+            BrokenPass: a pass left an invalid model.
+            NothingChanged: a pass that was asked for changed nothing.
+        """
+        run = _Run(model, context, gate)
+        for stage in self.stages:
+            if isinstance(stage, Fixpoint):
+                run.fixpoint(stage)
+            else:
+                run.once(stage)
+        for step in run.steps.values():
+            if step.name in self.asked_for and not step.coverage.changed:
+                raise NothingChanged(
+                    f"pass '{step.name}' changed nothing; nearest miss: {step.coverage.nearest_miss}"
+                    " (allow_noop = true in a recipe, or --allow-noop, accepts this)"
+                )
+        return run.model, list(run.steps.values())
+
+
+class _Run:
+    """The state of one run of a pipeline."""
+
+    def __init__(self, model: onnx_ir.Model, context: Context, gate: Gate | None) -> None:
+        self.model = model
+        self.steps: dict[str, Step] = {}
+        self._context = context
+        self._gate = gate
+        self._analyses = Analyses(model, context)
+        self._done: list[str] = []
+
+    def fixpoint(self, stage: Fixpoint) -> None:
+        """Repeat; a pass runs again only if something changed since its own last run."""
+        version, seen = 0, dict.fromkeys(stage.passes, -1)
+        for _ in range(stage.rounds):
+            start = version
+            for step in stage.passes:
+                if seen[step] == version:
+                    continue
+                seen[step] = version
+                if self.once(step):
+                    version += 1
+            if version == start:
+                return
+
+    def once(self, step: Pass) -> int:
+        """Run one pass, verify, gate; return the number of changes that stayed."""
+        self._context.progress(step.name)
+        record = self._record(step)
+        backup = self.model.clone() if self._gated(step) else None
+        work = Workbench(self.model, step, self._context, self._analyses)
+        start = time.perf_counter()
+        try:
+            step.apply(work)
+            if work.coverage.changed:
+                self._verify(step)
+        except Exception as error:
+            error.add_note(f"in pass '{step.name}', after {self._done[-8:]}")
+            raise
+        record.seconds += time.perf_counter() - start
+        changed = work.coverage.changed
+        if changed:
+            self._analyses.invalidate(step.changes)
+        if backup is not None and changed:
+            changed = self._apply_gate(record, backup, work.coverage)
+        self._close(record, work.coverage)
+        return changed
+
+    def _record(self, step: Pass) -> Step:
+        size, ops = weight_bytes(self.model), len(self.model.graph)
+        record = self.steps.get(str(step))
+        if record is None:
+            record = Step(step.name, step.fidelity.value, step.summary)
+            record.bytes_before, record.ops_before = size, ops
+            self.steps[str(step)] = record
+        else:
+            record.bytes_before += size - record.bytes_after
+            record.ops_before += ops - record.ops_after
+        return record
+
+    def _close(self, record: Step, coverage: Coverage) -> None:
+        record.coverage.add(coverage)
+        record.runs += 1
+        record.bytes_after, record.ops_after = weight_bytes(self.model), len(self.model.graph)
+        self._done.append(record.name)
+
+    def _gated(self, step: Pass) -> bool:
+        return self._gate is not None and step.gated
+
+    def _apply_gate(self, record: Step, backup: onnx_ir.Model, coverage: Coverage) -> int:
+        assert self._gate is not None
+        reason = self._gate(backup, self.model)
+        if not reason:
+            return coverage.changed
+        record.reverted = reason
+        self.model = backup
+        self._analyses.rebase(backup)
+        return 0
+
+    def _verify(self, step: Pass) -> None:
+        from whet.ir.verify import verify
+
+        try:
+            verify(self.model)
+        except InvalidModel as error:
+            raise BrokenPass(f"pass '{step.name}' left an invalid model: {error}") from error
+
+
+def flatten(stages: Sequence[Pass | Fixpoint]) -> list[Pass]:
+    """Return the passes of a pipeline in the order of their first run."""
+    found: list[Pass] = []
+    for stage in stages:
+        found.extend(stage.passes if isinstance(stage, Fixpoint) else (stage,))
+    return found

@@ -1,0 +1,128 @@
+"""Where a pass works: it proposes, the workbench proves, commits and counts."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx_ir
+
+from whet.analysis.base import Analyses
+from whet.ir.bindings import Bindings
+from whet.ir.values import Array
+from whet.passes.base import Change, Coverage, Failure, Pass
+from whet.passes.proof import Prover, VerdictKind, save_reproducer
+from whet.passes.proposal import Builder, FreshNames, Proposal
+
+__all__ = ["Context", "Workbench"]
+
+Feeds = Mapping[str, Array]
+
+
+@dataclasses.dataclass
+class Context:
+    """What a whole compile shares: data, target, seed, where reproducers go."""
+
+    bindings: Bindings = dataclasses.field(default_factory=Bindings)
+    calibration: tuple[Feeds, ...] = ()
+    """Batches of real inputs, for passes that calibrate."""
+    seed: int = 0
+    threads: int = 0
+    prove: bool = True
+    """Execute every rewrite before it is committed."""
+    reproducers: Path | None = None
+    progress: Callable[[str], None] = lambda _message: None
+    target: str = "onnxruntime"
+
+
+class Workbench:
+    """One pass at work on one model."""
+
+    def __init__(
+        self, model: onnx_ir.Model, step: Pass, context: Context, analyses: Analyses | None = None
+    ) -> None:
+        """Prepare to run ``step`` on ``model``."""
+        self.model = model
+        self.graph = model.graph
+        self.context = context
+        self.analyses = Analyses(model, context) if analyses is None else analyses
+        self.coverage = Coverage()
+        self._pass = step
+        self._fresh: FreshNames | None = None
+        self._prover = Prover(model, context.bindings, context.seed) if context.prove else None
+
+    @property
+    def opset(self) -> int:
+        """Return the version of the standard operator set that the model imports."""
+        return self.graph.opset_imports.get("", 1)
+
+    def nodes(self, *op_types: str) -> list[onnx_ir.Node]:
+        """Return the main graph's nodes of the given types (all without one), in graph order.
+
+        Nodes inside subgraphs (If, Loop, Scan) are left as they are by every pass.
+        """
+        if not op_types:
+            return list(self.graph)
+        wanted = frozenset(op_types)
+        return [node for node in self.graph if node.op_type in wanted]
+
+    def builder(self, near: onnx_ir.Node) -> Builder:
+        """Return a builder for the new nodes of one proposal."""
+        return Builder(self.fresh, near)
+
+    def fresh(self, name: str) -> str:
+        """Return a name that nothing in the model has."""
+        if self._fresh is None:
+            self._fresh = FreshNames(self.model)
+        return self._fresh(name)
+
+    def decline(self, node: onnx_ir.Node, reason: str) -> None:
+        """Record why a matched place is left as it is."""
+        self.coverage.declined[node.name or node.op_type] = reason
+
+    def near_miss(self, node: onnx_ir.Node, reason: str) -> None:
+        """Record where a larger pattern stopped matching."""
+        self.coverage.near_misses[node.name or node.op_type] = reason
+
+    def propose(self, proposal: Proposal) -> bool:
+        """Prove the proposal and commit it; return whether it was made."""
+        site = proposal.site
+        self.coverage.eligible += 1
+        if self._prover is not None and not self._proven(proposal):
+            proposal.discard()
+            return False
+        proposal.commit(self._pass.name)
+        self.coverage.changed += 1
+        self.coverage.declined.pop(site, None)
+        return True
+
+    def _proven(self, proposal: Proposal) -> bool:
+        assert self._prover is not None
+        verdict = self._prover.check(proposal, self._pass.fidelity, self._pass.tolerance)
+        if verdict.kind is VerdictKind.PROVEN:
+            self.coverage.proofs[verdict.oracle] += 1
+            self.coverage.max_error = max(self.coverage.max_error, verdict.error)
+            return True
+        if verdict.kind is VerdictKind.OPEN:
+            self.coverage.declined[proposal.site] = f"cannot be proven: {verdict.reason}"
+            return False
+        reproducer = ""
+        if self.context.reproducers is not None:
+            name = f"{self._pass.name}.{proposal.site}"
+            reproducer = str(save_reproducer(verdict, self.context.reproducers, name))
+        self.coverage.failures.append(
+            Failure(proposal.site, verdict.reason, verdict.error, reproducer)
+        )
+        return False
+
+    def changed_by_hand(self, count: int, proof: str) -> None:
+        """Count changes that need no execution, saying what proves them (dead code: nobody reads it)."""
+        self.coverage.matched += count
+        self.coverage.eligible += count
+        self.coverage.changed += count
+        if count:
+            self.coverage.proofs[proof] += count
+
+    @property
+    def declared(self) -> Change:
+        """Return what the running pass may change."""
+        return self._pass.changes
