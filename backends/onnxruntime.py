@@ -1,0 +1,73 @@
+"""Lower to ONNX Runtime."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import onnx_ir
+from whet.ir.files import save_model
+
+from whet.backends.base import Runner, RuntimeOptions, Target
+from whet.ir.execute import Executor
+
+__all__ = ["OnnxRuntime", "runtime_fusions"]
+
+
+class OnnxRuntime(Target):
+    """ONNX Runtime on the CPU."""
+
+    name = "onnxruntime"
+
+    def refuses(self, model: onnx_ir.Model) -> list[str]:
+        """Name operators of domains that a stock ONNX Runtime does not have."""
+        known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.ms.internal.nhwc"}
+        own = {key[0] for key in model.functions}
+        found = Counter(
+            (node.domain, node.op_type)
+            for node in model.graph.all_nodes()
+            if node.domain not in known | own
+        )
+        return [
+            f"{domain}.{kind} ({count} node{'s'[: count > 1]}): no such operator in ONNX Runtime"
+            for (domain, kind), count in found.items()
+        ]
+
+    def lower(self, model: onnx_ir.Model, folder: Path) -> list[str]:
+        """Write ``model.onnx``, with ``model.onnx.data`` beside it when the weights are large."""
+        save_model(model, folder / "model.onnx")
+        return sorted(path.name for path in folder.iterdir())
+
+    def open(self, path: Path, options: RuntimeOptions) -> Runner:
+        """Make a session."""
+        return Executor(
+            path,
+            optimization=options.optimization,
+            threads=options.threads,
+            spin=True,
+            config=dict(options.config),
+        )
+
+    def versions(self) -> dict[str, str]:
+        """Return ONNX Runtime's version."""
+        from importlib.metadata import version
+
+        return {"onnxruntime": version("onnxruntime")}
+
+
+def runtime_fusions(path: Path) -> Mapping[str, int]:
+    """Return what ONNX Runtime itself makes of a model: fused operator -> nodes that the file does not have."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "optimized.onnx"
+        Executor(path, optimization="extended", save_optimized=out)
+        after = _count(onnx.load(out, load_external_data=False))
+    before = _count(onnx.load(path, load_external_data=False))
+    return dict(sorted((after - before).items()))
+
+
+def _count(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(
+        f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        for node in model.graph.node
+    )
