@@ -48,6 +48,7 @@ class Worker:
             self.close()
             raise
         self.load_seconds: float = answer["seconds"]
+        self.inputs: tuple[str, ...] = tuple(answer["inputs"])
         self.outputs: tuple[str, ...] = tuple(answer["outputs"])
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
@@ -144,7 +145,11 @@ class _Server:
         start = time.perf_counter()
         options = RuntimeOptions.from_json(message["options"])
         self._runner = open_runner(Path(message["path"]), message["target"], options)
-        return {"seconds": time.perf_counter() - start, "outputs": list(self._runner.outputs)}
+        return {
+            "seconds": time.perf_counter() - start,
+            "inputs": list(self._runner.inputs),
+            "outputs": list(self._runner.outputs),
+        }
 
     def _time(self, feeds: dict[str, Array], runs: int, seconds: float) -> list[float]:
         assert self._runner is not None

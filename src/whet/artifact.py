@@ -18,7 +18,7 @@ from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.report import Report
 
-__all__ = ["Artifact", "load", "replace_folder"]
+__all__ = ["Artifact", "check_destination", "digest", "load", "replace_folder"]
 
 
 @dataclasses.dataclass
@@ -29,7 +29,8 @@ class Artifact:
     manifest: Mapping[str, Any]
     report: Report | None = None
     _runner: Runner | None = dataclasses.field(default=None, repr=False)
-    _keep: tempfile.TemporaryDirectory[str] | None = dataclasses.field(default=None, repr=False)
+    keep: tempfile.TemporaryDirectory[str] | None = dataclasses.field(default=None, repr=False)
+    """Holds the temporary folder of an artifact that has not been saved."""
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
@@ -60,7 +61,7 @@ class Artifact:
     def save(self, folder: str | Path) -> "Artifact":
         """Copy the artifact to ``folder``, which is replaced whole or not at all; return the copy."""
         target = Path(folder)
-        with tempfile.TemporaryDirectory(dir=_parent(target), prefix=".whet-") as staging:
+        with tempfile.TemporaryDirectory(dir=check_destination(target), prefix=".whet-") as staging:
             copy = Path(staging) / "artifact"
             try:
                 shutil.copytree(self.folder, copy)
@@ -139,7 +140,8 @@ def _check_replaceable(target: Path) -> None:
         raise UsageError(f"cannot write '{target}': the folder is not empty and is no artifact")
 
 
-def _parent(target: Path) -> Path:
+def check_destination(target: Path) -> Path:
+    """Return the folder that ``target`` will lie in; refuse early what could not be written at the end."""
     parent = target.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -147,4 +149,6 @@ def _parent(target: Path) -> Path:
         raise UsageError(f"cannot write '{target}': {error.strerror}") from error
     if not os.access(parent, os.W_OK):
         raise UsageError(f"cannot write '{target}': '{parent}' is not writable")
+    if target.exists():
+        _check_replaceable(target)
     return parent

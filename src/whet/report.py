@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from whet.backends.measure import Timing
+from whet.passes.base import Damage
 from whet.passes.pipeline import Step
 
 __all__ = ["Agreement", "Cost", "Report"]
@@ -55,9 +56,15 @@ class Report:
     """What the runtime fuses by itself on top."""
     notes: list[str]
     versions: Mapping[str, str]
+    metric: tuple[float, float] | None = None
+    """The evaluation of source and artifact, where larger is better."""
     seconds: float = 0.0
-    damage: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
-    """Per site of a lossy pass: name, format, error, bytes, milliseconds."""
+
+    @property
+    def damage(self) -> list[Damage]:
+        """Return what lossy passes did to each site, the largest error first."""
+        rows = [row for step in self.steps if not step.reverted for row in step.coverage.damage]
+        return sorted(rows, key=lambda row: -row.error)
 
     @property
     def worst_error(self) -> float:
@@ -154,16 +161,29 @@ class Report:
                 f"{a.peak_bytes / 1e6:,.0f} MB",
                 _ratio(b.peak_bytes, a.peak_bytes),
             )
+        if self.metric is not None:
+            before, after = self.metric
+            table.add_row("metric", f"{before:.4f}", f"{after:.4f}", _ratio(before, after))
         return table
 
     def _damage(self) -> Table:
+        rows = self.damage
         table = Table(title="Damage by layer, worst first", title_justify="left")
-        for name in self.damage[0]:
-            table.add_column(name, justify="left" if name == "site" else "right")
-        for row in self.damage[:12]:
-            table.add_row(*(f"{v:.3g}" if isinstance(v, float) else f"{v}" for v in row.values()))
-        if len(self.damage) > 12:
-            table.caption = f"{len(self.damage) - 12} more in report.json"
+        table.add_column("site")
+        for name in ("format", "output error", "bytes before", "after", "ms before", "after"):
+            table.add_column(name, justify="right")
+        for row in rows[:12]:
+            table.add_row(
+                escape(row.site),
+                row.format,
+                f"{row.error:.2e}",
+                f"{row.bytes_before:,}",
+                f"{row.bytes_after:,}",
+                "-" if row.ms_before is None else f"{row.ms_before:.3g}",
+                "-" if row.ms_after is None else f"{row.ms_after:.3g}",
+            )
+        if len(rows) > 12:
+            table.caption = f"{len(rows) - 12} more in report.json"
         return table
 
     def _agreement_lines(self) -> list[str]:
