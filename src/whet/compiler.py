@@ -46,7 +46,7 @@ class Options:
 
     target: str = "onnxruntime"
     recipe: str | Path = "auto"
-    budget: Budget = Budget()
+    budget: Budget = dataclasses.field(default_factory=Budget)
     threads: int = 0
     optimization: str = "all"
     seed: int = 0
@@ -235,11 +235,9 @@ class _Job:
         found: list[str] = []
         if size is not None and report.after.bytes > size:
             found.append(f"size is {report.after.bytes:,} bytes, the budget {size:,}")
-        if latency is not None and report.after.time is not None:
-            if report.after.time.median > latency:
-                found.append(
-                    f"latency is {report.after.time.median:.3g} ms, the budget {latency:g}"
-                )
+        time_after = report.after.time
+        if latency is not None and time_after is not None and time_after.median > latency:
+            found.append(f"latency is {time_after.median:.3g} ms, the budget {latency:g}")
         if drop is not None and report.metric is not None:
             lost = report.metric[0] - report.metric[1]
             if lost > drop:
