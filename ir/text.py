@@ -22,8 +22,10 @@ Grammar (``name`` is bare or quoted, ``_`` a missing input or output, ``#`` star
                | (value {"," value} | "()") "=" operator "(" names ")" ["{" attributes "}"] notes
     operator   = [name "::"] name [":" overload]
     value      = name [":" type] notes
-    type       = dtype [shape] | "?" [shape] | ("sequence" | "optional" | "sparse") "(" type ")"
-    shape      = "[" {integer | name | "?"} "]"
+    type       = dtype [shape] [denotation] | "?" [shape]
+               | ("sequence" | "optional" | "sparse") "(" type ")"
+    shape      = "[" {(integer | name | "?") [denotation]} "]"
+    denotation = "~" name
     tensor     = dtype shape ("{" literals "}" | "<sha256:" hex ">")
     attribute  = name "=" (number | string | list | tensor | "graph" graph | "type" type
                            | "ref" name ":" KIND | "undefined")
@@ -32,7 +34,7 @@ Grammar (``name`` is bare or quoted, ``_`` a missing input or output, ``#`` star
 Types of graph inputs and outputs stand in the signature, all others where the value is defined.
 An initializer without a type has that of its tensor. Attributes of type float are float32.
 
-Not carried: denotations, doc strings of attributes, NaN payloads, quantization annotations and
+Not carried: doc strings of attributes, NaN payloads, quantization annotations and
 device configurations.
 """
 

@@ -19,7 +19,7 @@ class Kind(enum.Enum):
     DIGEST = r"<sha256:[0-9a-f]+>"
     NUMBER = r"-?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|-inf\b"
     NAME = r"[A-Za-z_%/$][A-Za-z0-9_.%/$]*"
-    MARK = r"->|::|[()\[\]{}=:,@?]"
+    MARK = r"->|::|[()\[\]{}=:,@?~]"
     END = r"\Z"
     OTHER = r"(?s:.)"
 

@@ -19,11 +19,24 @@ _MAX_ELEMENTS = 1 << 31
 
 @dataclass
 class _Scope:
-    """Holds the names of one graph; names of enclosing graphs are found through ``parent``."""
+    """Holds the names of one graph; names of enclosing graphs are found through ``parent``.
+
+    A promised value is a graph output or an input of a node that is not defined yet (nodes of
+    a model need not be sorted to be printed and read).
+    """
 
     parent: _Scope | None
     values: dict[str, onnx_ir.Value] = field(default_factory=dict[str, onnx_ir.Value])
-    promised: dict[str, onnx_ir.Value] = field(default_factory=dict[str, onnx_ir.Value])
+    promised: dict[str, tuple[onnx_ir.Value, Token]] = field(
+        default_factory=dict[str, tuple[onnx_ir.Value, Token]]
+    )
+
+    def promise(self, name: str, token: Token) -> onnx_ir.Value:
+        return self.promised.setdefault(name, (onnx_ir.Value(name=name), token))[0]
+
+    def target(self, name: str, token: Token) -> onnx_ir.Value:
+        """Return the value to define: the promised one, or a new one."""
+        return self.promised.get(name, (onnx_ir.Value(name=name), token))[0]
 
     def find(self, name: str) -> onnx_ir.Value | None:
         scope: _Scope | None = self
@@ -109,7 +122,7 @@ class Parser:
     def _opset(self) -> tuple[str, int]:
         domain = self._lexer.name("an operator domain")
         self._lexer.expect(":")
-        return "" if domain == "ai.onnx" else domain, self._integer()
+        return domain, self._integer()
 
     def _function(self) -> onnx_ir.Function:
         lexer = self._lexer
@@ -140,6 +153,7 @@ class Parser:
         inputs = self._sequence("(", ")", lambda: self._input(scope))
         lexer.expect("->")
         outputs = self._sequence("(", ")", lambda: self._output(scope))
+        promised_outputs = frozenset(scope.promised)
         between()
         notes = self._notes()
         lexer.expect("{")
@@ -147,9 +161,10 @@ class Parser:
         nodes: list[onnx_ir.Node] = []
         while not lexer.accept("}"):
             self._statement(scope, initializers, nodes)
+        self._settle_promises(scope, promised_outputs)
         return onnx_ir.Graph(
             inputs,
-            [self._resolve_output(scope, value, token) for value, token in outputs],
+            outputs,
             nodes=nodes,
             initializers=initializers,
             doc_string=notes.doc,
@@ -164,22 +179,22 @@ class Parser:
         self._define(scope, value, token)
         return value
 
-    def _output(self, scope: _Scope) -> tuple[onnx_ir.Value, Token]:
+    def _output(self, scope: _Scope) -> onnx_ir.Value:
         token = self._lexer.token
         name = self._lexer.name("an output name")
-        value = scope.values.get(name) or scope.promised.get(name)
-        if value is None:
-            value = scope.promised[name] = onnx_ir.Value(name=name)
+        value = scope.values.get(name) or scope.promise(name, token)
         self._annotate(value)
-        return value, token
+        return value
 
-    def _resolve_output(
-        self, scope: _Scope, value: onnx_ir.Value, token: Token
-    ) -> onnx_ir.Value:
-        found = scope.find(value.name or "")
-        if found is None:
-            self._lexer.fail(f"output '{value.name}' is not produced in this graph", token)
-        return found
+    def _settle_promises(self, scope: _Scope, outputs: frozenset[str]) -> None:
+        """Hand values that were used, but not defined here, to the enclosing graph."""
+        for name, (value, token) in scope.promised.items():
+            if name in outputs:
+                self._lexer.fail(f"output '{name}' is not produced in this graph", token)
+            if scope.parent is None:
+                self._lexer.fail(f"value '{name}' is not defined", token)
+            later = scope.parent.promise(name, token)
+            value.replace_all_uses_with(later)
 
     def _statement(
         self, scope: _Scope, initializers: list[onnx_ir.Value], nodes: list[onnx_ir.Node]
@@ -208,7 +223,7 @@ class Parser:
         if name == MISSING and token.kind is Kind.NAME:
             value = onnx_ir.Value(name="")
         else:
-            value = scope.promised.get(name) or onnx_ir.Value(name=name)
+            value = scope.target(name, token)
         self._annotate(value)
         return value, token
 
@@ -267,10 +282,7 @@ class Parser:
         name = self._lexer.name("a value name")
         if name == MISSING and token.kind is Kind.NAME:
             return None
-        value = scope.find(name)
-        if value is None:
-            self._lexer.fail(f"value '{name}' is used before it is defined", token)
-        return value
+        return scope.find(name) or scope.promise(name, token)
 
     def _define(self, scope: _Scope, value: onnx_ir.Value, token: Token) -> None:
         name = value.name or ""
@@ -406,12 +418,17 @@ class Parser:
                 inner, shape = self._type()
                 lexer.expect(")")
                 return wrapper(inner), shape
-        return onnx_ir.TensorType(self._dtype()), self._shape()
+        dtype, shape = self._dtype(), self._shape()
+        return onnx_ir.TensorType(dtype, denotation=self._denotation()), shape
+
+    def _denotation(self) -> str | None:
+        return self._lexer.name("a denotation") if self._lexer.accept("~") else None
 
     def _shape(self) -> onnx_ir.Shape | None:
         if not self._lexer.at("["):
             return None
-        return onnx_ir.Shape(self._sequence("[", "]", self._dim))
+        dims = self._sequence("[", "]", lambda: (self._dim(), self._denotation()))
+        return onnx_ir.Shape([dim for dim, _ in dims], [note for _, note in dims])
 
     def _dim(self) -> int | onnx_ir.SymbolicDim:
         if self._lexer.accept(UNKNOWN):

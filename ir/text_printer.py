@@ -92,8 +92,7 @@ class Printer:
         seen = set(graph.inputs)
         outputs: list[str] = []
         for value in graph.outputs:
-            own = value not in seen and not _is_captured(value, graph)
-            outputs.append(self._declare(value) if own else self._name(value))
+            outputs.append(self._name(value) if value in seen else self._declare(value))
             seen.add(value)
         return f"({', '.join(inputs)}) -> ({', '.join(outputs)})"
 
@@ -229,11 +228,6 @@ def subgraphs_of(attribute: onnx_ir.Attr) -> Sequence[onnx_ir.Graph]:
     if attribute.type == onnx_ir.AttributeType.GRAPH:
         return (attribute.as_graph(),)
     return attribute.as_graphs() if attribute.type == onnx_ir.AttributeType.GRAPHS else ()
-
-
-def _is_captured(value: onnx_ir.Value, graph: onnx_ir.Graph) -> bool:
-    producer = value.producer()
-    return producer is not None and producer.graph is not graph
 
 
 def _is_typed_as(value: onnx_ir.Value, tensor: onnx_ir.TensorProtocol) -> bool:

@@ -55,7 +55,8 @@ def spell_shape(shape: onnx_ir.Shape | None) -> str:
     """Spell a shape as ``[2, N, ?]``; an unknown rank is nothing at all."""
     if shape is None:
         return ""
-    return f"[{', '.join(_spell_dim(dim) for dim in shape)}]"
+    dims = (_spell_dim(dim, shape.get_denotation(axis)) for axis, dim in enumerate(shape))
+    return f"[{', '.join(dims)}]"
 
 
 def spell_type(type_: onnx_ir.TypeProtocol | None, shape: onnx_ir.Shape | None) -> str:
@@ -70,10 +71,17 @@ def spell_type(type_: onnx_ir.TypeProtocol | None, shape: onnx_ir.Shape | None) 
         case onnx_ir.SparseTensorType():
             return f"sparse({spell_dtype(type_.dtype)}{spell_shape(shape)})"
         case _:
-            return spell_dtype(type_.dtype) + spell_shape(shape)
+            text = spell_dtype(type_.dtype) + spell_shape(shape)
+            return text + _spell_denotation(type_.denotation)
 
 
-def _spell_dim(dim: int | onnx_ir.SymbolicDim) -> str:
+def _spell_dim(dim: int | onnx_ir.SymbolicDim, denotation: str | None) -> str:
     if isinstance(dim, int):
-        return str(dim)
-    return UNKNOWN if dim.value is None else spell_name(dim.value)
+        text = str(dim)
+    else:
+        text = UNKNOWN if dim.value is None else spell_name(dim.value)
+    return text + _spell_denotation(denotation)
+
+
+def _spell_denotation(denotation: str | None) -> str:
+    return "" if denotation is None else f"~{spell_name(denotation)}"
