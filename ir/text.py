@@ -49,9 +49,7 @@ DEFAULT_ELIDE = 16
 """Tensors of more elements than this are printed as a digest of their bytes."""
 
 
-def print_model(
-    model: onnx_ir.Model, *, elide: int = DEFAULT_ELIDE, renumber: bool = False
-) -> str:
+def print_model(model: onnx_ir.Model, *, elide: int = DEFAULT_ELIDE, renumber: bool = False) -> str:
     """Return the text form of a model; ``parse_model`` reads it back and prints the same.
 
     With ``renumber`` only what the model computes is printed: values are ``%0``, ``%1``, … by

@@ -4,8 +4,7 @@ import enum
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from whet.errors import InvalidModel
 
@@ -24,11 +23,11 @@ class Kind(enum.Enum):
     OTHER = r"(?s:.)"
 
 
+_KINDS = dict(Kind.__members__)
 _TOKEN = re.compile("|".join(f"(?P<{kind.name}>{kind.value})" for kind in Kind))
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """Is a piece of the text with its place."""
 
     kind: Kind
@@ -79,7 +78,7 @@ class Lexer:
         return self.advance()
 
     def take(self, kind: Kind, what: str) -> str:
-        """Consume a token of this kind and return its text, or fail saying that ``what`` is missing."""
+        """Consume a token of this kind and return its text, or fail naming ``what`` is missing."""
         if self.token.kind is not kind:
             self.fail(f"expected {what}, found {self._describe(self.token)}")
         return self.advance().text
@@ -118,9 +117,10 @@ class Lexer:
 
     def _split(self) -> Iterator[Token]:
         for match in _TOKEN.finditer(self._source):
-            kind = Kind[match.lastgroup or "END"]
+            kind = _KINDS[match.lastgroup or "END"]
+            if kind is Kind.SKIP:
+                continue
             token = Token(kind, match.group(), match.start())
             if kind is Kind.OTHER:
                 self.fail(f"unexpected character {token.text!r}", token)
-            if kind is not Kind.SKIP:
-                yield token
+            yield token

@@ -247,12 +247,10 @@ class Parser:
         value.const_value = tensor
         if value.type is None and value.shape is None:
             value.type = onnx_ir.TensorType(tensor.dtype)
-            value.shape = onnx_ir.Shape(tensor.shape)
+            value.shape = onnx_ir.Shape(tensor.shape.numpy())
         return value
 
-    def _node(
-        self, scope: _Scope, targets: Sequence[tuple[onnx_ir.Value, Token]]
-    ) -> onnx_ir.Node:
+    def _node(self, scope: _Scope, targets: Sequence[tuple[onnx_ir.Value, Token]]) -> onnx_ir.Node:
         lexer = self._lexer
         domain, operator, overload = "", lexer.name("an operator or a tensor"), ""
         if lexer.accept("::"):
@@ -415,7 +413,10 @@ class Parser:
         for word, wrapper in _WRAPPERS.items():
             if lexer.accept(word):
                 lexer.expect("(")
+                token = lexer.token
                 inner, shape = self._type()
+                if inner is None:
+                    lexer.fail(f"'{word}' needs an element type", token)
                 lexer.expect(")")
                 return wrapper(inner), shape
         dtype, shape = self._dtype(), self._shape()
@@ -473,7 +474,7 @@ def _sparse(inner: onnx_ir.TypeProtocol) -> onnx_ir.SparseTensorType:
     return onnx_ir.SparseTensorType(inner.dtype)
 
 
-_WRAPPERS = {
+_WRAPPERS: dict[str, Callable[[onnx_ir.TypeProtocol], onnx_ir.TypeProtocol]] = {
     "sequence": onnx_ir.SequenceType,
     "optional": onnx_ir.OptionalType,
     "sparse": _sparse,

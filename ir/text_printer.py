@@ -9,8 +9,7 @@ from whet.ir.text_syntax import (
     UNKNOWN,
     quote,
     spell_bytes,
-    spell_dtype,
-    spell_float,
+    spell_floats,
     spell_name,
     spell_type,
 )
@@ -35,14 +34,14 @@ class Printer:
         """Return the text of a whole model, functions after the graph."""
         parts = [f"model {self._model_header(model)}{self._notes(model)}"]
         parts.append(f"graph {self._graph(model.graph, '')}")
-        functions = model.functions.values()
+        functions = list(model.functions.values())
         if self._numbers is not None:
-            functions = sorted(functions, key=lambda function: function.identifier())
+            functions.sort(key=lambda function: function.identifier())
         parts += [f"function {self._function(function)}" for function in functions]
         return "\n\n".join(parts) + "\n"
 
     def node(self, node: onnx_ir.Node, declared: frozenset[onnx_ir.Value], indent: str) -> str:
-        """Return one node's line; values in ``declared`` (the signature) are printed without a type."""
+        """Return one node's line; values that the signature ``declared`` are not typed again."""
         outputs = ", ".join(self._target(v, declared) for v in node.outputs)
         operator = spell_name(node.op_type)
         if node.domain:
@@ -162,25 +161,22 @@ class Printer:
         value = attribute.value
         match attribute.type:
             case kind.INTS | kind.FLOATS | kind.STRINGS if value:
-                return f"[{', '.join(self._items(attribute.type, value, indent))}]"
+                return f"[{', '.join(self._items(value, indent))}]"
             case kind.INTS | kind.FLOATS | kind.STRINGS | kind.TENSORS | kind.GRAPHS:
-                items = ", ".join(self._items(attribute.type, value, indent))
+                items = ", ".join(self._items(value, indent))
                 return f"{attribute.type.name.lower()}[{items}]"
             case kind.TYPE_PROTOS:
-                return f"types[{', '.join(self._items(attribute.type, value, indent))}]"
+                return f"types[{', '.join(self._items(value, indent))}]"
             case kind.UNDEFINED:
                 return "undefined"
             case _:
-                return next(self._items(attribute.type, (value,), indent))
+                return next(self._items((value,), indent))
 
-    def _items(
-        self, type_: onnx_ir.AttributeType, values: Sequence[object], indent: str
-    ) -> Iterator[str]:
-        kind = onnx_ir.AttributeType
+    def _items(self, values: Iterable[object], indent: str) -> Iterator[str]:
         for value in values:
             match value:
                 case float():
-                    yield spell_float(value)
+                    yield from spell_floats((value,))
                 case int():
                     yield str(value)
                 case str() | bytes():
@@ -192,7 +188,7 @@ class Printer:
                 case onnx_ir.TensorProtocol():
                     yield spell_tensor(value, self._elide)
                 case _:
-                    raise TypeError(f"attribute of type {kind(type_).name} holds {value!r}")
+                    raise TypeError(f"an attribute holds {value!r}")
 
 
 def number_values(model: onnx_ir.Model) -> dict[onnx_ir.Value, int]:

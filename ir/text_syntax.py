@@ -1,7 +1,9 @@
-"""Spelling shared by the printer and the parser of the text form: names, strings, types, numbers."""
+"""Spelling of the text form, shared by printer and parser: names, strings, types, numbers."""
 
+import functools
 import json
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir
@@ -25,6 +27,7 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def spell_name(name: str) -> str:
     """Spell a name bare when it can stand without quotes, else quoted."""
     return name if _BARE.fullmatch(name) and name != MISSING else quote(name)
@@ -40,10 +43,10 @@ def spell_bytes(data: bytes | str) -> str:
         return f'b"{data.hex()}"'
 
 
-def spell_float(value: float) -> str:
-    """Spell a float32 with the fewest digits that read back to the same float32."""
+def spell_floats(values: Sequence[float]) -> list[str]:
+    """Spell float32 numbers with the fewest digits that read back to the same float32."""
     with np.errstate(over="ignore"):
-        return str(np.float32(value))
+        return [str(number) for number in np.asarray(values, dtype=np.float32)]
 
 
 def spell_dtype(dtype: onnx_ir.DataType) -> str:

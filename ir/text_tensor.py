@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir
 
-from whet.ir.text_syntax import spell_bytes, spell_dtype, spell_float, spell_shape
+from whet.ir.text_syntax import spell_bytes, spell_dtype, spell_floats, spell_shape
 
 ELIDED_KEY = "whet.elided"
-"""Where a stand-in tensor keeps the digest of the weight that it stands for (``metadata_props``)."""
+"""Key in a stand-in tensor's ``metadata_props`` for the digest of the weight it stands for."""
 
 _DIGEST_LETTERS = 16
 _COMPLEX_PART = {
@@ -20,8 +20,8 @@ _COMPLEX_PART = {
 
 
 def spell_tensor(tensor: onnx_ir.TensorProtocol, elide: int) -> str:
-    """Spell a tensor: ``float32[2] {0.5, 1.0}``, or ``float32[64, 32] <sha256:…>`` when it is long."""
-    head = spell_dtype(tensor.dtype) + spell_shape(onnx_ir.Shape(tensor.shape))
+    """Spell a tensor: ``float32[2] {0.5, 1.0}``, or ``float32[64, 32] <sha256:…>`` if long."""
+    head = spell_dtype(tensor.dtype) + spell_shape(onnx_ir.Shape(tensor.shape.numpy()))
     digest = tensor.metadata_props.get(ELIDED_KEY)
     if digest is None and tensor.size > elide:
         digest = tensor_digest(tensor)
@@ -65,7 +65,7 @@ def tensor_from_elements(
 def stand_in_tensor(
     dtype: onnx_ir.DataType, shape: Sequence[int], digest: str
 ) -> onnx_ir.TensorProtocol:
-    """Return a pseudo-random tensor that stands for an elided one; the same digest, the same values.
+    """Return a pseudo-random tensor that stands for an elided one; it depends on the digest only.
 
     Floats of rank two and more are normal with variance ``1 / fan_in`` (``fan_in`` is the product
     of all dimensions but the first). Vectors are uniform in [0.5, 1.5), so that they can serve as
@@ -128,5 +128,5 @@ def _spell_elements(tensor: onnx_ir.TensorProtocol) -> list[str]:
     if dtype.is_integer():
         return [str(int(element)) for element in flat]
     if dtype == onnx_ir.DataType.FLOAT:
-        return [spell_float(element) for element in flat]
+        return spell_floats(flat.tolist())
     return [repr(element) for element in flat.astype(np.float64).tolist()]

@@ -73,7 +73,9 @@ class _GraphCheck:
             self._check_data(value)
         visible.update(self._graph.initializers.data.values())
 
-    def _enter_name(self, value: onnx_ir.Value, role: str, node: onnx_ir.Node | None = None) -> None:
+    def _enter_name(
+        self, value: onnx_ir.Value, role: str, node: onnx_ir.Node | None = None
+    ) -> None:
         name = value.name
         if not name:
             self._fail(f"{role} {value!r} has no name", node)
@@ -92,7 +94,7 @@ class _GraphCheck:
         if shape is None:
             return
         actual = tensor.shape
-        if shape is not actual and not _shapes_agree(shape, actual):
+        if shape != actual and not _shapes_agree(shape, actual):
             self._fail(f"initializer '{value.name}' has shape {actual}, declared {shape}")
 
     def _check_nodes(self, visible: set[onnx_ir.Value | None], *, is_nested: bool) -> None:
@@ -105,31 +107,25 @@ class _GraphCheck:
             if is_nested:
                 captured.update(inputs)
             attributes = node.attributes.data
-            call: tuple[object, ...] = (
-                node.op_type,
-                node.domain,
-                node.overload,
-                len(inputs),
-                len(outputs),
-                *[(name, a.type, a.ref_attr_name) for name, a in attributes.items()],
-            )
-            if call not in accepted or None in inputs:
-                self._check_call(node, call)
-            if attributes:
-                for attribute in attributes.values():
-                    if attribute.type in _GRAPH_KINDS:
-                        self._check_subgraphs(node, attribute, visible)
+            call: list[object] = [node.op_type, node.domain, len(inputs), len(outputs)]
+            for name, attribute in attributes.items():
+                kind = attribute.type
+                call += name, kind, attribute.ref_attr_name
+                if kind in _GRAPH_KINDS:
+                    self._check_subgraphs(node, attribute, visible)
+            if None in inputs or node.overload or tuple(call) not in accepted:
+                self._check_call(node, tuple(call))
             for value in outputs:
-                name = value.name
-                if not name or name in names:
+                label = value.name
+                if not label or label in names:
                     self._check_output_name(node, value)
-                names.add(name)
+                names.add(label)
             visible.update(outputs)
 
     def _check_call(self, node: onnx_ir.Node, call: tuple[object, ...]) -> None:
         for breach in self._rules.breaches(node):
             self._fail(breach, node)
-        if None not in node.inputs and self._rules.is_portable(node):
+        if None not in node.inputs and not node.overload and self._rules.is_portable(node):
             self._rules.accepted.add(call)
 
     def _check_subgraphs(
@@ -155,11 +151,8 @@ class _GraphCheck:
                 self._fail(f"output {value!r} has no name", value.producer())
 
     def _fail_undefined(self, node: onnx_ir.Node, visible: set[onnx_ir.Value | None]) -> NoReturn:
-        for index, value in enumerate(node.inputs):
-            if value is not None and value not in visible:
-                break
-        else:
-            raise AssertionError("every input is visible")
+        index, value = next((i, v) for i, v in enumerate(node.inputs) if v not in visible)
+        assert value is not None, "a missing input is always visible"
         producer = value.producer()
         if producer is None:
             reason = "is no input, initializer or output of a node here or in an enclosing graph"
@@ -189,8 +182,7 @@ class _GraphCheck:
 
 def _shapes_agree(declared: onnx_ir.Shape, actual: onnx_ir.ShapeProtocol) -> bool:
     return len(declared) == len(actual) and all(
-        not isinstance(dim, int) or dim == size
-        for dim, size in zip(declared, actual, strict=True)
+        not isinstance(dim, int) or dim == size for dim, size in zip(declared, actual, strict=True)
     )
 
 

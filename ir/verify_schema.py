@@ -10,6 +10,9 @@ import onnx_ir
 _ACCEPTED_TABLES = 64
 """How many sets of opset imports are remembered."""
 
+_AHEAD_OF_ONNX = frozenset({("", "LayerNormalization")})
+"""Operators that runtimes had, and optimizers emitted, before ONNX defined them."""
+
 
 @dataclass(frozen=True)
 class _Schema:
@@ -101,7 +104,8 @@ def _breached_schema(node: onnx_ir.Node, schema: _Schema) -> Iterator[str]:
     for attribute in node.attributes.values():
         expected = schema.attribute_types.get(attribute.name)
         if expected is None:
-            yield f"attribute '{attribute.name}' is unknown, not one of {sorted(schema.attribute_types)}"
+            known = sorted(schema.attribute_types)
+            yield f"attribute '{attribute.name}' is unknown, not one of {known}"
         elif attribute.type.name != expected:
             yield f"attribute '{attribute.name}' is {attribute.type.name}, but must be {expected}"
 
@@ -118,7 +122,8 @@ def _find_schema(domain: str, op_type: str, version: int) -> _Schema | int | Non
     try:
         schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
-        return _first_version(domain, op_type)
+        is_opaque = (domain, op_type) in _AHEAD_OF_ONNX
+        return None if is_opaque else _first_version(domain, op_type)
     if schema.deprecated:
         return None
     single = onnx.defs.OpSchema.FormalParameterOption.Single
@@ -130,7 +135,7 @@ def _find_schema(domain: str, op_type: str, version: int) -> _Schema | int | Non
             for index, parameter in enumerate(schema.inputs)
             if parameter.option == single
         ),
-        attribute_types={name: a.type.name for name, a in schema.attributes.items()},
+        attribute_types={name: str(a.type).rpartition(".")[2] for name, a in schema.attributes.items()},
         required_attributes=tuple(name for name, a in schema.attributes.items() if a.required),
     )
 
