@@ -67,9 +67,8 @@ class Target(ABC):
 
     name: str
 
-    def legalize(self, opset: int) -> tuple[Pass, ...]:
+    def legalize(self) -> tuple[Pass, ...]:
         """Return the passes that bring a model into the form this runtime runs best."""
-        del opset
         return ()
 
     @abstractmethod
