@@ -135,7 +135,9 @@ def _find_schema(domain: str, op_type: str, version: int) -> _Schema | int | Non
             for index, parameter in enumerate(schema.inputs)
             if parameter.option == single
         ),
-        attribute_types={name: str(a.type).rpartition(".")[2] for name, a in schema.attributes.items()},
+        attribute_types={
+            name: str(a.type).rpartition(".")[2] for name, a in schema.attributes.items()
+        },
         required_attributes=tuple(name for name, a in schema.attributes.items() if a.required),
     )
 

@@ -264,8 +264,7 @@ def random_feeds(
         assert value.name is not None
         assert value.dtype is not None
         shape = [
-            dim if isinstance(dim, int) else (bindings or {}).get(dim, 2)
-            for dim in dims_of(value)
+            dim if isinstance(dim, int) else (bindings or {}).get(dim, 2) for dim in dims_of(value)
         ]
         is_float = value.dtype.is_floating_point()
         drawn = rng.standard_normal(shape) if is_float else rng.integers(0, 2, shape)
