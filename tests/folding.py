@@ -14,13 +14,16 @@ from whet.ir.bindings import Bindings
 from whet.ir.execute import Executor
 from whet.ir.values import Array
 from whet.passes.base import Coverage, Pass
+from whet.passes.pipeline import Fixpoint, Pipeline, Step
 from whet.passes.proof import compare
 from whet.passes.workbench import Context, Workbench
 
 BINDINGS = Bindings(({"N": 2, "M": 3}, {"N": 3, "M": 5}))
 
 
-def weights(seed: int = 0, /, dtype: str = "float32", **shapes: tuple[int, ...]) -> dict[str, Array]:
+def weights(
+    seed: int = 0, /, dtype: str = "float32", **shapes: tuple[int, ...]
+) -> dict[str, Array]:
     """Draw weights; a name that starts with ``v`` is a variance and positive."""
     rng = np.random.default_rng(seed)
     drawn: dict[str, Array] = {}
@@ -30,7 +33,9 @@ def weights(seed: int = 0, /, dtype: str = "float32", **shapes: tuple[int, ...])
     return drawn
 
 
-def build(text: str, constants: Mapping[str, Array] | None = None, opset: int = 18) -> onnx_ir.Model:
+def build(
+    text: str, constants: Mapping[str, Array] | None = None, opset: int = 18
+) -> onnx_ir.Model:
     """Parse ``(float[N,3] x) => (float[N,4] y) { y = MatMul(x, w) }`` and infer its shapes."""
     proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]> g {text}')
     for name, array in (constants or {}).items():
@@ -88,3 +93,10 @@ def declines(model: onnx_ir.Model, step: Pass, reason: str) -> None:
     assert ops(model) == before
     assert not coverage.failures
     assert any(reason in sentence for sentence in said), (coverage, reason)
+
+
+def compile_with(model: onnx_ir.Model, *stages: Pass | Fixpoint) -> list[Step]:
+    """Run a pipeline in place, proving every rewrite."""
+    compiled, steps = Pipeline(stages).run(model, Context(bindings=BINDINGS))
+    assert compiled is model
+    return steps

@@ -248,7 +248,9 @@ class Linear:
         array = constant(self.bias)
         if array is None or not is_constant(self.bias):
             raise Mismatch(f"the bias of {self.node.op_type} is not a constant")
-        flat = per_channel(array, self.rank, self.axis, self.channels)
+        own = self.node.op_type in {"Conv", "ConvTranspose"}
+        rank, axis = (1, 0) if own else (self.rank, self.axis)
+        flat = per_channel(array, rank, axis, self.channels)
         return attribute_float(self.node, "beta", 1.0) * flat
 
     def _store(self, blocks: Floats, build: Builder) -> onnx_ir.Value:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-
 from folding import build, declines, folds, weights
+
 from whet.ir.values import attribute_int
 from whet.passes.base import Fidelity
 from whet.passes.fusion.fold_batch_norm import FoldBatchNorm
@@ -19,7 +19,9 @@ def behind(linear: str, shapes: dict[str, tuple[int, ...]], x: str, y: str, chan
 
 
 def before(linear: str, shapes: dict[str, tuple[int, ...]], x: str, y: str, channels: int):
-    text = f"(float[{x}] x) => (float[{y}] y) {{ z = BatchNormalization(x, g, h, m, v) y = {linear} }}"
+    text = (
+        f"(float[{x}] x) => (float[{y}] y) {{ z = BatchNormalization(x, g, h, m, v) y = {linear} }}"
+    )
     return build(text, weights(1, **shapes) | norm(channels))
 
 
@@ -138,12 +140,17 @@ def test_both_sides_of_one_conv() -> None:
 
 
 def test_pure_scale_before_a_padding_conv() -> None:
-    text = "(float[N,3,8,8] x) => (float[N,4,8,8] y) { z = BatchNormalization(x, g, h, m, v) y = Conv<pads=[1,1,1,1]>(z, w) }"
-    model = build(text, weights(w=(4, 3, 3, 3)) | norm(3) | {"h": np.zeros(3, "f4"), "m": np.zeros(3, "f4")})
+    text = """(float[N,3,8,8] x) => (float[N,4,8,8] y)
+    { z = BatchNormalization(x, g, h, m, v) y = Conv<pads=[1,1,1,1]>(z, w) }"""
+    model = build(
+        text, weights(w=(4, 3, 3, 3)) | norm(3) | {"h": np.zeros(3, "f4"), "m": np.zeros(3, "f4")}
+    )
     folds(model, STEP, ["Conv"])
 
 
-@pytest.mark.parametrize("linear", ["Conv<pads=[1,1,1,1]>(z, w)", 'Conv<auto_pad="SAME_UPPER">(z, w)'])
+@pytest.mark.parametrize(
+    "linear", ["Conv<pads=[1,1,1,1]>(z, w)", 'Conv<auto_pad="SAME_UPPER">(z, w)']
+)
 def test_declines_before_a_padding_conv(linear: str) -> None:
     model = before(linear, {"w": (4, 3, 3, 3)}, "N,3,8,8", "N,4,8,8", 3)
     declines(model, STEP, "Conv pads with zeros")
