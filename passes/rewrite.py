@@ -74,14 +74,16 @@ class Rewrite(Pass):
         )
 
     def _find(self, root: onnx_ir.Node, work: Workbench) -> Match | None:
+        missed = ""
         for pattern in self.patterns:
             if root.op_type not in pattern.op_types:
                 continue
             found = match(pattern, root)
             if isinstance(found, Match):
                 return found
-            if found:
-                work.near_miss(root, found)
+            missed = missed or found
+        if missed:
+            work.near_miss(root, missed)
         return None
 
 
