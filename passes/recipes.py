@@ -1,0 +1,110 @@
+"""Recipes: which passes run, in which order."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whet.errors import UsageError
+from whet.passes.base import Fidelity, Pass
+from whet.passes.pipeline import Fixpoint, Pipeline
+from whet.passes.registry import all_passes, make_pass, nearest, parse_passes
+
+if TYPE_CHECKING:
+    from whet.backends.base import Target
+
+__all__ = ["Recipe", "exact", "read_recipe"]
+
+_LAST = ("eliminate-dead-code",)
+_LOSSY = ("quantize-static", "quantize-dynamic")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Stages to run before the target's own legalization."""
+
+    name: str
+    stages: tuple[Pass | Fixpoint, ...]
+    asked_for: frozenset[str] = frozenset()
+
+    def pipeline(self, target: "Target") -> Pipeline:
+        """Return the whole pipeline for a target."""
+        return Pipeline((*self.stages, *target.legalize()), self.asked_for)
+
+    def __str__(self) -> str:
+        """Return the recipe's name, or the passes it lists."""
+        return self.name
+
+
+def exact() -> Fixpoint:
+    """Return every canonical and folding pass, to be repeated until nothing changes.
+
+    They are found by looking: all passes below ``passes/canonical`` and ``passes/fusion`` that are not lossy.
+    """
+    found = [
+        cls()
+        for cls in all_passes().values()
+        if cls.__module__.startswith(("whet.passes.canonical.", "whet.passes.fusion."))
+        and cls.fidelity is not Fidelity.LOSSY
+    ]
+    order = sorted(found, key=lambda p: (p.name in _LAST, p.fidelity is not Fidelity.EXACT, p.name))
+    return Fixpoint(tuple(order))
+
+
+def auto() -> tuple[Pass | Fixpoint, ...]:
+    """Return the exact passes, then the best lossy default: int8 where it was measured to pay."""
+    return (exact(), *(make_pass(name) for name in _LOSSY), exact())
+
+
+def read_recipe(recipe: str | Path, *, allow_noop: bool = False) -> Recipe:
+    """Read ``exact``, ``auto``, a TOML file, or ``"pass,pass{option=1}"``.
+
+    Passes that are named must change something, unless ``allow_noop`` (also a key of the file) says otherwise.
+
+    Raises:
+        UsageError: an unknown recipe, pass, option or key, with the nearest valid name.
+    """
+    text = str(recipe)
+    if text == "exact":
+        return Recipe("exact", (exact(),))
+    if text == "auto":
+        return Recipe("auto", auto())
+    if text.endswith(".toml"):
+        return _from_file(Path(text), allow_noop)
+    passes = parse_passes(text)
+    return Recipe(text, passes, frozenset() if allow_noop else _names(passes))
+
+
+def _names(passes: tuple[Pass, ...]) -> frozenset[str]:
+    return frozenset(step.name for step in passes)
+
+
+def _from_file(path: Path, allow_noop: bool) -> Recipe:
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read the recipe '{path}': {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the recipe '{path}' is not TOML: {error}") from error
+    known: dict[str, object] = {"allow_noop": bool, "base": str, "pass": list}
+    for key in data:
+        if key not in known:
+            raise UsageError(f"unknown key '{key}' in '{path}'{nearest(key, known)}")
+    base = str(data.get("base", "none"))
+    if base not in {"none", "exact", "auto"}:
+        raise UsageError(f"base is '{base}' in '{path}', expected none, exact or auto")
+    start: tuple[Pass | Fixpoint, ...] = {"none": (), "exact": (exact(),), "auto": auto()}[base]
+    passes = tuple(_from_entry(entry, path) for entry in data.get("pass", []))
+    if not start and not passes:
+        raise UsageError(f"the recipe '{path}' names no pass")
+    relaxed = allow_noop or bool(data.get("allow_noop", False))
+    return Recipe(path.name, (*start, *passes), frozenset() if relaxed else _names(passes))
+
+
+def _from_entry(entry: object, path: Path) -> Pass:
+    if isinstance(entry, str):
+        return make_pass(entry)
+    if not isinstance(entry, dict) or "name" not in entry:
+        raise UsageError(f"a pass in '{path}' has no name: {entry}")
+    options = {str(k): v for k, v in entry.items() if k != "name"}
+    return make_pass(str(entry["name"]), options)
