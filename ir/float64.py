@@ -6,7 +6,7 @@ own. This is an oracle for proofs, not a runtime: slow, exact to about 1e-15, an
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -90,11 +90,11 @@ def convolve(
     x = _padded(x, pads, 0.0)
     size = _windows(x.shape[2:], kernel, strides, dilations)
     _within_limit(n * math.prod(size) * w.size)
-    blocks = w.reshape(group, outputs // group, w.shape[1], *kernel)
+    blocks = _taps_first(w.reshape(group, outputs // group, w.shape[1], *kernel))
     y = np.zeros((n, group, outputs // group, math.prod(size)))
     for tap, place in _taps(kernel, size, strides, dilations):
         seen = x[:, :, *place].reshape(n, group, -1, math.prod(size))
-        y += np.matmul(blocks[..., *tap], seen)
+        y += np.matmul(blocks[tap], seen)
     return y.reshape(n, outputs, *size)
 
 
@@ -114,11 +114,13 @@ def convolve_transposed(
     full = [(size[k] - 1) * strides[k] + (kernel[k] - 1) * dilations[k] + 1 for k in range(count)]
     room = [full[k] + output_padding[k] for k in range(count)]
     _within_limit(n * math.prod(size) * w.size)
-    blocks = w.reshape(group, w.shape[0] // group, w.shape[1], *kernel).swapaxes(1, 2)
+    blocks = _taps_first(w.reshape(group, w.shape[0] // group, w.shape[1], *kernel)).swapaxes(
+        -1, -2
+    )
     seen = x.reshape(n, group, -1, math.prod(size))
     y = np.zeros((n, group * w.shape[1], *room))
     for tap, place in _taps(kernel, size, strides, dilations):
-        part = np.matmul(blocks[..., *tap], seen)
+        part = np.matmul(blocks[tap], seen)
         y[:, :, *place] += part.reshape(n, -1, *size)
     ends = [room[k] - pads[count + k] for k in range(count)]
     return y[:, :, *(slice(pads[k], ends[k]) for k in range(count))]
@@ -142,6 +144,11 @@ def average_pool(
         total += x[:, :, *place]
         number += present[:, :, *place]
     return total / number
+
+
+def _taps_first(blocks: Floats) -> Floats:
+    """Move the axes of the kernel before those of group, output and input."""
+    return blocks.transpose(*range(3, blocks.ndim), 0, 1, 2)
 
 
 def _padded(x: Floats, pads: Sequence[int], fill: float) -> Floats:
@@ -249,4 +256,8 @@ def _average_pool(attributes: _Attributes, x: Floats, *_: Floats) -> Floats:
     )
 
 
-_KERNELS = {"Conv": _conv, "ConvTranspose": _conv_transpose, "AveragePool": _average_pool}
+_KERNELS: dict[str, Callable[..., Floats]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "AveragePool": _average_pool,
+}

@@ -8,12 +8,12 @@ import onnx_ir
 
 from whet.passes.base import Change, Fidelity
 from whet.passes.fusion.linear import LINEAR, Affine, Linear, feeding, per_channel
-from whet.passes.pattern import Match, Pattern, op, var, weight
+from whet.passes.pattern import Match, Op, Pattern, op, var, weight
 from whet.passes.proposal import Builder
 from whet.passes.rewrite import Rewrite
 
 
-def _scaled(x: Pattern, *, sole: bool = False) -> tuple[Pattern, Pattern]:
+def _scaled(x: Pattern, *, sole: bool = False) -> tuple[Op, Op]:
     return (
         op("Mul", x, weight("c"), name="map", sole=sole, commutative=True),
         op("Div", x, weight("c"), name="map", sole=sole),

@@ -126,13 +126,13 @@ class Linear:
     def channels(self) -> int:
         """Return the number of output channels."""
         groups, outputs, _, _ = self._blocks.shape
-        return groups * outputs
+        return int(groups * outputs)
 
     @property
     def channels_in(self) -> int:
         """Return the number of input channels."""
         groups, _, inputs, _ = self._blocks.shape
-        return groups * inputs
+        return int(groups * inputs)
 
     @property
     def rank(self) -> int:
