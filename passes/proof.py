@@ -133,7 +133,18 @@ class Prover:
         for index in range(max(2, len(self._bindings.choices))):
             choice = index % len(self._bindings.choices)
             feeds = self._feeds(cut, choice, index, wide=runner.wide)
-            old, new = runner.run(feeds)
+            try:
+                old, new = runner.run(feeds)
+            except CannotRun as failure:
+                if not self._old_side_runs(cut, runner, feeds):
+                    raise
+                binding = dict(self._bindings.choices[choice])
+                reason = (
+                    f"the replacement does not run, what it replaces does, at {binding}: {failure}"
+                )
+                return Verdict(
+                    VerdictKind.REFUTED, reason, np.inf, runner.oracle, runner.proto, feeds
+                )
             if _uninformative(old):
                 feeds = self._feeds(cut, choice, index, wide=runner.wide, positive=True)
                 old, new = runner.run(feeds)
@@ -146,6 +157,18 @@ class Prover:
                     VerdictKind.REFUTED, reason, error, runner.oracle, runner.proto, feeds
                 )
         return Verdict(VerdictKind.PROVEN, "", worst, runner.oracle)
+
+    def _old_side_runs(self, cut: "_Cut", runner: "_Runner", feeds: dict[str, Array]) -> bool:
+        """Tell whether what is replaced runs where both sides together failed."""
+        if not runner.loadable:
+            return False
+        opsets = dict(self._model.graph.opset_imports)
+        proto = cut.proto(opsets, self._model.ir_version, wide=runner.wide, new_side=False)
+        try:
+            Executor(proto).run(feeds)
+        except CannotRun:
+            return False
+        return True
 
     def _runners(self, cut: "_Cut", *, wide: bool) -> Iterable[Callable[[], "_Runner"]]:
         """Yield makers: float64 in ONNX Runtime, float64 with our kernels, and the types as they are."""
@@ -261,13 +284,15 @@ class _Cut:
     def _all(self) -> list[onnx_ir.Node]:
         return [*self._context, *self._proposal.new]
 
-    def proto(self, opsets: dict[str, int], ir_version: int, *, wide: bool) -> onnx.ModelProto:
+    def proto(
+        self, opsets: dict[str, int], ir_version: int, *, wide: bool, new_side: bool = True
+    ) -> onnx.ModelProto:
         """Return a model with the old and the new side, outputs ``old_k`` and ``new_k``."""
-        order = _topological(self._all())
+        order = _topological(self._all() if new_side else list(self._context))
         nodes = [onnx_ir.serde.serialize_node(node) for node in order]
         outputs: list[onnx.ValueInfoProto] = []
         for k, (old, new) in enumerate(self._proposal.outputs):
-            for side, value in (("old", old), ("new", new)):
+            for side, value in (("old", old), ("new", new))[: 2 if new_side else 1]:
                 nodes.append(helper.make_node("Identity", [_name(value)], [f"{side}_{k}"]))
                 outputs.append(_declare(f"{side}_{k}", old, wide=wide, shaped=False))
         inputs = [
