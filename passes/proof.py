@@ -96,8 +96,11 @@ class Prover:
                 cut.close()
                 return self._execute(cut, fidelity, tolerance)
             except CannotRun as error:
-                reason = str(error)
-            if not cut.grow():
+                reason = reason or str(error)
+            try:
+                if not cut.grow():
+                    break
+            except CannotRun:
                 break
         return Verdict(VerdictKind.OPEN, reason)
 

@@ -90,10 +90,19 @@ class Workbench:
         if self._prover is not None and not self._proven(proposal):
             proposal.discard()
             return False
+        self._commit(proposal, site)
+        return True
+
+    def accept(self, proposal: Proposal, proof: str) -> None:
+        """Commit a proposal that the pass has proven itself, saying what proves it."""
+        self.coverage.eligible += 1
+        self.coverage.proofs[proof] += 1
+        self._commit(proposal, proposal.site)
+
+    def _commit(self, proposal: Proposal, site: str) -> None:
         proposal.commit(self._pass.name)
         self.coverage.changed += 1
         self.coverage.declined.pop(site, None)
-        return True
 
     def _proven(self, proposal: Proposal) -> bool:
         assert self._prover is not None
