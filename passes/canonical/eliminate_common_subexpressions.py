@@ -1,19 +1,16 @@
 """Compute what is computed twice once."""
 
 import dataclasses
-import hashlib
 from collections.abc import Hashable
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir
 
 from whet.passes.base import Fidelity, Pass
 from whet.passes.proposal import Proposal
 from whet.passes.purity import is_deterministic
+from whet.passes.structural_key import attributes_key
 from whet.passes.workbench import Workbench
-
-_Kind = onnx_ir.AttributeType
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +28,9 @@ class EliminateCommonSubexpressions(Pass):
         for node in work.nodes():
             if node.op_type == "Constant" or not is_deterministic(node):
                 continue
-            first = seen.setdefault(_key(node), node)
-            if first is not node:
-                _merge(first, node, work)
+            key = _key(node)
+            if key is not None and seen.setdefault(key, node) is not node:
+                _merge(seen[key], node, work)
 
 
 def _merge(first: onnx_ir.Node, node: onnx_ir.Node, work: Workbench) -> None:
@@ -47,35 +44,9 @@ def _merge(first: onnx_ir.Node, node: onnx_ir.Node, work: Workbench) -> None:
         work.propose(Proposal((node, first), used))
 
 
-def _key(node: onnx_ir.Node) -> Hashable:
-    attributes = node.attributes
-    found = () if not attributes else tuple((k, _value(attributes[k])) for k in sorted(attributes))
+def _key(node: onnx_ir.Node) -> Hashable | None:
+    attributes = attributes_key(node)
+    if attributes is None:
+        return None
     inputs = tuple(0 if value is None else id(value) for value in node.inputs)
-    return node.op_type, node.domain, inputs, len(node.outputs), found
-
-
-def _value(attribute: onnx_ir.Attr) -> Hashable:
-    """Return something equal for equal bits: NaN equals NaN, 0.0 differs from -0.0."""
-    if attribute.is_ref():
-        return attribute.ref_attr_name
-    if attribute.type == _Kind.FLOAT:
-        return np.float32(attribute.as_float()).tobytes()
-    if attribute.type == _Kind.FLOATS:
-        return np.asarray(attribute.as_floats(), dtype=np.float32).tobytes()
-    if attribute.type == _Kind.INTS:
-        return tuple(attribute.as_ints())
-    if attribute.type == _Kind.STRINGS:
-        return tuple(attribute.as_strings())
-    if attribute.type == _Kind.TENSOR:
-        return _tensor(attribute.as_tensor())
-    if attribute.type in {_Kind.INT, _Kind.STRING}:
-        return attribute.as_int() if attribute.type == _Kind.INT else attribute.as_string()
-    return id(attribute)
-
-
-def _tensor(tensor: onnx_ir.TensorProtocol) -> Hashable:
-    shape = tuple(tensor.shape.numpy())
-    if tensor.dtype == onnx_ir.DataType.STRING:
-        return id(tensor)
-    data = tensor.tobytes()
-    return tensor.dtype, shape, data if len(data) <= 64 else hashlib.sha256(data).digest()
+    return node.op_type, node.domain, inputs, len(node.outputs), attributes

@@ -115,7 +115,8 @@ def _difference(
             if old.shape != new.shape:
                 return f"shape {new.shape} instead of {old.shape}"
             if old.tobytes() != new.tobytes():
-                worst = max(worst, float(np.abs(old - new).max()))
+                difference = new.astype(np.float64) - old.astype(np.float64)
+                worst = max(worst, float(np.abs(difference).max()))
     return "bit-identical" if worst == 0.0 else f"differ by {worst:.1e}"
 
 

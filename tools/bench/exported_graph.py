@@ -1,5 +1,7 @@
 """A graph as exporters write it: convolutions, then transformer blocks in plain operators, full of detours."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -19,7 +21,7 @@ class _Writer:
         self.weights: list[onnx.TensorProto] = []
         self._rng = np.random.default_rng(seed)
 
-    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
         """Append a node and return its first output."""
         stem = f"/{kind}_{len(self.nodes)}"
         names = [f"{stem}_output_{k}" for k in range(outputs)]
@@ -44,7 +46,9 @@ class _Writer:
 
     def real(self, number: float) -> str:
         """Append a Constant node with one float."""
-        return self.op("Constant", value=numpy_helper.from_array(np.float32(number)))
+        return self.op(
+            "Constant", value=numpy_helper.from_array(np.asarray(number, dtype=np.float32))
+        )
 
 
 def _size(writer: _Writer, x: str, axis: int) -> str:
