@@ -148,18 +148,20 @@ class Bindings:
         return random_tensor(value.dtype, shape, rng, positive=positive)
 
     def feeds(self, model: onnx_ir.Model, choice: int, seed: int = 0) -> dict[str, Array]:
-        """Return random inputs for the whole model under binding number ``choice``.
+        """Return inputs for the whole model under binding number ``choice``.
 
-        Under the first binding, inputs with an example get the example itself.
+        An example whose shape is that of the binding is used as it is; everything else is drawn.
         """
-        rng = np.random.default_rng(seed + choice)
-        drawn: dict[str, Array] = {}
+        rng = np.random.default_rng((seed, choice))
+        binding = self.choices[choice]
+        found: dict[str, Array] = {}
         for value in model.graph.inputs:
+            if value.const_value is not None:
+                continue
             name = value.name or ""
             example = self.examples.get(name)
-            tensor = self.draw(value, self.choices[choice], rng)
-            if choice == 0 and example is not None:
-                tensor = example
-            if tensor is not None and value.const_value is None:
-                drawn[name] = tensor
-        return drawn
+            fits = example is not None and example.shape == self.shape(value, binding)
+            tensor = example if fits else self.draw(value, binding, rng)
+            if tensor is not None:
+                found[name] = tensor
+        return found

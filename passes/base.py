@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from whet.analysis.base import Analysis
     from whet.passes.workbench import Workbench
 
-__all__ = ["Change", "Coverage", "Failure", "Fidelity", "Pass", "pass_name"]
+__all__ = ["Change", "Coverage", "Damage", "Failure", "Fidelity", "Pass", "pass_name"]
 
 
 class Change(enum.Flag):
@@ -56,6 +56,20 @@ class Failure:
     reproducer: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """What one site of a lossy pass lost and gained."""
+
+    site: str
+    format: str
+    error: float
+    """||new - old|| / ||old|| of the site's output on calibration (or random) data."""
+    bytes_before: int
+    bytes_after: int
+    ms_before: float | None = None
+    ms_after: float | None = None
+
+
 @dataclasses.dataclass
 class Coverage:
     """Count what a pass met and what came of it.
@@ -75,6 +89,7 @@ class Coverage:
     proofs: Counter[str] = dataclasses.field(default_factory=Counter[str])
     """How committed rewrites were proven: oracle -> count."""
     max_error: float = 0.0
+    damage: list[Damage] = dataclasses.field(default_factory=list[Damage])
 
     def add(self, other: "Coverage") -> None:
         """Add the record of a further run of the same pass; what was changed later is no longer declined."""
@@ -85,6 +100,7 @@ class Coverage:
         self.near_misses = dict(other.near_misses)
         self.failures += other.failures
         self.proofs += other.proofs
+        self.damage += other.damage
         self.max_error = max(self.max_error, other.max_error)
 
     @property

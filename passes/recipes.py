@@ -1,56 +1,131 @@
-"""Sequences of passes that belong together."""
+"""Recipes: which passes run, in which order."""
 
-from whet.passes.canonical.deduplicate_initializers import DeduplicateInitializers
-from whet.passes.canonical.eliminate_casts import EliminateCasts
-from whet.passes.canonical.eliminate_common_subexpressions import EliminateCommonSubexpressions
-from whet.passes.canonical.eliminate_concats import EliminateConcats
-from whet.passes.canonical.eliminate_dead_code import EliminateDeadCode
-from whet.passes.canonical.eliminate_dropout import EliminateDropout
-from whet.passes.canonical.eliminate_expands import EliminateExpands
-from whet.passes.canonical.eliminate_identity import EliminateIdentity
-from whet.passes.canonical.eliminate_neutral_arithmetic import EliminateNeutralArithmetic
-from whet.passes.canonical.eliminate_noop_movement import EliminateNoopMovement
-from whet.passes.canonical.eliminate_reshapes import EliminateReshapes
-from whet.passes.canonical.eliminate_slices import EliminateSlices
-from whet.passes.canonical.eliminate_transposes import EliminateTransposes
-from whet.passes.canonical.fold_constants import FoldConstants
-from whet.passes.canonical.fold_double_transpose import FoldDoubleTranspose
-from whet.passes.canonical.fold_shape_arithmetic import FoldShapeArithmetic
-from whet.passes.canonical.merge_repeated import MergeRepeated
-from whet.passes.canonical.merge_reshapes import MergeReshapes
-from whet.passes.canonical.merge_slices import MergeSlices
-from whet.passes.canonical.merge_squeezes import MergeSqueezes
-from whet.passes.pipeline import Fixpoint
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["canonical"]
+from whet.errors import UsageError
+from whet.passes.base import Fidelity, Pass
+from whet.passes.pipeline import Fixpoint, Pipeline
+from whet.passes.registry import all_passes, make_pass, nearest, parse_passes
+
+if TYPE_CHECKING:
+    from whet.backends.base import Target
+
+__all__ = ["Recipe", "canonical", "exact", "read_recipe"]
+
+_FIRST = (
+    "eliminate-dead-code",
+    "fold-constants",
+    "deduplicate-initializers",
+    # The shapes that this one finds out make the proofs of all that follow short.
+    "fold-shape-arithmetic",
+    "eliminate-identity",
+    "eliminate-dropout",
+    "eliminate-common-subexpressions",
+)
+_ALSO_LAST = ("eliminate-dead-code",)
+_LOSSY = ("quantize-static", "quantize-dynamic")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Stages to run before the target's own legalization."""
+
+    name: str
+    stages: tuple[Pass | Fixpoint, ...]
+    asked_for: frozenset[str] = frozenset()
+
+    def pipeline(self, target: "Target") -> Pipeline:
+        """Return the whole pipeline for a target."""
+        return Pipeline((*self.stages, *target.legalize()), self.asked_for)
+
+    def __str__(self) -> str:
+        """Return the recipe's name, or the passes it lists."""
+        return self.name
 
 
 def canonical() -> Fixpoint:
-    """Return the exact clean-up: after it, one meaning has one spelling."""
-    return Fixpoint(
-        (
-            # Fewer nodes for all that follows.
-            EliminateDeadCode(),
-            FoldConstants(),
-            DeduplicateInitializers(),
-            # Shapes: what this finds out helps the proofs of all that follows.
-            FoldShapeArithmetic(),
-            EliminateIdentity(),
-            EliminateDropout(),
-            EliminateCommonSubexpressions(),
-            # Operators that do nothing, or what the one before them did.
-            EliminateCasts(),
-            EliminateNoopMovement(),
-            EliminateNeutralArithmetic(),
-            EliminateTransposes(),
-            FoldDoubleTranspose(),
-            EliminateSlices(),
-            MergeSlices(),
-            MergeSqueezes(),
-            MergeReshapes(),
-            EliminateReshapes(),
-            EliminateConcats(),
-            EliminateExpands(),
-            MergeRepeated(),
-        )
-    )
+    """Return the clean-up after which one meaning has one spelling: all exact passes below ``passes/canonical``."""
+    found = [step for step in _found("canonical") if step.fidelity is Fidelity.EXACT]
+    return Fixpoint((*found, *(step for step in found if step.name in _ALSO_LAST)))
+
+
+def exact() -> Fixpoint:
+    """Return every canonical and folding pass, to be repeated until nothing changes.
+
+    They are found by looking: all passes below ``passes/canonical`` and ``passes/fusion`` that are not lossy.
+    """
+    clean = canonical().passes
+    rest = [step for step in _found("canonical", "fusion") if step not in clean]
+    rest.sort(key=lambda step: step.fidelity is not Fidelity.EXACT)
+    return Fixpoint((*clean, *rest, *(step for step in clean if step.name in _ALSO_LAST)))
+
+
+def _found(*folders: str) -> list[Pass]:
+    """Return the passes of the folders that are not lossy: those of ``_FIRST`` in that order, the rest by name."""
+    places = tuple(f"whet.passes.{folder}." for folder in folders)
+    steps = [cls() for cls in all_passes().values() if cls.__module__.startswith(places)]
+    kept = [step for step in steps if step.fidelity is not Fidelity.LOSSY]
+    rank = {name: k for k, name in enumerate(_FIRST)}
+    return sorted(kept, key=lambda step: (rank.get(step.name, len(rank)), step.name))
+
+
+def auto() -> tuple[Pass | Fixpoint, ...]:
+    """Return the exact passes, then the best lossy default: int8 where it was measured to pay."""
+    return (exact(), *(make_pass(name) for name in _LOSSY), exact())
+
+
+def read_recipe(recipe: str | Path, *, allow_noop: bool = False) -> Recipe:
+    """Read ``exact``, ``auto``, a TOML file, or ``"pass,pass{option=1}"``.
+
+    Passes that are named must change something, unless ``allow_noop`` (also a key of the file) says otherwise.
+
+    Raises:
+        UsageError: an unknown recipe, pass, option or key, with the nearest valid name.
+    """
+    text = str(recipe)
+    if text == "exact":
+        return Recipe("exact", (exact(),))
+    if text == "auto":
+        return Recipe("auto", auto())
+    if text.endswith(".toml"):
+        return _from_file(Path(text), allow_noop)
+    passes = parse_passes(text)
+    return Recipe(text, passes, frozenset() if allow_noop else _names(passes))
+
+
+def _names(passes: tuple[Pass, ...]) -> frozenset[str]:
+    return frozenset(step.name for step in passes)
+
+
+def _from_file(path: Path, allow_noop: bool) -> Recipe:
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read the recipe '{path}': {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the recipe '{path}' is not TOML: {error}") from error
+    known: dict[str, object] = {"allow_noop": bool, "base": str, "pass": list}
+    for key in data:
+        if key not in known:
+            raise UsageError(f"unknown key '{key}' in '{path}'{nearest(key, known)}")
+    base = str(data.get("base", "none"))
+    if base not in {"none", "exact", "auto"}:
+        raise UsageError(f"base is '{base}' in '{path}', expected none, exact or auto")
+    start: tuple[Pass | Fixpoint, ...] = {"none": (), "exact": (exact(),), "auto": auto()}[base]
+    passes = tuple(_from_entry(entry, path) for entry in data.get("pass", []))
+    if not start and not passes:
+        raise UsageError(f"the recipe '{path}' names no pass")
+    relaxed = allow_noop or bool(data.get("allow_noop", False))
+    return Recipe(path.name, (*start, *passes), frozenset() if relaxed else _names(passes))
+
+
+def _from_entry(entry: object, path: Path) -> Pass:
+    if isinstance(entry, str):
+        return make_pass(entry)
+    if not isinstance(entry, dict) or "name" not in entry:
+        raise UsageError(f"a pass in '{path}' has no name: {entry}")
+    options = {str(k): v for k, v in entry.items() if k != "name"}
+    return make_pass(str(entry["name"]), options)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from whet.errors import BrokenPass, UsageError
 from whet.passes.base import Pass
 
-__all__ = ["all_passes", "make_pass", "parse_passes"]
+__all__ = ["all_passes", "make_pass", "nearest", "parse_passes"]
 
 
 @functools.cache
@@ -42,14 +42,14 @@ def make_pass(name: str, options: Mapping[str, object] | None = None) -> Pass:
     """Return the pass ``name`` with its options, which are checked against its fields and converted to their types."""
     passes = all_passes()
     if name not in passes:
-        raise UsageError(f"unknown pass '{name}'{_nearest(name, passes)}")
+        raise UsageError(f"unknown pass '{name}'{nearest(name, passes)}")
     cls = passes[name]
     fields: dict[str, object] = {f.name: f.type for f in dataclasses.fields(cls)}
     values: dict[str, object] = {}
     for key, value in (options or {}).items():
         field = key.replace("-", "_")
         if field not in fields:
-            raise UsageError(f"unknown option '{key}' of pass '{name}'{_nearest(field, fields)}")
+            raise UsageError(f"unknown option '{key}' of pass '{name}'{nearest(field, fields)}")
         values[field] = _convert(value, fields[field], f"option '{key}' of pass '{name}'")
     return cls(**values)
 
@@ -111,7 +111,8 @@ def _convert_number(value: object, whole: bool, where: str) -> int | float:
         raise UsageError(f"{where} is '{value}', expected {kind}") from None
 
 
-def _nearest(name: str, known: Mapping[str, object]) -> str:
+def nearest(name: str, known: Mapping[str, object]) -> str:
+    """Return a hint for an unknown name: the closest known one, or all of them."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"

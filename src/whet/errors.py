@@ -28,6 +28,11 @@ class BudgetMissed(WhetError):
 
     exit_code = 3
 
+    def __init__(self, message: str, artifact: object = None) -> None:
+        """Carry the :class:`whet.Artifact` that came closest."""
+        super().__init__(message)
+        self.artifact = artifact
+
 
 class InvalidModel(WhetError):
     """The model breaks a rule of the IR, or the file is not a model (exit code 4)."""

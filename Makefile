@@ -1,0 +1,39 @@
+# make demo | test | lint | bench | sweep: each creates and fills .venv when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SHELL := /bin/bash
+
+.PHONY: demo test lint bench sweep wheel clean
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python examples/01_sentence_encoder.py
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+test: lint
+	$(BIN)/python -m pytest -q -n 2
+
+wheel: $(READY)
+	$(BIN)/python -m whet.tools.release.check_wheel
+
+bench: $(READY)
+	$(BIN)/python -m whet.tools.bench
+
+sweep: $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[sweep]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt timm torchvision
+	$(BIN)/python -m whet.tools.sweep
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,98 @@
+"""Lower to ONNX Runtime."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import onnx_ir
+
+from whet.backends.base import Runner, RuntimeOptions, Target
+from whet.ir.execute import Executor
+from whet.ir.saving import save_model
+
+__all__ = ["OnnxRuntime", "lean", "runtime_fusions"]
+
+
+class OnnxRuntime(Target):
+    """ONNX Runtime on the CPU."""
+
+    name = "onnxruntime"
+
+    def refuses(self, model: onnx_ir.Model) -> list[str]:
+        """Name operators of domains that a stock ONNX Runtime does not have."""
+        known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.ms.internal.nhwc"}
+        own = {key[0] for key in model.functions}
+        found = Counter(
+            (node.domain, node.op_type)
+            for node in model.graph.all_nodes()
+            if node.domain not in known | own
+        )
+        return [
+            f"{domain}.{kind} ({count} node{'s'[: count > 1]}): no such operator in ONNX Runtime"
+            for (domain, kind), count in found.items()
+        ]
+
+    def lower(self, model: onnx_ir.Model, folder: Path) -> list[str]:
+        """Write ``model.onnx``, with ``model.onnx.data`` beside it when the weights are large."""
+        save_model(lean(model), folder / "model.onnx")
+        return sorted(path.name for path in folder.iterdir())
+
+    def open(self, path: Path, options: RuntimeOptions) -> Runner:
+        """Make a session."""
+        return Executor(
+            path,
+            optimization=options.optimization,
+            threads=options.threads,
+            spin=True,
+            config=dict(options.config),
+        )
+
+    def versions(self) -> dict[str, str]:
+        """Return ONNX Runtime's version."""
+        from importlib.metadata import version
+
+        return {"onnxruntime": version("onnxruntime")}
+
+
+def lean(model: onnx_ir.Model) -> onnx_ir.Model:
+    """Return a copy without what the runtime does not read: metadata, and the shapes it infers by itself.
+
+    Outputs of operators of other domains keep their types, because nobody else can infer them.
+    """
+    copy = model.clone()
+    copy.doc_string = ""
+    for graph in (copy.graph, *copy.graph.subgraphs()):
+        for value in graph.initializers.values():
+            value.metadata_props.clear()
+        for node in graph:
+            node.metadata_props.clear()
+            node.doc_string = ""
+            _forget(node)
+    return copy
+
+
+def _forget(node: onnx_ir.Node) -> None:
+    for value in node.outputs:
+        value.metadata_props.clear()
+        if node.domain == "" and not value.is_graph_output():
+            value.type = None
+            value.shape = None
+
+
+def runtime_fusions(path: Path) -> Mapping[str, int]:
+    """Return what ONNX Runtime itself makes of a model: fused operator -> nodes that the file does not have."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "optimized.onnx"
+        Executor(path, optimization="extended", save_optimized=out)
+        after = _count(onnx.load(out, load_external_data=False))
+    before = _count(onnx.load(path, load_external_data=False))
+    return dict(sorted((after - before).items()))
+
+
+def _count(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(
+        f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        for node in model.graph.node
+    )

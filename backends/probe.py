@@ -1,0 +1,61 @@
+"""Find sizes for the symbolic dimensions at which a model really runs."""
+
+from collections.abc import Mapping
+
+import onnx_ir
+
+from whet.backends.base import Runner
+from whet.ir.bindings import Binding, Bindings, candidates, symbols
+from whet.ir.execute import CannotRun
+from whet.ir.values import Array, dimensions
+
+__all__ = ["find_bindings"]
+
+_WANTED = 2
+
+
+def find_bindings(
+    model: onnx_ir.Model,
+    runner: Runner,
+    examples: Mapping[str, Array] | None = None,
+    fixed: Binding | None = None,
+) -> Bindings:
+    """Return two bindings that the model was seen to run at, those of the examples and ``fixed`` first.
+
+    With fewer than two, ``note`` of the result says why.
+    """
+    names = symbols(model)
+    examples = dict(examples or {})
+    known = {**_sizes_of(model, examples), **(fixed or {})}
+    found: list[Binding] = []
+    reason = ""
+    start = {n: known[n] for n in names if n in known}
+    tries: list[dict[str, int]] = [start] if len(start) == len(names) else []
+    tries += [{**c, **(fixed or {})} for c in candidates(names)]
+    for choice in tries:
+        if choice in found or (not names and found):
+            continue
+        trial = Bindings((choice,), examples)
+        feeds = trial.feeds(model, 0)
+        try:
+            runner.run(feeds)
+        except CannotRun as error:
+            reason = str(error)
+            continue
+        found.append(choice)
+        if len(found) == (_WANTED if names else 1):
+            break
+    note = "" if len(found) >= (_WANTED if names else 1) else reason or "no size could be executed"
+    return Bindings(tuple(found), examples, note)
+
+
+def _sizes_of(model: onnx_ir.Model, examples: Mapping[str, Array]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for value in model.graph.inputs:
+        example = examples.get(value.name or "")
+        if example is None:
+            continue
+        for axis, size in enumerate(dimensions(value) or ()):
+            if not isinstance(size, int) and axis < example.ndim:
+                sizes[size or f"{value.name}.{axis}"] = example.shape[axis]
+    return sizes

@@ -1,0 +1,216 @@
+"""A child process that holds one model: fresh, measurable, and unable to disturb its neighbours.
+
+Several ONNX Runtime sessions in one process slow each other down and their memory cannot be told apart, so everything
+that is measured or proven end to end runs in a process of its own. Messages are a JSON header and an ``.npz`` body.
+"""
+
+import contextlib
+import io
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+
+from whet.backends.base import Runner, RuntimeOptions, open_runner
+from whet.errors import WhetError
+from whet.ir.execute import CannotRun
+from whet.ir.values import Array
+
+__all__ = ["Worker"]
+
+_HEADER = struct.Struct("<QQ")
+
+
+class Worker:
+    """Run a model file or an artifact folder in a child process; a context manager."""
+
+    def __init__(self, path: Path, options: RuntimeOptions, target: str = "onnxruntime") -> None:
+        """Start the child and load the model there; raises CannotRun with the child's reason."""
+        self._load_message = {
+            "do": "load",
+            "path": str(path),
+            "target": target,
+            "options": options.to_json(),
+        }
+        self._child: subprocess.Popen[bytes] | None = None
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "whet.backends.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        answer, _ = self._exchange(self._load_message, {})
+        self.load_seconds: float = answer["seconds"]
+        self.inputs: tuple[str, ...] = tuple(answer["inputs"])
+        self.outputs: tuple[str, ...] = tuple(answer["outputs"])
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """Return the outputs; raises CannotRun."""
+        _, arrays = self._ask({"do": "run"}, feeds)
+        return [arrays[f"{k}"] for k in range(len(arrays))]
+
+    def time(self, feeds: Mapping[str, Array], runs: int, seconds: float) -> list[float]:
+        """Return the milliseconds of each run: ``runs`` of them, or fewer once ``seconds`` are spent."""
+        answer, _ = self._ask({"do": "time", "runs": runs, "seconds": seconds}, feeds)
+        return [float(item) for item in answer["ms"]]
+
+    def peak_bytes(self) -> int:
+        """Return the largest resident size the child has had."""
+        return int(self._ask({"do": "memory"})[0]["bytes"])
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is None:
+            return
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self._child.wait(timeout=30)
+        self._child = None
+
+    def __enter__(self) -> Self:
+        """Return the worker."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the child."""
+        self.close()
+
+    def _ask(
+        self, message: dict[str, Any], feeds: Mapping[str, Array] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Ask the child; one that died (runtimes crash on some sizes) is replaced first."""
+        if self._child is None:
+            self._start()
+        return self._exchange(message, feeds or {})
+
+    def _exchange(
+        self, message: dict[str, Any], feeds: Mapping[str, Array]
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        assert self._child is not None
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        try:
+            _send(self._child.stdin, message, feeds)
+            answer, arrays = _receive(self._child.stdout)
+        except (EOFError, BrokenPipeError):
+            code = self._child.wait(timeout=30)
+            self.close()
+            raise CannotRun(f"the runtime's process died ({_cause(code)})") from None
+        if "error" in answer:
+            raise CannotRun(answer["error"])
+        return answer, arrays
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _send(pipe: IO[bytes], message: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+    body = io.BytesIO()
+    if arrays:
+        np.savez(body, allow_pickle=False, **{f"a{k}": a for k, a in enumerate(arrays.values())})
+    head = json.dumps({**message, "names": list(arrays)}).encode()
+    blob = body.getvalue()
+    pipe.write(_HEADER.pack(len(head), len(blob)))
+    pipe.write(head)
+    pipe.write(blob)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], dict[str, Array]]:
+    start = pipe.read(_HEADER.size)
+    if len(start) < _HEADER.size:
+        raise EOFError
+    head_size, blob_size = _HEADER.unpack(start)
+    message: dict[str, Any] = json.loads(pipe.read(head_size))
+    blob = pipe.read(blob_size)
+    names: list[str] = message.pop("names")
+    if not names:
+        return message, {}
+    with np.load(io.BytesIO(blob), allow_pickle=False) as data:
+        return message, {name: data[f"a{k}"] for k, name in enumerate(names)}
+
+
+class _Server:
+    """The child's side."""
+
+    def __init__(self) -> None:
+        self._runner: Runner | None = None
+
+    def answer(
+        self, message: dict[str, Any], feeds: dict[str, Array]
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Do what the message asks."""
+        if message["do"] == "load":
+            return self._load(message), {}
+        if message["do"] == "memory":
+            return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}, {}
+        assert self._runner is not None
+        if message["do"] == "run":
+            return {}, {f"{k}": a for k, a in enumerate(self._runner.run(feeds))}
+        return {"ms": self._time(feeds, message["runs"], message["seconds"])}, {}
+
+    def _load(self, message: dict[str, Any]) -> dict[str, Any]:
+        start = time.perf_counter()
+        options = RuntimeOptions.from_json(message["options"])
+        self._runner = open_runner(Path(message["path"]), message["target"], options)
+        return {
+            "seconds": time.perf_counter() - start,
+            "inputs": list(self._runner.inputs),
+            "outputs": list(self._runner.outputs),
+        }
+
+    def _time(self, feeds: dict[str, Array], runs: int, seconds: float) -> list[float]:
+        assert self._runner is not None
+        found: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(found) < runs and (not found or time.perf_counter() < end):
+            start = time.perf_counter()
+            self._runner.run(feeds)
+            found.append((time.perf_counter() - start) * 1e3)
+        return found
+
+
+def main() -> None:
+    """Serve the parent until it closes the pipe."""
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    server = _Server()
+    while True:
+        try:
+            message, feeds = _receive(source)
+        except EOFError:
+            return
+        try:
+            answer, arrays = server.answer(message, feeds)
+        except (CannotRun, WhetError, OSError, ValueError, MemoryError) as error:
+            answer, arrays = {"error": str(error) or type(error).__name__}, {}
+        _send(sink, answer, arrays)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Hold the finished artifact against the source: same inputs, two processes."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir
+
+from whet.analysis.calibration import Dataset
+from whet.backends.base import Runner
+from whet.backends.worker import Worker
+from whet.errors import BrokenPass, UsageError
+from whet.ir.bindings import Bindings
+from whet.ir.execute import CannotRun
+from whet.ir.values import Array
+from whet.passes.base import Fidelity
+from whet.passes.pipeline import Step
+from whet.report import Agreement
+
+__all__ = ["accuracy", "agree", "check_agreement", "relative_error"]
+
+EXACT_LIMIT = 1e-5
+"""Largest relative output error of a compile without lossy passes."""
+NOISE_FACTOR = 10.0
+"""Beyond the limit, this many times what the runtime's own optimizations change in the source is accepted."""
+
+
+def relative_error(old: Array, new: Array) -> tuple[float, float]:
+    """Return (||new - old|| / ||old||, cosine); the error is infinite where NaNs or shapes differ."""
+    if old.shape != new.shape:
+        return float("inf"), 0.0
+    if old.dtype.kind not in "fiub":
+        return (0.0, 1.0) if np.array_equal(old, new) else (float("inf"), 0.0)
+    a, b = old.astype(np.float64).reshape(-1), new.astype(np.float64).reshape(-1)
+    finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return float("inf"), 0.0
+    a, b = a[finite], b[finite]
+    gap, size = float(np.linalg.norm(b - a)), float(np.linalg.norm(a))
+    if gap == 0.0:
+        return 0.0, 1.0
+    if size == 0.0:
+        return float("inf"), 0.0
+    other = float(np.linalg.norm(b))
+    cosine = float(a @ b) / (size * other) if other else 0.0
+    return gap / size, min(1.0, cosine)
+
+
+def agree(
+    model: onnx_ir.Model, bindings: Bindings, before: Runner, after: Runner, seed: int = 0
+) -> list[Agreement]:
+    """Run both on the same inputs at every binding and compare every output."""
+    found: list[Agreement] = []
+    for choice, binding in enumerate(bindings.choices):
+        feeds = bindings.feeds(model, choice, seed)
+        old, new = before.run(feeds), after.run(feeds)
+        for name, o, n in zip(before.outputs, old, new, strict=True):
+            error, cosine = relative_error(o, n)
+            found.append(Agreement(name, dict(binding), error, cosine))
+    return found
+
+
+def check_agreement(
+    found: Sequence[Agreement],
+    steps: Sequence[Step],
+    model: onnx_ir.Model,
+    bindings: Bindings,
+    before: Worker,
+    unoptimized: Callable[[], Worker],
+) -> str:
+    """Return a note, or raise BrokenPass, if outputs moved more than the applied passes account for.
+
+    Rounding passes reorder sums, and deep networks amplify that. What is accepted beyond the limit is therefore held
+    against what the runtime's own optimizations change in the untouched source.
+    """
+    lossy = any(
+        s.fidelity == Fidelity.LOSSY.value and s.coverage.changed and not s.reverted for s in steps
+    )
+    worst = max((a.relative_error for a in found), default=0.0)
+    if lossy or worst <= EXACT_LIMIT:
+        return ""
+    again = max((a.relative_error for a in agree(model, bindings, before, before)), default=0.0)
+    if again > 0:
+        return f"the source is not deterministic (it differs from itself by {again:.1e})"
+    with unoptimized() as plain:
+        noise = max((a.relative_error for a in agree(model, bindings, before, plain)), default=0.0)
+    if worst <= NOISE_FACTOR * noise:
+        return f"relative error {worst:.1e}; the runtime's own optimizations change the source by {noise:.1e}"
+    bad = max(found, key=lambda a: a.relative_error)
+    raise BrokenPass(
+        f"output '{bad.output}' differs from the source by {worst:.2e} at {dict(bad.binding)}, allowed "
+        f"{EXACT_LIMIT:.0e}, although every rewrite was proven; nothing was written (find it: whet bisect)"
+    )
+
+
+def accuracy(runner: Runner, data: Dataset, batch: int) -> float:
+    """Return the share of samples whose largest value along the first output's last axis is at the label."""
+    if data.labels is None:
+        raise UsageError("the labels file has no array 'labels'")
+    right = 0
+    for number, feeds in enumerate(data.batches(batch)):
+        try:
+            scores = runner.run(feeds)[0]
+        except CannotRun as error:
+            raise UsageError(f"the model does not run on the labels file: {error}") from error
+        expected = data.labels[number * batch : number * batch + len(scores)]
+        right += int(np.sum(scores.argmax(-1) == expected))
+    return right / len(data)

@@ -1,0 +1,206 @@
+"""What a compile did, what it cost and what it gained, as a table for people and as JSON for machines."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from whet.backends.measure import Timing
+from whet.passes.base import Damage
+from whet.passes.pipeline import Step
+
+__all__ = ["Agreement", "Cost", "Report"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a model costs to keep and to run."""
+
+    ops: int
+    parameters: int
+    bytes: int
+    """On disk, all files together."""
+    time: Timing | None = None
+    peak_bytes: int = 0
+    """Largest resident size of a process that loads and runs it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How close one output of the artifact is to the source's, at one binding of the dimensions."""
+
+    output: str
+    binding: Mapping[str, int]
+    relative_error: float
+    """||new - old|| / ||old||, in the 2-norm."""
+    cosine: float
+
+
+@dataclasses.dataclass
+class Report:
+    """The whole story of one compile."""
+
+    origin: str
+    target: str
+    recipe: str
+    steps: list[Step]
+    before: Cost
+    after: Cost
+    agreements: list[Agreement]
+    fusions: Mapping[str, int]
+    """What the runtime fuses by itself on top."""
+    notes: list[str]
+    versions: Mapping[str, str]
+    metric: tuple[float, float] | None = None
+    """The evaluation of source and artifact, where larger is better."""
+    seconds: float = 0.0
+
+    @property
+    def damage(self) -> list[Damage]:
+        """Return what lossy passes did to each site, the largest error first."""
+        rows = [row for step in self.steps if not step.reverted for row in step.coverage.damage]
+        return sorted(rows, key=lambda row: -row.error)
+
+    @property
+    def worst_error(self) -> float:
+        """Return the largest relative error over outputs and bindings."""
+        return max((a.relative_error for a in self.agreements), default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; the schema is this class."""
+        data = dataclasses.asdict(self)
+        for step in data["steps"]:
+            step["coverage"]["proofs"] = dict(step["coverage"]["proofs"])
+        return {"schema": 1, **data}
+
+    def __str__(self) -> str:
+        """Print the ledger and the table before/after, a hundred columns wide."""
+        buffer = io.StringIO()
+        self.print(Console(file=buffer, width=100, no_color=True))
+        return buffer.getvalue()
+
+    def print(self, console: Console) -> None:
+        """Print to a console."""
+        console.print(self._ledger())
+        for step in self.steps:
+            for failure in step.coverage.failures:
+                console.print(
+                    f"[red]refused[/] {escape(step.name)} at {escape(failure.site)}: "
+                    f"{escape(failure.reason)} {escape(failure.reproducer)}"
+                )
+            if step.reverted:
+                console.print(f"[yellow]taken back[/] {escape(step.name)}: {escape(step.reverted)}")
+        if self.damage:
+            console.print(self._damage())
+        console.print(self._costs())
+        for line in self._agreement_lines():
+            console.print(line)
+        for note in self.notes:
+            console.print(f"[yellow]note[/] {escape(note)}")
+
+    def _ledger(self) -> Table:
+        table = Table(title="Passes", title_justify="left")
+        for name in ("pass", "fidelity"):
+            table.add_column(name)
+        columns = (
+            "matched",
+            "eligible",
+            "changed",
+            "proven",
+            "max error",
+            "Δ ops",
+            "Δ bytes",
+            "ms",
+        )
+        for name in columns:
+            table.add_column(name, justify="right")
+        for step in self.steps:
+            c = step.coverage
+            if not c.matched and not c.failures:
+                continue
+            table.add_row(
+                step.name,
+                step.fidelity,
+                f"{c.matched}",
+                f"{c.eligible}",
+                "taken back" if step.reverted else f"{c.changed}",
+                f"{sum(c.proofs.values())}",
+                f"{c.max_error:.1e}" if c.max_error else "0",
+                f"{step.ops_after - step.ops_before:+d}",
+                f"{step.bytes_after - step.bytes_before:+,d}",
+                f"{step.seconds * 1e3:.0f}",
+            )
+        return table
+
+    def _costs(self) -> Table:
+        table = Table(title=f"{escape(self.origin)} → {self.target}", title_justify="left")
+        table.add_column("")
+        for name in ("before", "after", "after / before"):
+            table.add_column(name, justify="right")
+        b, a = self.before, self.after
+        table.add_row("ops", f"{b.ops:,}", f"{a.ops:,}", _ratio(b.ops, a.ops))
+        table.add_row(
+            "parameters",
+            f"{b.parameters:,}",
+            f"{a.parameters:,}",
+            _ratio(b.parameters, a.parameters),
+        )
+        table.add_row("bytes on disk", f"{b.bytes:,}", f"{a.bytes:,}", _ratio(b.bytes, a.bytes))
+        if b.time is not None and a.time is not None:
+            ratio = _ratio(b.time.median, a.time.median)
+            table.add_row("latency, median (quartiles)", str(b.time), str(a.time), ratio)
+        if b.peak_bytes and a.peak_bytes:
+            table.add_row(
+                "peak memory, load and run",
+                f"{b.peak_bytes / 1e6:,.0f} MB",
+                f"{a.peak_bytes / 1e6:,.0f} MB",
+                _ratio(b.peak_bytes, a.peak_bytes),
+            )
+        if self.metric is not None:
+            before, after = self.metric
+            table.add_row("metric", f"{before:.4f}", f"{after:.4f}", _ratio(before, after))
+        return table
+
+    def _damage(self) -> Table:
+        rows = self.damage
+        table = Table(title="Damage by layer, worst first", title_justify="left")
+        table.add_column("site")
+        for name in ("format", "output error", "bytes before", "after", "ms before", "after"):
+            table.add_column(name, justify="right")
+        for row in rows[:12]:
+            table.add_row(
+                escape(row.site),
+                row.format,
+                f"{row.error:.2e}",
+                f"{row.bytes_before:,}",
+                f"{row.bytes_after:,}",
+                "-" if row.ms_before is None else f"{row.ms_before:.3g}",
+                "-" if row.ms_after is None else f"{row.ms_after:.3g}",
+            )
+        if len(rows) > 12:
+            table.caption = f"{len(rows) - 12} more in report.json"
+        return table
+
+    def _agreement_lines(self) -> list[str]:
+        if not self.agreements:
+            return ["[yellow]outputs were not compared[/]"]
+        worst = max(self.agreements, key=lambda a: a.relative_error)
+        cosine = min(a.cosine for a in self.agreements)
+        bindings = {json.dumps(dict(a.binding)) for a in self.agreements}
+        lines = [
+            f"outputs against the source at {len(bindings)} binding(s): relative error "
+            f"≤ {worst.relative_error:.2e} ('{escape(worst.output)}'), cosine ≥ {cosine:.6f}"
+        ]
+        if self.fusions:
+            listed = ", ".join(f"{k} x{v}" for k, v in list(self.fusions.items())[:8])
+            lines.append(f"{self.target} itself fuses further: {escape(listed)}")
+        return lines
+
+
+def _ratio(before: float, after: float) -> str:
+    return f"{after / before:.3f}" if before else "-"
