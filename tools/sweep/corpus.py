@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import enum
 import json
+import select
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,8 @@ from whet.passes.workbench import Context
 __all__ = ["Outcome", "State", "check_model", "onnx_test_models", "run_corpus"]
 
 TOLERANCE = 1e-5
+TIME_LIMIT = 120
+"""Seconds for one model."""
 
 
 class State(enum.Enum):
@@ -196,7 +199,8 @@ def run_corpus(paths: Sequence[Path]) -> Iterator[Outcome]:
             done += 1
             yield outcome
         if done < len(waiting):
-            yield Outcome(str(waiting[done]), State.CRASHED, "the process died")
+            detail = f"the process died, or took longer than {TIME_LIMIT} seconds"
+            yield Outcome(str(waiting[done]), State.CRASHED, detail)
             done += 1
         waiting = waiting[done:]
 
@@ -215,7 +219,8 @@ def _child(paths: Sequence[Path]) -> Iterator[Outcome]:
         for path in paths:
             child.stdin.write(f"{path}\n")
             child.stdin.flush()
-            line = child.stdout.readline()
+            ready, _, _ = select.select([child.stdout], [], [], TIME_LIMIT)
+            line = child.stdout.readline() if ready else ""
             if not line:
                 return
             data = json.loads(line)
