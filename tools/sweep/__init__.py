@@ -1,0 +1,1 @@
+"""Runs that hold whole families of models against the compiler."""
