@@ -10,7 +10,7 @@ from whet.tools.sweep.zoo.sources import Attention, Options, text, transformers_
 _BERT: Options = {
     "vocab_size": 1000,
     "hidden_size": 128,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 512,
     "max_position_embeddings": 80,
@@ -18,17 +18,27 @@ _BERT: Options = {
 _DISTILBERT: Options = {
     "vocab_size": 1000,
     "dim": 128,
-    "n_layers": 3,
+    "n_layers": 2,
     "n_heads": 4,
     "hidden_dim": 512,
     "max_position_embeddings": 80,
+}
+_MODERNBERT: Options = {
+    **_BERT,
+    "local_attention": 8,
+    "global_attn_every_n_layers": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
 }
 _T5: Options = {
     "vocab_size": 1000,
     "d_model": 128,
     "d_kv": 32,
     "d_ff": 256,
-    "num_layers": 3,
+    "num_layers": 2,
     "num_heads": 4,
     "use_cache": False,
 }
@@ -65,6 +75,6 @@ ARCHITECTURES = (
         "eager",
     ),
     _encoder("mpnet", "MPNet", _BERT, "eager"),
-    _encoder("modernbert", "ModernBert", {**_BERT, "local_attention": 8, "pad_token_id": 0}),
+    _encoder("modernbert", "ModernBert", _MODERNBERT),
     _encoder("t5-encoder", "T5", _T5, "eager", model="EncoderModel"),
 )
