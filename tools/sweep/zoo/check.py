@@ -12,8 +12,10 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ from whet.tools.sweep.zoo.catalogue import architecture, architectures
 
 TOLERANCE = 1e-4
 """Largest accepted ``|onnx - eager| / |eager|`` (Euclidean norms) of any output."""
+
+_JOBS = 2
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,13 @@ class Row:
     failure: str = ""
 
 
-def check(subject: Architecture) -> Row:
+def check(name: str) -> Row:
     """Build, export and compare one architecture; whatever goes wrong becomes the row's failure."""
     try:
-        return _check(subject)
+        return _check(architecture(name))
     except Exception as problem:
         first_line = next(iter(str(problem).splitlines()), "")
-        return Row(subject.name, failure=f"{type(problem).__name__}: {first_line}")
+        return Row(name, failure=f"{type(problem).__name__}: {first_line}")
 
 
 def bindings(sample: Sample) -> list[dict[str, int]]:
@@ -67,7 +71,9 @@ def _check(subject: Architecture) -> Row:
     with _quiet():
         program = _export(sample)
     exported = time.perf_counter()
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
     error = max(_error(session, sample, rebind(sample, sizes)) for sizes in bindings(sample))
     return Row(
         subject.name,
@@ -156,14 +162,14 @@ def _print_row(row: Row) -> None:
 
 def main(names: Sequence[str]) -> int:
     """Check the named architectures, or all; print the table; return 1 if any failed."""
-    chosen = [architecture(name) for name in names] or list(architectures())
+    chosen = [architecture(name).name for name in names] or [each.name for each in architectures()]
     print(f"{'name':24} {'nodes':>5} {'params':>8} {'dynamic':24} {'error':>8} export s eager ms")
     start = time.perf_counter()
     failures = 0
-    for subject in chosen:
-        row = check(subject)
-        _print_row(row)
-        failures += bool(row.failure)
+    with ProcessPoolExecutor(_JOBS, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for row in pool.map(check, chosen):
+            _print_row(row)
+            failures += bool(row.failure)
     seconds = time.perf_counter() - start
     print(f"{len(chosen) - failures} of {len(chosen)} passed in {seconds:.0f} s")
     return 1 if failures else 0

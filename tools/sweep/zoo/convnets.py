@@ -14,6 +14,7 @@ _RESNET: Options = {
     "depths": [2, 2, 2, 2],
     "layer_type": "basic",
 }
+_NARROW = (32, 64, 96, 128)
 
 
 def _convnext() -> Sample:
@@ -31,19 +32,19 @@ def _resnet() -> Sample:
 ARCHITECTURES = (
     Architecture("resnet", "transformers", seeded(_resnet)),
     Architecture("convnext", "transformers", seeded(_convnext)),
-    timm_image_model("resnet18", 64),
-    timm_image_model("resnext26ts", 64),
-    timm_image_model("seresnet18", 64),
+    timm_image_model("resnet18", 64, channels=_NARROW),
+    timm_image_model("resnext50_32x4d", 64, channels=_NARROW, layers=(1, 1, 1, 1)),
+    timm_image_model("seresnet18", 64, channels=_NARROW),
     timm_image_model("mobilenetv2_050", 64),
     timm_image_model("mobilenetv3_small_050", 64),
-    timm_image_model("efficientnet_lite0", 64),
     timm_image_model("efficientnet_b0", 64),
     timm_image_model("densenet121", 64, block_config=(2, 2, 2, 2)),
     timm_image_model("regnety_002", 64),
     timm_image_model("ghostnet_050", 64),
-    timm_image_model("vgg11_bn", 64),
-    timm_image_model("inception_v3", 96),
-    timm_image_model("convnextv2_atto", 64),
-    timm_image_model("repvgg_a0", 64),
-    timm_image_model("shufflenet", 64),
+    timm_image_model("convnextv2_atto", 64, depths=(1, 1, 2, 1)),
+    timm_image_model("dla46_c", 64),
+    timm_image_model("lcnet_035", 64),
+    timm_image_model("ese_vovnet19b_slim_dw", 64),
+    timm_image_model("test_nfnet", 64),
+    timm_image_model("test_byobnet", 64),
 )

@@ -42,6 +42,18 @@ def timm_image_model(name: str, side: int, **options: Any) -> Architecture:
     return Architecture(name, "timm", seeded(make))
 
 
+def timm_class(name: str, module: str, cls: str, side: int, options: Options) -> Architecture:
+    """Describe ``timm.models.<module>.<cls>(**options)`` on square RGB images; 10 classes."""
+
+    def make() -> Sample:
+        declare()
+        build = getattr(importlib.import_module(f"timm.models.{module}"), cls)
+        model = cast("nn.Module", build(num_classes=10, **options))
+        return Sample(model, (torch.randn(2, 3, side, side),), (_PIXELS,))
+
+    return Architecture(name, "timm", seeded(make))
+
+
 def tokens(batch: int = 2, length: int = 24) -> torch.Tensor:
     """Draw token ids below 1000, away from the special ids at the start."""
     return torch.randint(5, _VOCABULARY, (batch, length))

@@ -11,6 +11,7 @@ from whet.tools.sweep.zoo.sources import (
     Options,
     padding_mask,
     pixels,
+    timm_class,
     timm_image_model,
     tokens,
     transformers_model,
@@ -66,6 +67,12 @@ _CLIP_TEXT: Options = {
     "pad_token_id": 0,
 }
 _CLIP: Options = {"text_config": _CLIP_TEXT, "vision_config": _VIT, "projection_dim": 64}
+
+
+# Two convolutional stages, then two with relative position biases.
+_COATNET: Options = {"depths": (1, 1, 1, 1), "embed_dim": (32, 64, 96, 128), "stem_width": 16}
+_MIXER: Options = {"img_size": 64, "patch_size": 8, "num_blocks": 2, "embed_dim": 128}
+_POOLFORMER: Options = {"depths": (1, 1, 1, 1), "dims": (32, 64, 96, 128)}
 
 
 class _ClipLogits(nn.Module):
@@ -138,10 +145,14 @@ ARCHITECTURES = (
     timm_image_model("levit_128s", 224),
     timm_image_model("cait_xxs24_224", 64, img_size=64, depth=2, depth_token_only=1),
     timm_image_model("xcit_nano_12_p16_224", 64, img_size=64, depth=2),
-    timm_image_model("pvt_v2_b0", 64),
-    timm_image_model("coatnet_nano_rw_224", 64, img_size=64),
-    timm_image_model("maxvit_rmlp_pico_rw_256", 64, img_size=64),
-    timm_image_model("mixer_s16_224", 64, img_size=64, num_blocks=2, embed_dim=128),
-    timm_image_model("poolformer_s12", 64, layers=(1, 1, 1, 1)),
-    timm_image_model("swin_tiny_patch4_window7_224", 56, img_size=56, depths=(2, 2)),
+    timm_image_model("pvt_v2_b0", 64, depths=(1, 1, 1, 1)),
+    timm_image_model("coat_lite_tiny", 64, img_size=64),
+    timm_image_model("coatnet_nano_rw_224", 64, img_size=64, **_COATNET),
+    timm_image_model("test_maxvit", 64, img_size=64),
+    timm_image_model("test_vit_relpos", 64, img_size=64),
+    timm_image_model("convit_tiny", 64, img_size=64, depth=2, local_up_to_layer=1),
+    timm_image_model("eva02_tiny_patch14_224", 56, img_size=56, depth=2),
+    timm_image_model("edgenext_xx_small", 64),
+    timm_class("mixer", "mlp_mixer", "MlpMixer", 64, _MIXER),
+    timm_class("poolformer", "metaformer", "MetaFormer", 64, _POOLFORMER),
 )

@@ -9,6 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 _TINY = 1e-3
+_KERNELS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_SMALLEST = 0.5
+_LARGEST = 1.5
 
 
 def enliven(module: nn.Module) -> None:
@@ -16,14 +19,15 @@ def enliven(module: nn.Module) -> None:
 
     Running statistics become mean ~ N(0, 0.1), variance ~ U(0.5, 1.5). A constant parameter c
     becomes c * (1 + N(0, 0.1)); one at (nearly) zero, such as a bias, a layer scale or a relative
-    position table, becomes N(0, 0.1). Matrices are scaled up to a deviation of 0.5 / sqrt(fan in).
+    position table, becomes N(0, 0.1). Other arrays are scaled up to a deviation of at least
+    0.5 / sqrt(fan in), kernels also down to at most 1.5 / sqrt(fan in): signals neither die nor explode.
     """
     with torch.no_grad():
-        for norm in module.modules():
-            if isinstance(norm, _BatchNorm):
-                _move_statistics(norm)
-        for parameter in module.parameters():
-            _perturb(parameter)
+        for owner in module.modules():
+            if isinstance(owner, _BatchNorm):
+                _move_statistics(owner)
+            for parameter in owner.parameters(recurse=False):
+                _perturb(parameter, _LARGEST if isinstance(owner, _KERNELS) else math.inf)
 
 
 def _move_statistics(norm: _BatchNorm) -> None:
@@ -33,7 +37,7 @@ def _move_statistics(norm: _BatchNorm) -> None:
     norm.running_var.uniform_(0.5, 1.5)
 
 
-def _perturb(parameter: nn.Parameter) -> None:
+def _perturb(parameter: nn.Parameter, largest: float) -> None:
     if not parameter.is_floating_point() or not parameter.numel():
         return
     if parameter.abs().max() < _TINY:
@@ -41,12 +45,11 @@ def _perturb(parameter: nn.Parameter) -> None:
     elif parameter.min() == parameter.max():
         parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
     elif parameter.dim() > 1:
-        _widen(parameter)
+        _rescale(parameter, largest)
 
 
-def _widen(weight: nn.Parameter) -> None:
-    fan_in = weight[0].numel()
-    floor = 0.5 / math.sqrt(fan_in)
+def _rescale(weight: nn.Parameter, largest: float) -> None:
+    unit = 1 / math.sqrt(weight[0].numel())
     deviation = float(weight.std())
-    if 0.0 < deviation < floor:
-        weight.mul_(floor / deviation)
+    if deviation > 0.0:
+        weight.mul_(min(max(deviation, _SMALLEST * unit), largest * unit) / deviation)
