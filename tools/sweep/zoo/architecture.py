@@ -1,4 +1,4 @@
-"""What a member of the zoo is: a name, and a function that builds the module with its example inputs."""
+"""What a member of the zoo is: a name, and a function that builds a module with its inputs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,21 @@ SEQUENCE = Dim("sequence", min=2, max=64)
 _SEED = 20
 
 
+@dataclass(frozen=True)
+class Axis:
+    """A dynamic axis of one input: its position, its name and range, its size in the example."""
+
+    index: int
+    dim: Dim
+    size: int
+
+
 @dataclass
 class Sample:
     """A module in eval mode, one example input, and the dimensions of that input that may vary.
 
-    ``inputs`` are positional (tuple) or keyword arguments (dict). ``dynamic_shapes`` mirrors them in
-    the form of :func:`torch.export.export`; None means that every dimension is fixed.
+    ``inputs`` are positional (tuple) or keyword arguments (dict). ``dynamic_shapes`` mirrors them
+    in the form of :func:`torch.export.export`; None means that every dimension is fixed.
     """
 
     module: nn.Module
@@ -55,10 +64,10 @@ class Sample:
 
     def dimensions(self) -> dict[str, int]:
         """Name every dynamic dimension and its size in the example."""
-        axes = [axis for _, named in self._axes() for axis in named]
+        axes = [axis for _, named in self.axes() for axis in named]
         return {axis.dim.__name__: axis.size for axis in axes}
 
-    def _axes(self) -> list[tuple[torch.Tensor, list[_Axis]]]:
+    def axes(self) -> list[tuple[torch.Tensor, list[Axis]]]:
         """Pair every input tensor with its dynamic axes."""
         if self.dynamic_shapes is None:
             return [(tensor, []) for tensor in self._tensors()]
@@ -69,19 +78,12 @@ class Sample:
         else:
             specs = list(cast("tuple[Mapping[int, Dim], ...]", self.dynamic_shapes))
         return [
-            (tensor, [_Axis(index, dim, tensor.shape[index]) for index, dim in spec.items()])
+            (tensor, [Axis(index, dim, tensor.shape[index]) for index, dim in spec.items()])
             for tensor, spec in zip(self._tensors(), specs, strict=True)
         ]
 
     def _tensors(self) -> list[torch.Tensor]:
         return list(self.inputs.values() if isinstance(self.inputs, dict) else self.inputs)
-
-
-@dataclass(frozen=True)
-class _Axis:
-    index: int
-    dim: Dim
-    size: int
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,16 @@ def rebind(sample: Sample, sizes: Mapping[str, int]) -> Inputs:
     """
     known = sample.dimensions()
     if unknown := sorted(set(sizes) - set(known)):
-        raise UsageError(f"dimension {unknown[0]!r} is not dynamic here: dynamic are {sorted(known)}")
-    resized = [_resize(tensor, axes, sizes) for tensor, axes in sample._axes()]
+        raise UsageError(
+            f"dimension {unknown[0]!r} is not dynamic here: dynamic are {sorted(known)}"
+        )
+    resized = [_resize(tensor, axes, sizes) for tensor, axes in sample.axes()]
     if isinstance(sample.inputs, dict):
         return dict(zip(sample.inputs, resized, strict=True))
     return tuple(resized)
 
 
-def _resize(tensor: torch.Tensor, axes: list[_Axis], sizes: Mapping[str, int]) -> torch.Tensor:
+def _resize(tensor: torch.Tensor, axes: list[Axis], sizes: Mapping[str, int]) -> torch.Tensor:
     for axis in axes:
         index = torch.arange(sizes.get(axis.dim.__name__, axis.size)) % axis.size
         tensor = tensor.index_select(axis.index, index)

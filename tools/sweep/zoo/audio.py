@@ -48,11 +48,14 @@ class _WhisperLogits(nn.Module):
         super().__init__()
         self.whisper = model
 
-    def forward(self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor
+    ) -> torch.Tensor:
         output = self.whisper(
             input_features=input_features, decoder_input_ids=decoder_input_ids, use_cache=False
         )
-        return output.logits
+        logits: torch.Tensor = output.logits
+        return logits
 
 
 def _whisper_encoder() -> Sample:

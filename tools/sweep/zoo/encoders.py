@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-
-
 from whet.tools.sweep.zoo.architecture import Architecture, Sample, seeded
 from whet.tools.sweep.zoo.sources import Attention, Options, text, transformers_model
 

@@ -21,8 +21,8 @@ def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) ->
     )
 
 
-class UNet(nn.Module):
-    """Segment ``image`` [batch, 3, height, width] into 4 classes; transposed convolutions, skips."""
+class _UNet(nn.Module):
+    """Segment ``image`` [batch, 3, height, width] into 4 classes, with skip connections."""
 
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64)) -> None:
         super().__init__()
@@ -42,10 +42,11 @@ class UNet(nn.Module):
             skips.append(image)
         for grow, up, skip in zip(self.grow, self.up, skips[-2::-1], strict=True):
             image = up(torch.cat([grow(image), skip], dim=1))
-        return self.head(image)
+        classes: torch.Tensor = self.head(image)
+        return classes
 
 
-class Detector(nn.Module):
+class _Detector(nn.Module):
     """Detect objects in ``image`` the DETR way: a set of learnt queries decodes a feature map.
 
     Returns class logits [batch, queries, 5] and boxes [batch, queries, 4] in (0, 1).
@@ -72,7 +73,7 @@ class Detector(nn.Module):
         return self.classify(decoded), self.locate(decoded).sigmoid()
 
 
-class Tagger(nn.Module):
+class _Tagger(nn.Module):
     """Tag each token with one of 9 labels: embedding, two bidirectional LSTM layers, linear."""
 
     def __init__(self, width: int = 64) -> None:
@@ -83,10 +84,11 @@ class Tagger(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         states, _ = self.lstm(self.embed(input_ids))
-        return self.label(states)
+        labels: torch.Tensor = self.label(states)
+        return labels
 
 
-class Forecaster(nn.Module):
+class _Forecaster(nn.Module):
     """Forecast the next 6 values of ``series`` [batch, time, 3] with a two-layer GRU."""
 
     def __init__(self, width: int = 64) -> None:
@@ -96,7 +98,8 @@ class Forecaster(nn.Module):
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:
         states, _ = self.gru(series)
-        return self.head(states[:, -1])
+        forecast: torch.Tensor = self.head(states[:, -1])
+        return forecast
 
 
 class _CausalBlock(nn.Module):
@@ -114,10 +117,11 @@ class _CausalBlock(nn.Module):
         pad = nn.functional.pad
         hidden = self.norm(self.first(pad(series, (self.past, 0)))).relu()
         hidden = self.second(pad(hidden, (self.past, 0))).relu()
-        return (hidden + self.shortcut(series)).relu()
+        total: torch.Tensor = hidden + self.shortcut(series)
+        return total.relu()
 
 
-class TemporalConvolution(nn.Module):
+class _TemporalConvolution(nn.Module):
     """Map ``series`` [batch, 8, time] to 5 values per step by causal, dilated convolutions."""
 
     def __init__(self, width: int = 48) -> None:
@@ -127,7 +131,8 @@ class TemporalConvolution(nn.Module):
         self.head = nn.Conv1d(width, 5, 1)
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:
-        return self.head(self.blocks(series))
+        values: torch.Tensor = self.head(self.blocks(series))
+        return values
 
 
 class _Experts(nn.Module):
@@ -149,7 +154,7 @@ class _Experts(nn.Module):
         return torch.einsum("besw,bse->bsw", outputs, gate)
 
 
-class MixtureClassifier(nn.Module):
+class _MixtureClassifier(nn.Module):
     """Classify token sequences by two residual layers of routed experts."""
 
     def __init__(self, width: int = 64, experts: int = 6) -> None:
@@ -163,7 +168,8 @@ class MixtureClassifier(nn.Module):
         states = self.embed(input_ids)
         for norm, experts in zip(self.norms, self.experts, strict=True):
             states = states + experts(norm(states))
-        return self.label(states.mean(1))
+        labels: torch.Tensor = self.label(states.mean(1))
+        return labels
 
 
 class _Branches(nn.Module):
@@ -212,21 +218,23 @@ def _image(make: Callable[[], nn.Module], side: int) -> Callable[[], Sample]:
 
 def _ids(make: Callable[[], nn.Module]) -> Callable[[], Sample]:
     axes = {0: BATCH, 1: SEQUENCE}
-    return lambda: Sample(make(), {"input_ids": tokens()}, {"input_ids": axes})
+    return lambda: Sample(make(), {"input_ids": tokens(length=12)}, {"input_ids": axes})
 
 
-def _series(make: Callable[[], nn.Module], shape: tuple[int, ...], axis: int) -> Callable[[], Sample]:
+def _series(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], axis: int
+) -> Callable[[], Sample]:
     axes = {0: BATCH, axis: Dim("time", min=2, max=512)}
     return lambda: Sample(make(), (torch.randn(shape),), (axes,))
 
 
 ARCHITECTURES = (
-    Architecture("unet", "torch", seeded(_image(UNet, 32))),
-    Architecture("detr", "torch", seeded(_image(Detector, 64))),
+    Architecture("unet", "torch", seeded(_image(_UNet, 32))),
+    Architecture("detr", "torch", seeded(_image(_Detector, 64))),
     Architecture("inception", "torch", seeded(_image(_inception, 48))),
     Architecture("vgg", "torch", seeded(_image(_vgg, 32))),
-    Architecture("lstm-tagger", "torch", seeded(_ids(Tagger))),
-    Architecture("gru-forecaster", "torch", seeded(_series(Forecaster, (2, 40, 3), 1))),
-    Architecture("tcn", "torch", seeded(_series(TemporalConvolution, (2, 8, 64), 2))),
-    Architecture("mixture-of-experts", "torch", seeded(_ids(MixtureClassifier))),
+    Architecture("lstm-tagger", "torch", seeded(_ids(_Tagger))),
+    Architecture("gru-forecaster", "torch", seeded(_series(_Forecaster, (2, 12, 3), 1))),
+    Architecture("tcn", "torch", seeded(_series(_TemporalConvolution, (2, 8, 64), 2))),
+    Architecture("mixture-of-experts", "torch", seeded(_ids(_MixtureClassifier))),
 )

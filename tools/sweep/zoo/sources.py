@@ -22,7 +22,7 @@ _PIXELS = {0: BATCH}
 def transformers_model(
     model: str, config: str, options: Options, attention: Attention = "sdpa"
 ) -> nn.Module:
-    """Build ``transformers.<model>`` with random weights from ``transformers.<config>(**options)``."""
+    """Build ``transformers.<model>`` with random weights from ``<config>(**options)``."""
     declare()
     library = importlib.import_module("transformers")
     settings = getattr(library, config)(**options)
@@ -36,7 +36,9 @@ def timm_image_model(name: str, side: int, **options: Any) -> Architecture:
     def make() -> Sample:
         declare()
         timm = importlib.import_module("timm")
-        model = cast("nn.Module", timm.create_model(name, pretrained=False, num_classes=10, **options))
+        model = cast(
+            "nn.Module", timm.create_model(name, pretrained=False, num_classes=10, **options)
+        )
         return Sample(model, (torch.randn(2, 3, side, side),), (_PIXELS,))
 
     return Architecture(name, "timm", seeded(make))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -19,7 +20,7 @@ _SCHEMAS = {
     "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
 # A definition lives as long as the library object that made it.
-_LIBRARIES: list[torch.library.Library] = []
+_LIBRARIES: list[Any] = []
 
 
 def declare() -> None:
@@ -30,7 +31,8 @@ def declare() -> None:
     missing = {name: schema for name, schema in _SCHEMAS.items() if not _exists(name)}
     if not missing:
         return
-    library = torch.library.Library(_NAMESPACE, "FRAGMENT")
+    # Any: torch leaves these methods without annotations.
+    library = cast("Any", torch.library).Library(_NAMESPACE, "FRAGMENT")
     for name, schema in missing.items():
         library.define(name + schema)
     _LIBRARIES.append(library)
@@ -42,7 +44,7 @@ def _loads(package: Path) -> bool:
         return False
     try:
         for compiled in sorted(package.glob("_C*")):
-            torch.ops.load_library(str(compiled))
+            cast("Any", torch.ops).load_library(str(compiled))
     except OSError:
         return False
     return all(_exists(name) for name in _SCHEMAS)

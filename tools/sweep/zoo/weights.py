@@ -6,9 +6,9 @@ import math
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 _TINY = 1e-3
+_BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 _KERNELS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 _SMALLEST = 0.5
 _LARGEST = 1.5
@@ -20,7 +20,8 @@ def enliven(module: nn.Module) -> None:
     Running statistics become mean ~ N(0, 0.1), variance ~ U(0.5, 1.5). A constant parameter c
     becomes c * (1 + N(0, 0.1)); one at (nearly) zero, such as a bias, a layer scale or a relative
     position table, becomes N(0, 0.1). Other arrays are scaled up to a deviation of at least
-    0.5 / sqrt(fan in), kernels also down to at most 1.5 / sqrt(fan in): signals neither die nor explode.
+    0.5 / sqrt(fan in), kernels also down to at most 1.5 / sqrt(fan in), so that signals neither
+    die nor explode.
     """
     with torch.no_grad():
         for owner in module.modules():
