@@ -133,8 +133,7 @@ def _from_program_file(
     path: str, inputs: Any, dynamic_shapes: Any, opset: int, trust: bool
 ) -> Captured:
     _require_torch(f"the program '{path}'")
-    from whet.ir.order import copy_model
-from whet.ir.program import load_program
+    from whet.ir.program import load_program
 
     captured = _from_torch(load_program(path, trust=trust), inputs, dynamic_shapes, opset)
     return Captured(captured.model, captured.feeds, f"torch program {path}", captured.aliases)
