@@ -216,7 +216,7 @@ g (float[n, 6] x) => (float[a, b] y) <int64[2] target = {-1, 3}, float[6, 6] w =
     r = Reshape (p, target)
     y = Relu (r)
 }
-""" % ", ".join(["1"] * 36)
+""".replace("%s", ", ".join(["1"] * 36))
 
 
 def test_shapes_are_inferred_through_data():
