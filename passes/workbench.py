@@ -32,6 +32,22 @@ class Context:
     reproducers: Path | None = None
     progress: Callable[[str], None] = lambda _message: None
     target: str = "onnxruntime"
+    limit: int | None = None
+    """Stop after this many commits; which one breaks a model is found by bisecting it."""
+    committed: int = 0
+    watch: "Callable[[Workbench, Proposal | None], None] | None" = None
+    """Called just before each commit; without a proposal, just after a change made by hand."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Tell whether no further change may be made."""
+        return self.limit is not None and self.committed >= self.limit
+
+    def record(self, work: "Workbench", proposal: Proposal | None) -> None:
+        """Count one commit and show it to whoever watches."""
+        self.committed += 1
+        if self.watch is not None:
+            self.watch(work, proposal)
 
 
 class Workbench:
@@ -87,9 +103,13 @@ class Workbench:
         """Prove the proposal and commit it; return whether it was made."""
         site = proposal.site
         self.coverage.eligible += 1
+        if self.context.exhausted:
+            proposal.discard()
+            return False
         if self._prover is not None and not self._proven(proposal):
             proposal.discard()
             return False
+        self.context.record(self, proposal)
         proposal.commit(self._pass.name)
         self.coverage.changed += 1
         self.coverage.declined.pop(site, None)
@@ -121,6 +141,12 @@ class Workbench:
         self.coverage.changed += count
         if count:
             self.coverage.proofs[proof] += count
+            self.context.record(self, None)
+
+    @property
+    def running(self) -> Pass:
+        """Return the pass at work."""
+        return self._pass
 
     @property
     def declared(self) -> Change:
