@@ -4,10 +4,12 @@ Several ONNX Runtime sessions in one process slow each other down and their memo
 that is measured or proven end to end runs in a process of its own. Messages are a JSON header and an ``.npz`` body.
 """
 
+import contextlib
 import io
 import json
 import os
 import resource
+import signal
 import struct
 import subprocess
 import sys
@@ -33,6 +35,20 @@ class Worker:
 
     def __init__(self, path: Path, options: RuntimeOptions, target: str = "onnxruntime") -> None:
         """Start the child and load the model there; raises CannotRun with the child's reason."""
+        self._load_message = {
+            "do": "load",
+            "path": str(path),
+            "target": target,
+            "options": options.to_json(),
+        }
+        self._child: subprocess.Popen[bytes] | None = None
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self._child = subprocess.Popen(
             [sys.executable, "-m", "whet.backends.worker"],
@@ -40,13 +56,7 @@ class Worker:
             stdout=subprocess.PIPE,
             env=environment,
         )
-        try:
-            answer, _ = self._ask(
-                {"do": "load", "path": str(path), "target": target, "options": options.to_json()}
-            )
-        except BaseException:
-            self.close()
-            raise
+        answer, _ = self._exchange(self._load_message, {})
         self.load_seconds: float = answer["seconds"]
         self.inputs: tuple[str, ...] = tuple(answer["inputs"])
         self.outputs: tuple[str, ...] = tuple(answer["outputs"])
@@ -67,10 +77,14 @@ class Worker:
 
     def close(self) -> None:
         """End the child."""
+        if self._child is None:
+            return
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         self._child.wait(timeout=30)
+        self._child = None
 
     def __enter__(self) -> Self:
         """Return the worker."""
@@ -83,17 +97,36 @@ class Worker:
     def _ask(
         self, message: dict[str, Any], feeds: Mapping[str, Array] | None = None
     ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Ask the child; one that died (runtimes crash on some sizes) is replaced first."""
+        if self._child is None:
+            self._start()
+        return self._exchange(message, feeds or {})
+
+    def _exchange(
+        self, message: dict[str, Any], feeds: Mapping[str, Array]
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        assert self._child is not None
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         try:
-            _send(self._child.stdin, message, feeds or {})
+            _send(self._child.stdin, message, feeds)
             answer, arrays = _receive(self._child.stdout)
         except (EOFError, BrokenPipeError):
             code = self._child.wait(timeout=30)
-            raise CannotRun(f"the runtime's process died with exit code {code}") from None
+            self.close()
+            raise CannotRun(f"the runtime's process died ({_cause(code)})") from None
         if "error" in answer:
             raise CannotRun(answer["error"])
         return answer, arrays
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 def _send(pipe: IO[bytes], message: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
