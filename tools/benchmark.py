@@ -51,9 +51,9 @@ def benchmark(
             progress(f"load {subject.label}")
             workers.append(stack.enter_context(subject.open(settings.target, settings.threads)))
         first = subjects[0]
-        words, feeds = make_cases(
-            first, workers[0], settings.feeds, settings.sizes, settings.seed
-        )[0]
+        words, feeds = make_cases(first, workers[0], settings.feeds, settings.sizes, settings.seed)[
+            0
+        ]
         given: list[Mapping[str, Array]] = []
         for subject, worker in zip(subjects, workers, strict=True):
             given.append(rename_inputs(feeds, worker.inputs, subject.label))

@@ -57,6 +57,13 @@ class Difference:
     unmatched: tuple[str, ...]
     cases: tuple[Case, ...]
 
+    @property
+    def worst_inputs(self) -> Mapping[str, Array]:
+        """Return the inputs on which the models are furthest apart."""
+        worst = max(self.gaps, key=lambda gap: gap.relative_error, default=None)
+        found = [feeds for words, feeds in self.cases if worst is None or words == worst.inputs]
+        return found[0]
+
     def within(self, tolerance: float) -> bool:
         """Tell whether every output agrees."""
         return not self.unmatched and all(g.relative_error <= tolerance for g in self.gaps)
