@@ -149,5 +149,7 @@ class Hunt:
         before, _ = self._pipeline.run(self._model.clone(), self._context(number - 1))
         save_model(before, folder / "before.onnx")
         save_model(after, folder / "after.onnx")
-        np.savez(folder / "inputs.npz", **self._bindings.feeds(before, 0, self._seed))
+        np.savez(
+            folder / "inputs.npz", allow_pickle=False, **self._bindings.feeds(before, 0, self._seed)
+        )
         return folder / "after.onnx"

@@ -163,8 +163,8 @@ def _dry_run(
         try:
             model, done = single.run(model, context)
         except (UsageError, NothingChanged) as error:
-            for step in flatten((stage,)):
-                planned[str(step)] = _stopped(step.name, str(error))
+            for stopped in flatten((stage,)):
+                planned[stopped.name] = _stopped(stopped.name, str(error))
             continue
         for step in done:
             _merge(planned, _planned(step, pipeline.asked_for))

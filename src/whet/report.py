@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -86,7 +87,10 @@ class Report:
 
     def print(self, console: Console) -> None:
         """Print to a console."""
-        console.print(self._ledger())
+        if any(_worth_a_row(step) for step in self.steps):
+            console.print(self._ledger())
+        else:
+            console.print("no pass found anything to change\n")
         for step in self.steps:
             for failure in step.coverage.failures:
                 console.print(
@@ -104,7 +108,7 @@ class Report:
             console.print(f"[yellow]note[/] {escape(note)}")
 
     def _ledger(self) -> Table:
-        table = Table(title="Passes", title_justify="left")
+        table = _new_table("Passes")
         for name in ("pass", "fidelity"):
             table.add_column(name)
         columns = (
@@ -121,7 +125,7 @@ class Report:
             table.add_column(name, justify="right")
         for step in self.steps:
             c = step.coverage
-            if not c.matched and not c.failures:
+            if not _worth_a_row(step):
                 continue
             table.add_row(
                 step.name,
@@ -138,7 +142,7 @@ class Report:
         return table
 
     def _costs(self) -> Table:
-        table = Table(title=f"{escape(self.origin)} → {self.target}", title_justify="left")
+        table = _new_table(f"{escape(self.origin)} → {self.target}")
         table.add_column("")
         for name in ("before", "after", "after / before"):
             table.add_column(name, justify="right")
@@ -168,7 +172,7 @@ class Report:
 
     def _damage(self) -> Table:
         rows = self.damage
-        table = Table(title="Damage by layer, worst first", title_justify="left")
+        table = _new_table("Damage by layer, worst first")
         table.add_column("site")
         for name in ("format", "output error", "bytes before", "after", "ms before", "after"):
             table.add_column(name, justify="right")
@@ -192,14 +196,33 @@ class Report:
         worst = max(self.agreements, key=lambda a: a.relative_error)
         cosine = min(a.cosine for a in self.agreements)
         bindings = {json.dumps(dict(a.binding)) for a in self.agreements}
-        lines = [
-            f"outputs against the source at {len(bindings)} binding(s): relative error "
-            f"≤ {worst.relative_error:.2e} ('{escape(worst.output)}'), cosine ≥ {cosine:.6f}"
-        ]
+        where = f"at {len(bindings)} binding{'s'[: len(bindings) > 1]} of the dimensions"
+        if worst.relative_error == 0.0:
+            lines = [f"outputs {where}: equal to the source's"]
+        else:
+            lines = [
+                f"outputs {where}: relative error ≤ {worst.relative_error:.2e} "
+                f"('{escape(worst.output)}'), cosine ≥ {cosine:.6f}"
+            ]
         if self.fusions:
             listed = ", ".join(f"{k} x{v}" for k, v in list(self.fusions.items())[:8])
             lines.append(f"{self.target} itself fuses further: {escape(listed)}")
         return lines
+
+
+def _worth_a_row(step: Step) -> bool:
+    return bool(step.coverage.matched or step.coverage.failures)
+
+
+def _new_table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
 
 
 def _ratio(before: float, after: float) -> str:

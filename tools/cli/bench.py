@@ -11,7 +11,7 @@ from rich.table import Table
 
 from whet.tools.cli import options
 from whet.tools.cli.arguments import read_bindings
-from whet.tools.cli.console import print_json, progress, results
+from whet.tools.cli.console import new_table, print_json, progress, results
 
 if TYPE_CHECKING:
     from whet.tools.benchmark import Measured
@@ -78,14 +78,14 @@ def _command(
 
 
 def _table(rows: list["Measured"]) -> Table:
-    table = Table(title=f"Inputs: {escape(rows[0].inputs)}", title_justify="left")
+    table = new_table(f"Inputs: {rows[0].inputs}")
     table.add_column("model", overflow="fold")
     for name in ("median (quartiles)", "ratio", "bytes", "ratio", "load", "peak memory"):
         table.add_column(name, justify="right")
     first = rows[0]
-    for row in rows:
+    for label, row in zip(_short([row.label for row in rows]), rows, strict=True):
         table.add_row(
-            escape(row.label),
+            escape(label),
             str(row.time),
             f"{row.time.median / first.time.median:.3f}",
             f"{row.bytes:,}",
@@ -94,3 +94,9 @@ def _table(rows: list["Measured"]) -> Table:
             f"{row.peak_bytes / 1e6:,.0f} MB",
         )
     return table
+
+
+def _short(labels: list[str]) -> list[str]:
+    """Return the labels without their folders where that keeps them apart."""
+    names = [Path(label).name for label in labels]
+    return names if len(set(names)) == len(names) else labels

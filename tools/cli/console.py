@@ -5,11 +5,13 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
-__all__ = ["WIDTH", "errors", "print_json", "progress", "results", "width"]
+__all__ = ["WIDTH", "errors", "new_table", "print_json", "progress", "results", "width"]
 
 WIDTH = 100
 """Nothing is wider, so that it fits into a terminal, a log and a pull request."""
@@ -28,6 +30,18 @@ def results() -> Console:
 def errors() -> Console:
     """Return the console for errors and progress."""
     return Console(width=width(), highlight=False, emoji=False, stderr=True)
+
+
+def new_table(title: str = "") -> Table:
+    """Return an empty table in the style that all of them have."""
+    return Table(
+        title=escape(title) or None,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
 
 
 def print_json(data: object) -> None:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from whet.tools.cli import options
 from whet.tools.cli.arguments import read_bindings
-from whet.tools.cli.console import print_json, progress, results
+from whet.tools.cli.console import new_table, print_json, progress, results
 
 if TYPE_CHECKING:
     from whet.tools.difference import Difference, Divergence
@@ -91,7 +90,7 @@ def _plain(
 def _print(
     found: "Difference", parting: "Divergence | None", tolerance: float, console: Console
 ) -> None:
-    table = Table()
+    table = new_table()
     table.add_column("output", overflow="fold")
     table.add_column("inputs", overflow="fold")
     for name in ("relative error", "max |b - a|", "cosine"):

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from whet.tools.cli import options
-from whet.tools.cli.console import print_json, progress, results
+from whet.tools.cli.console import new_table, print_json, progress, results
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -93,7 +93,7 @@ def _print(found: "Inspection", console: Console, limit: int) -> None:
 
 
 def _ports(found: "Inspection") -> Table:
-    table = Table(title="Inputs and outputs", title_justify="left")
+    table = new_table("Inputs and outputs")
     for name in ("", "name", "type", "shape"):
         table.add_column(name)
     for what, ports in (("in", found.inputs), ("out", found.outputs)):
@@ -127,7 +127,7 @@ def _weights(found: "Inspection") -> str:
 def _sites(found: "Inspection", limit: int) -> Table:
     total = sum(size for _, size in found.parameters.values())
     title = f"Sites where compression can act: {len(found.sites)}, the largest first"
-    table = Table(title=title, title_justify="left")
+    table = new_table(title)
     for name in ("site", "kind", "operator", "weight"):
         table.add_column(name, overflow="fold")
     table.add_column("bytes", justify="right")
@@ -148,7 +148,7 @@ def _sites(found: "Inspection", limit: int) -> Table:
 def _prospects(found: "Inspection", limit: int) -> Table | str:
     if not found.prospects:
         return "no pass finds anything in the model as it is"
-    table = Table(title="What passes find in the model as it is", title_justify="left")
+    table = new_table("What passes find in the model as it is")
     table.add_column("pass")
     table.add_column("matches", justify="right")
     table.add_column("eligible", justify="right")

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from whet.tools.cli import options
-from whet.tools.cli.console import print_json, results
+from whet.tools.cli.console import new_table, print_json, results
 
 if TYPE_CHECKING:
     from whet.passes.base import Pass
@@ -76,7 +76,7 @@ def _options(cls: type["Pass"]) -> list[str]:
 
 
 def _table(found: list[type["Pass"]]) -> Table:
-    table = Table(title=f"{len(found)} passes", title_justify="left")
+    table = new_table(f"{len(found)} passes")
     table.add_column("pass", no_wrap=True)
     table.add_column("fidelity", no_wrap=True)
     table.add_column("what it does")

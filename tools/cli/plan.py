@@ -9,7 +9,7 @@ from rich.table import Table
 
 from whet.tools.cli import options
 from whet.tools.cli.arguments import read_bindings, read_function
-from whet.tools.cli.console import print_json, progress, results
+from whet.tools.cli.console import new_table, print_json, progress, results
 
 if TYPE_CHECKING:
     from whet.tools.planning import Plan, PlannedStep
@@ -93,7 +93,7 @@ def _print(plan: "Plan", console: Console) -> None:
 
 def _steps(plan: "Plan") -> Table:
     title = f"{plan.origin} → {plan.target}, recipe {plan.recipe}: {len(plan.steps)} passes"
-    table = Table(title=escape(title), title_justify="left")
+    table = new_table(title)
     table.add_column("pass")
     table.add_column("fidelity")
     table.add_column("needs")
@@ -122,7 +122,7 @@ def _count(number: int) -> str:
 
 
 def _prediction(plan: "Plan") -> Table:
-    table = Table(title="Predicted", title_justify="left")
+    table = new_table("Predicted")
     table.add_column("")
     for name in ("before", "after", "after / before"):
         table.add_column(name, justify="right")
