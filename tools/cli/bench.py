@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
 
+from whet.printing import new_table, titled
 from whet.tools.cli import options
 from whet.tools.cli.arguments import read_bindings
-from whet.tools.cli.console import new_table, print_json, progress, results
+from whet.tools.cli.console import print_json, progress, results
 
 if TYPE_CHECKING:
     from whet.tools.benchmark import Measured
@@ -77,8 +78,8 @@ def _command(
     results().print(_table(rows))
 
 
-def _table(rows: list["Measured"]) -> Table:
-    table = new_table(f"Inputs: {rows[0].inputs}")
+def _table(rows: list["Measured"]) -> Group:
+    table = new_table()
     table.add_column("model", overflow="fold")
     for name in ("median (quartiles)", "ratio", "bytes", "ratio", "load", "peak memory"):
         table.add_column(name, justify="right")
@@ -93,7 +94,7 @@ def _table(rows: list["Measured"]) -> Table:
             f"{row.load_seconds * 1e3:.0f} ms",
             f"{row.peak_bytes / 1e6:,.0f} MB",
         )
-    return table
+    return titled(f"Inputs: {rows[0].inputs}", table)
 
 
 def _short(labels: list[str]) -> list[str]:

@@ -3,15 +3,15 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-__all__ = ["WIDTH", "errors", "new_table", "print_json", "progress", "results", "width"]
+from whet.printing import to_plain
+
+__all__ = ["WIDTH", "errors", "print_json", "progress", "results", "width"]
 
 WIDTH = 100
 """Nothing is wider, so that it fits into a terminal, a log and a pull request."""
@@ -32,25 +32,13 @@ def errors() -> Console:
     return Console(width=width(), highlight=False, emoji=False, stderr=True)
 
 
-def new_table(title: str = "") -> Table:
-    """Return an empty table in the style that all of them have."""
-    return Table(
-        title=escape(title) or None,
-        title_justify="left",
-        title_style="bold",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-
-
 def print_json(data: object) -> None:
     """Print plain data for machines, and nothing else, to stdout."""
-    print(json.dumps(data, indent=1, default=str))
+    print(json.dumps(to_plain(data), indent=1, default=str))
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
+def progress() -> Generator[Callable[[str], None]]:
     """Show a spinner with the current step and the time; silent where stderr is no terminal."""
     console = errors()
     if not console.is_terminal:

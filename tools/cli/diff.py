@@ -9,9 +9,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from whet.printing import new_table
 from whet.tools.cli import options
 from whet.tools.cli.arguments import read_bindings
-from whet.tools.cli.console import new_table, print_json, progress, results
+from whet.tools.cli.console import print_json, progress, results
 
 if TYPE_CHECKING:
     from whet.tools.difference import Difference, Divergence
@@ -106,6 +107,7 @@ def _print(
             style=style,
         )
     console.print(table)
+    console.print()
     for name in found.unmatched:
         console.print(f"[red]only one model has the output[/] {escape(name)}")
     if parting is None:

@@ -2,6 +2,7 @@
 
 import os
 import traceback
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from rich.markup import escape
@@ -39,8 +40,8 @@ def explain(error: BaseException, *, debug: bool) -> int:
     return code
 
 
-def _describe(error: BaseException) -> tuple[str, int, list[str]]:
-    notes = list(getattr(error, "__notes__", ()))
+def _describe(error: BaseException) -> tuple[str, int, Sequence[str]]:
+    notes: list[str] = list(getattr(error, "__notes__", ()))
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; nothing was written", INTERRUPTED, []
     if isinstance(error, WhetError):

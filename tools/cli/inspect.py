@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
+from whet.printing import new_table, titled
 from whet.tools.cli import options
-from whet.tools.cli.console import new_table, print_json, progress, results
+from whet.tools.cli.console import print_json, progress, results
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -92,14 +93,14 @@ def _print(found: "Inspection", console: Console, limit: int) -> None:
     console.print(_prospects(found, limit))
 
 
-def _ports(found: "Inspection") -> Table:
-    table = new_table("Inputs and outputs")
+def _ports(found: "Inspection") -> Group:
+    table = new_table()
     for name in ("", "name", "type", "shape"):
         table.add_column(name)
     for what, ports in (("in", found.inputs), ("out", found.outputs)):
         for port in ports:
             table.add_row(what, escape(port.name), port.type, _shape(port))
-    return table
+    return titled("Inputs and outputs", table)
 
 
 def _shape(port: "Port") -> str:
@@ -124,10 +125,10 @@ def _weights(found: "Inspection") -> str:
     return f"weights: {listed or 'none'}"
 
 
-def _sites(found: "Inspection", limit: int) -> Table:
+def _sites(found: "Inspection", limit: int) -> Group:
     total = sum(size for _, size in found.parameters.values())
     title = f"Sites where compression can act: {len(found.sites)}, the largest first"
-    table = new_table(title)
+    table = new_table()
     for name in ("site", "kind", "operator", "weight"):
         table.add_column(name, overflow="fold")
     table.add_column("bytes", justify="right")
@@ -142,13 +143,13 @@ def _sites(found: "Inspection", limit: int) -> Table:
             f"{site.bytes / total:.1%}" if total else "-",
         )
     _caption(table, found.sites, limit)
-    return table
+    return titled(title, table)
 
 
-def _prospects(found: "Inspection", limit: int) -> Table | str:
+def _prospects(found: "Inspection", limit: int) -> Group | str:
     if not found.prospects:
         return "no pass finds anything in the model as it is"
-    table = new_table("What passes find in the model as it is")
+    table = new_table()
     table.add_column("pass")
     table.add_column("matches", justify="right")
     table.add_column("eligible", justify="right")
@@ -156,7 +157,7 @@ def _prospects(found: "Inspection", limit: int) -> Table | str:
     for row in found.prospects:
         reasons = [f"{escape(why)} (x{count})" for why, count in list(row.blocked.items())[:2]]
         table.add_row(row.name, f"{row.matched}", f"{row.eligible}", "; ".join(reasons))
-    return table
+    return titled("What passes find in the model as it is", table)
 
 
 def _caption(table: Table, rows: Sequence[object], limit: int) -> None:

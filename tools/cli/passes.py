@@ -6,11 +6,12 @@ import typing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
 
+from whet.printing import new_table, titled
 from whet.tools.cli import options
-from whet.tools.cli.console import new_table, print_json, results
+from whet.tools.cli.console import print_json, results
 
 if TYPE_CHECKING:
     from whet.passes.base import Pass
@@ -75,8 +76,8 @@ def _options(cls: type["Pass"]) -> list[str]:
     return [f"{f.name}: {_kind(f.type)} = {getattr(step, f.name)}" for f in dataclasses.fields(cls)]
 
 
-def _table(found: list[type["Pass"]]) -> Table:
-    table = new_table(f"{len(found)} passes")
+def _table(found: list[type["Pass"]]) -> Group:
+    table = new_table()
     table.add_column("pass", no_wrap=True)
     table.add_column("fidelity", no_wrap=True)
     table.add_column("what it does")
@@ -84,7 +85,7 @@ def _table(found: list[type["Pass"]]) -> Table:
         text = escape(" ".join(_plain_words(cls()).split()))
         listed = "".join(f"\n[dim]{escape(option)}[/]" for option in _options(cls))
         table.add_row(cls().name, cls.fidelity.value, text + listed)
-    return table
+    return titled(f"{len(found)} passes", table)
 
 
 def _plain_words(step: "Pass") -> str:

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
-from rich.table import Table
 
+from whet.printing import new_table, titled
 from whet.tools.cli import options
 from whet.tools.cli.arguments import read_bindings, read_function
-from whet.tools.cli.console import new_table, print_json, progress, results
+from whet.tools.cli.console import print_json, progress, results
 
 if TYPE_CHECKING:
     from whet.tools.planning import Plan, PlannedStep
@@ -91,9 +91,9 @@ def _print(plan: "Plan", console: Console) -> None:
     console.print("nothing was changed; whet compile with the same arguments and -o DIR does it")
 
 
-def _steps(plan: "Plan") -> Table:
+def _steps(plan: "Plan") -> Group:
     title = f"{plan.origin} → {plan.target}, recipe {plan.recipe}: {len(plan.steps)} passes"
-    table = new_table(title)
+    table = new_table()
     table.add_column("pass")
     table.add_column("fidelity")
     table.add_column("needs")
@@ -109,7 +109,7 @@ def _steps(plan: "Plan") -> Table:
             f"{-step.bytes_saved:+,d}" if step.bytes_saved else "·",
             style="" if step.matched or step.problem else "dim",
         )
-    return table
+    return titled(title, table)
 
 
 def _needs(step: "PlannedStep") -> str:
@@ -121,8 +121,8 @@ def _count(number: int) -> str:
     return f"{number}" if number else "·"
 
 
-def _prediction(plan: "Plan") -> Table:
-    table = new_table("Predicted")
+def _prediction(plan: "Plan") -> Group:
+    table = new_table()
     table.add_column("")
     for name in ("before", "after", "after / before"):
         table.add_column(name, justify="right")
@@ -134,7 +134,7 @@ def _prediction(plan: "Plan") -> Table:
     ):
         table.add_row(name, f"{old:,}", f"{new:,}", f"{new / old:.3f}" if old else "-")
     table.add_row("peak memory of the compile, about", "", f"{plan.peak_bytes / 1e6:,.0f} MB", "")
-    return table
+    return titled("Predicted", table)
 
 
 def _dimensions(plan: "Plan") -> str:
