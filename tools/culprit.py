@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from whet.ir.execute import CannotRun
 from whet.ir.saving import save_model
 from whet.ir.text import print_node
 from whet.passes.pipeline import Pipeline, Step
-from whet.passes.proof import Prover, VerdictKind, save_reproducer
+from whet.passes.proof import Prover, Verdict, VerdictKind, save_reproducer
 from whet.passes.proposal import Proposal
 from whet.passes.workbench import Context, Workbench
 
@@ -74,6 +74,7 @@ class Hunt:
         self._prove = prove
         self._seed = seed
         self._progress = progress
+        self._proven: dict[Hashable, Verdict] = {}
 
     def outcome(self, limit: int | None = None) -> Outcome:
         """Run up to ``limit`` commits and compare end to end."""
@@ -95,7 +96,13 @@ class Hunt:
         return self._describe(bad, total, folder)
 
     def _context(self, limit: int | None) -> Context:
-        return Context(bindings=self._bindings, seed=self._seed, prove=self._prove, limit=limit)
+        return Context(
+            bindings=self._bindings,
+            seed=self._seed,
+            prove=self._prove,
+            limit=limit,
+            proven=self._proven,
+        )
 
     def _compare(self, model: onnx_ir.Model) -> tuple[float, str]:
         with tempfile.TemporaryDirectory() as scratch:

@@ -220,19 +220,19 @@ class _Job:
             raise UnsupportedTarget(
                 f"target '{self._target.name}' cannot run it: {'; '.join(reasons)}"
             )
-        data = call.calibration and read_dataset(call.calibration, prepared.model)
-        labels = call.labels and read_dataset(call.labels, prepared.model, "labels file")
+        data = _read(call.calibration, prepared.model, "calibration data")
+        labels = _read(call.labels, prepared.model, "labels file")
         self._options.progress("load the source")
         with self._open_source(prepared) as before:
-            bindings = self._bindings(prepared, data or None, before)
-            model, steps = self._transform(prepared.model, bindings, data or None)
+            bindings = self._bindings(prepared, data, before)
+            model, steps = self._transform(prepared.model, bindings, data)
             files = self._lower(model)
             manifest = self._write_manifest(prepared, model, files)
             self._options.progress("check in a fresh process")
             with self._open_result() as after:
                 agreements = self._compare(prepared, model, steps, bindings, before, after)
                 times = self._measure(model, bindings, before, after)
-                metric = _score(call.evaluate, labels or None, batch_size(model), before, after)
+                metric = _score(call.evaluate, labels, batch_size(model), before, after)
                 costs = self._costs(prepared, model, files, times, before, after)
         report = Report(
             origin=prepared.origin,
@@ -408,6 +408,10 @@ class _Job:
         }
         (self._folder / "whet.json").write_text(json.dumps(manifest, indent=1) + "\n")
         return manifest
+
+
+def _read(data: Data | None, model: onnx_ir.Model, what: str) -> Dataset | None:
+    return None if data is None else read_dataset(data, model, what)
 
 
 def _score(
