@@ -55,6 +55,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            start_new_session=True,  # Ctrl-C reaches the parent only, which then ends the child
         )
         answer, _ = self._exchange(self._load_message, {})
         self.load_seconds: float = answer["seconds"]
@@ -90,8 +91,10 @@ class Worker:
         """Return the worker."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End the child."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the child; after an exception, whatever it is doing."""
+        if kind is not None and self._child is not None:
+            self._child.kill()
         self.close()
 
     def _ask(
