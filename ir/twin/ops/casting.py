@@ -52,7 +52,9 @@ def _to_float8(x: Tensor, dtype: torch.dtype, *, saturate: bool) -> Tensor:
     x = x.to(torch.float32)
     limit = torch.finfo(dtype).max
     if saturate:
-        x = x.clamp(-limit, limit)
+        return x.clamp(-limit, limit).to(dtype)
+    if dtype is torch.float8_e4m3fn:  # torch saturates this one; 464 lies between 448 and the next
+        x = torch.where(x.abs() > 464, torch.nan, x)
     return x.to(dtype)
 
 
@@ -60,7 +62,7 @@ def _powers_of_two(x: Tensor, round_mode: str) -> Tensor:
     mantissa, exponent = torch.frexp(x.to(torch.float32).abs())
     threshold = {"up": 0.5, "nearest": 0.75, "down": 1.0}[round_mode]
     above = mantissa > threshold if round_mode == "up" else mantissa >= threshold
-    exponent = (exponent - 1 + above.to(torch.int32)).clamp(-127, 127)
+    exponent = torch.where(x == 0, -127, exponent - 1 + above.to(torch.int32)).clamp(-127, 127)
     power = torch.ldexp(torch.ones_like(x, dtype=torch.float64), exponent)
     power = torch.where(torch.isnan(x), torch.nan, power)
     return power.to(torch.float32).to(torch.float8_e8m0fnu)
@@ -132,10 +134,12 @@ def eye_like(x: Tensor, *, k: int, dtype: int | None = None) -> Tensor:
 
 
 @op("Range", since=11)
-def arange(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+def arange(start: Tensor, limit: Tensor, delta: Tensor, *, stash_type: int = 1) -> Tensor:
     """Count from ``start`` to before ``limit`` by ``delta``."""
     if not start.is_floating_point():
-        return torch.arange(int(start), int(limit), int(delta), dtype=start.dtype)
-    steps = torch.ceil((limit.double() - start.double()) / delta.double())
-    count = torch.arange(max(int(steps), 0), dtype=torch.float64)
-    return (start.double() + count * delta.double()).to(start.dtype)
+        first, last, step = int(start), int(limit), int(delta)
+        return torch.tensor(list(range(first, last, step)), dtype=start.dtype)
+    exact = torch.promote_types(start.dtype, torch_type(stash_type))
+    begin, end, step = start.to(exact), limit.to(exact), delta.to(exact)
+    count = max(int(torch.ceil((end - begin) / step)), 0)
+    return (begin + torch.arange(count).to(exact) * step).to(start.dtype)

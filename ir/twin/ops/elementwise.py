@@ -40,9 +40,11 @@ def mod(a: Tensor, b: Tensor, *, fmod: int) -> Tensor:
     return torch.fmod(a, b) if fmod else torch.remainder(a, b)
 
 
-@op("Pow", since=7)
+@op("Pow", since=7, widen=False)
 def power(base: Tensor, exponent: Tensor) -> Tensor:
     """Compute ``base ** exponent`` in the base's type."""
+    if base.is_floating_point() and not exponent.is_floating_point():
+        exponent = exponent.to(base.dtype)
     return torch.pow(base, exponent).to(base.dtype)
 
 
@@ -191,7 +193,7 @@ def bitwise_not(x: Tensor) -> Tensor:
 
 @op("BitShift", since=11, widen=False)
 def bit_shift(x: Tensor, amount: Tensor, *, direction: str) -> Tensor:
-    """Shift bits; zeros come in from both sides, and a shift by the type's width or more gives 0."""
+    """Shift bits; a signed number keeps its sign to the right; shifting by the width or more empties."""
     width = x.element_size() * 8
     bits = x.to(torch.int64)
     if not x.dtype.is_signed and width < 64:
@@ -204,7 +206,9 @@ def bit_shift(x: Tensor, amount: Tensor, *, direction: str) -> Tensor:
         mask = torch.where(safe > 0, (1 << (64 - safe).clamp(max=62)) - 1, -1)
         mask = torch.where(safe == 1, torch.iinfo(torch.int64).max, mask)
         shifted = (bits >> safe) & mask if not x.dtype.is_signed else bits >> safe
-    return torch.where((count >= 0) & (count < width), shifted, 0).to(x.dtype)
+    inside = (count >= 0) & (count < width)
+    emptied = (bits >> 63) if direction == "RIGHT" and x.dtype.is_signed else torch.zeros_like(bits)
+    return torch.where(inside, shifted, emptied).to(x.dtype)
 
 
 @op("IsNaN", since=9)

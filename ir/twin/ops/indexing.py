@@ -21,7 +21,7 @@ def gather(x: Tensor, indices: Tensor, *, axis: int) -> Tensor:
     axis = axis % x.ndim
     flat = _wrapped(indices, x.shape[axis]).reshape(-1)
     found = x.index_select(axis, flat)
-    return found.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return found.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
 @op("GatherElements", since=11)
@@ -35,11 +35,11 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     """Look up slices by index tuples in the last axis of ``indices``."""
     batch = x.shape[:batch_dims]
     depth = indices.shape[-1]
-    flat = x.reshape(batch.numel(), *x.shape[batch_dims:])
+    flat = x.reshape([batch.numel(), *x.shape[batch_dims:]])
     tuples = indices.reshape(batch.numel(), -1, depth)
     rows = torch.arange(batch.numel()).unsqueeze(1)
     places = [_wrapped(tuples[..., axis], flat.shape[axis + 1]) for axis in range(depth)]
-    return flat[(rows, *places)].reshape(*indices.shape[:-1], *x.shape[batch_dims + depth :])
+    return flat[(rows, *places)].reshape([*indices.shape[:-1], *x.shape[batch_dims + depth :]])
 
 
 @op("Scatter", since=9)

@@ -128,24 +128,13 @@ def _slice(
     x: Tensor, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]
 ) -> Tensor:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        size = x.shape[axis]
-        first, last, stride = slice(start, end, step).indices(size)
-        if stride > 0:
-            x = x.narrow(axis, first, max(last - first, 0)) if stride == 1 else _strided(
-                x, axis, first, last, stride
-            )
+        first, last, stride = slice(start, end, step).indices(x.shape[axis])
+        if stride == 1:
+            x = x.narrow(axis, first, max(last - first, 0))
         else:
-            x = _strided(x, axis, first, last, stride)
+            places = torch.tensor(list(range(first, last, stride)), dtype=torch.int64)
+            x = x.index_select(axis, places)
     return x
-
-
-def _strided(x: Tensor, axis: int, first: int, last: int, stride: int) -> Tensor:
-    return x.index_select(axis, torch.arange(first, last, stride) if _moves(first, last, stride)
-                          else torch.empty(0, dtype=torch.int64))
-
-
-def _moves(first: int, last: int, stride: int) -> bool:
-    return (last - first) * stride > 0
 
 
 @op("Slice", since=1)
@@ -180,7 +169,14 @@ def tile(x: Tensor, repeats: Tensor) -> Tensor:
 @op("Expand", since=8, widen=False)
 def expand(x: Tensor, shape: Tensor) -> Tensor:
     """Broadcast to a shape; a 1 in the shape keeps the input's size."""
-    return x.expand(torch.broadcast_shapes(x.shape, torch.Size(shape.tolist())))
+    sizes: list[int] = shape.tolist()
+    sizes = [1] * (x.ndim - len(sizes)) + sizes
+    offset = len(sizes) - x.ndim
+    kept = [
+        x.shape[axis - offset] if size == 1 and axis >= offset else size
+        for axis, size in enumerate(sizes)
+    ]
+    return x.expand(kept)
 
 
 @op("Trilu", since=14)
