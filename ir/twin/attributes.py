@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import onnx
-import onnx.defs
 import onnx_ir
 import torch
 
 from whet.errors import UnsupportedModel
 from whet.ir.twin.element_types import DIFFERENTIABLE, from_numpy, onnx_type, torch_type
+from whet.ir.twin.registry import schema_of
 
 _PLAIN = {
     onnx_ir.AttributeType.FLOAT,
@@ -95,9 +95,9 @@ def _unpacked(attribute: onnx_ir.Attr) -> Any:
 
 
 def _defaults(node: onnx_ir.Node, version: int) -> dict[str, Any]:
-    if node.domain != "" or not onnx.defs.has(node.op_type, node.domain):
+    schema = schema_of(node.op_type, version, node.domain)
+    if schema is None:
         return {}
-    schema = onnx.defs.get_schema(node.op_type, version, node.domain)
     given = {name: attr.default_value for name, attr in schema.attributes.items()}
     return {
         name: _decoded(onnx.helper.get_attribute_value(value))

@@ -53,7 +53,7 @@ def op(
     """
 
     def register(function: F) -> F:
-        schema = _schema(op_type, since, domain)
+        schema = schema_of(op_type, since, domain)
         run = _widened(function, schema) if widen and schema is not None else function
         many = schema is not None and schema.max_output > 1
         add_operator(
@@ -98,10 +98,14 @@ def _loaded() -> dict[tuple[str, str], dict[int, Operator]]:
     return _operators
 
 
-def _schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
+def schema_of(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
+    """Find an operator's schema; before its first version, the first one (runtimes use some early)."""
     if not onnx.defs.has(op_type, domain):
         return None
-    return onnx.defs.get_schema(op_type, version, domain)
+    try:
+        return onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return onnx.defs.get_schema(op_type, domain)
 
 
 def _parameters(function: Callable[..., Any]) -> frozenset[str]:

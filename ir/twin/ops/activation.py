@@ -167,3 +167,9 @@ def hardmax_1(x: Tensor, *, axis: int) -> Tensor:
 def hardmax(x: Tensor, *, axis: int) -> Tensor:
     """Mark the first maximum along an axis with 1, all else with 0."""
     return _one_hot_maximum(x, axis)
+
+
+@op("SwiGLU", since=28)
+def swiglu(gate: Tensor, value: Tensor, *, alpha: float) -> Tensor:
+    """Compute ``gate sigmoid(alpha gate) value``."""
+    return gate * torch.sigmoid(alpha * gate) * value

@@ -64,7 +64,7 @@ def instance_normalization(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: f
     return normal * _per_channel(x, scale) + _per_channel(x, bias)
 
 
-@op("LayerNormalization", since=1, returns_tuple=True)
+@op("LayerNormalization", since=1)
 def layer_normalization(
     x: Tensor,
     scale: Tensor,

@@ -98,7 +98,7 @@ def lp_pool(
     return _windows_summed(powers, axes, counts) ** (1.0 / p)
 
 
-@op("MaxPool", since=1)
+@op("MaxPool", since=1, returns_tuple=True)
 def max_pool(
     x: Tensor,
     *,
