@@ -109,4 +109,4 @@ def _defaults(node: onnx_ir.Node, version: int) -> dict[str, Any]:
 def _decoded(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
-    return list(value) if not isinstance(value, (int, float, str)) else value
+    return value if isinstance(value, (int, float, str)) else [_decoded(item) for item in value]

@@ -117,7 +117,8 @@ def attention(
         filled = torch.arange(keys) < nonpad_kv_seqlen.reshape(-1, 1, 1, 1)
     mask = None if attn_mask is None else _padded(attn_mask, keys)
     bias = _bias(q.dtype, mask, window, filled)
-    root = math.sqrt(1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    root = torch.tensor(math.sqrt(factor), dtype=q.dtype)
     groups = q.shape[1] // k.shape[1]
     shared_k, shared_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     raw = torch.matmul(q * root, (shared_k * root).transpose(-1, -2))

@@ -60,6 +60,39 @@ def loop(
     return (*state, *(_stacked(scanned, number) for number in range(stacks)))
 
 
+@op("Scan", since=8, widen=False)
+def scan_8(
+    sequence_lens: Tensor | None,
+    *values: Tensor,
+    body: Subgraph,
+    body_captures: Sequence[Any],
+    num_scan_inputs: int,
+    directions: Sequence[int] | None = None,
+) -> tuple[Tensor, ...]:
+    """Scan each sample of a batch over its own length, padding what it scans out with zeros."""
+    split = len(values) - num_scan_inputs
+    longest = values[split].shape[1]
+    rows: list[list[Tensor]] = []
+    for sample in range(values[0].shape[0]):
+        length = longest if sequence_lens is None else int(sequence_lens[sample])
+        sequences = [value[sample, :length] for value in values[split:]]
+        results = scan(
+            *(value[sample] for value in values[:split]),
+            *sequences,
+            body=body,
+            body_captures=body_captures,
+            num_scan_inputs=num_scan_inputs,
+            scan_input_directions=directions,
+        )
+        padded = [_lengthened(result, longest) for result in results[split:]]
+        rows.append([*results[:split], *padded])
+    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+
+
+def _lengthened(x: Tensor, length: int) -> Tensor:
+    return torch.cat([x, x.new_zeros([length - x.shape[0], *x.shape[1:]])])
+
+
 @op("Scan", since=9, widen=False)
 def scan(
     *values: Tensor,
