@@ -1,11 +1,11 @@
-"""The differentiable twin: a model of the IR as a torch.fx.GraphModule, and trained values on their way back."""
+"""The differentiable twin: a model as a torch.fx.GraphModule, and trained values back."""
+
+import importlib.util
 
 from whet.errors import UsageError
 
-try:
-    import torch as _torch  # noqa: F401  # only to fail here, with advice
-except ImportError as error:
-    raise UsageError("the differentiable twin needs torch: pip install whet[torch]") from error
+if importlib.util.find_spec("torch") is None:
+    raise UsageError("the differentiable twin needs torch: pip install whet[torch]")
 
 from whet.ir.twin.convert import Origin, to_fx
 from whet.ir.twin.element_types import from_numpy, to_numpy

@@ -8,7 +8,13 @@ import onnx_ir
 import torch
 
 from whet.errors import UnsupportedModel
-from whet.ir.twin.element_types import DIFFERENTIABLE, from_numpy, onnx_type, torch_type
+from whet.ir.twin.element_types import (
+    DIFFERENTIABLE,
+    TORCH_TYPES,
+    from_numpy,
+    onnx_type,
+    torch_type,
+)
 from whet.ir.twin.registry import schema_of
 
 _PLAIN = {
@@ -23,7 +29,15 @@ _PLAIN = {
 _IGNORED = {onnx_ir.AttributeType.GRAPH, onnx_ir.AttributeType.TYPE_PROTO}
 
 _TYPE_ATTRIBUTES = frozenset(
-    {"to", "dtype", "stash_type", "output_dtype", "output_datatype", "softmax_precision", "precision"}
+    {
+        "to",
+        "dtype",
+        "stash_type",
+        "output_dtype",
+        "output_datatype",
+        "softmax_precision",
+        "precision",
+    }
 )
 """Attributes that hold a number of onnx.TensorProto.DataType."""
 
@@ -70,7 +84,10 @@ class Attributes:
         for name, attribute in self._node.attributes.items():
             if attribute.type in _PLAIN:
                 yield name, self._value(name, _unpacked(attribute))
-            elif attribute.type is not onnx_ir.AttributeType.TENSOR and attribute.type not in _IGNORED:
+            elif (
+                attribute.type is not onnx_ir.AttributeType.TENSOR
+                and attribute.type not in _IGNORED
+            ):
                 raise UnsupportedModel(
                     f"attribute {name!r} of {self._node.op_type} {self._node.name!r} has type "
                     f"{attribute.type.name}, which the twin cannot hold"
@@ -84,8 +101,15 @@ class Attributes:
 
     def _value(self, name: str, value: Any) -> Any:
         if name not in _TYPE_ATTRIBUTES or self._node.op_type == "BitCast":
-            return value
-        return None if value == _ABSENT else int(self._types.mapped(onnx_ir.DataType(value)))
+            return value  # BitCast reads bits: its type must not follow the twin's
+        if value == _ABSENT:
+            return None
+        dtype = self._types.mapped(onnx_ir.DataType(value))
+        if dtype not in TORCH_TYPES:
+            raise UnsupportedModel(
+                f"{self._node.op_type} {self._node.name!r} has {name} {dtype}, torch has none"
+            )
+        return int(dtype)
 
 
 def _unpacked(attribute: onnx_ir.Attr) -> Any:

@@ -14,7 +14,7 @@ import torch.fx
 
 from whet.errors import UnsupportedModel
 from whet.ir.twin.attributes import Attributes, TypeMap
-from whet.ir.twin.element_types import DIFFERENTIABLE
+from whet.ir.twin.element_types import DIFFERENTIABLE, TORCH_TYPES
 from whet.ir.twin.inputs import input_or_default, matched_type, required_input
 from whet.ir.twin.names import Place, places
 from whet.ir.twin.registry import Operator, find
@@ -35,13 +35,16 @@ def to_fx(
 ) -> torch.fx.GraphModule:
     """Turn a model into a module that computes and differentiates it.
 
-    Inputs are positional in the model's order (one that is also an initializer may be left out); the result is the tuple
-    of outputs. Initializers of float16, bfloat16, float32 and float64 are parameters, all others buffers, both under
-    their own names (see :func:`whet.ir.twin.names.places`). Every value's fx node carries ``meta["onnx"]``.
+    Inputs are positional in the model's order (one that is also an initializer may be left out);
+    the result is the tuple of outputs. Initializers of float16, bfloat16, float32 and float64 are
+    parameters, all others buffers, both under their own names (``parameter_paths`` lists the few
+    that a module tree cannot hold). Every value's fx node carries an ``Origin`` in
+    ``meta["onnx"]``. Integers below a byte are held in one byte.
 
-    With ``dtype`` those four types all become that type - weights, inputs, casts, constants, random numbers -, so that
-    ``torch.float64`` makes an oracle. With ``straight_through`` QuantizeLinear returns its integers in the
-    input's float type and its rounding has the gradient of the identity inside the range.
+    With ``dtype`` those four types all become that type - weights, inputs, casts, constants,
+    random numbers -, so that ``torch.float64`` makes an oracle. With ``straight_through``
+    QuantizeLinear returns its integers in the input's floating type, and its rounding has the
+    gradient of the identity inside the range.
     """
     model = _without_functions(model)
     _refuse_unsupported(model)
@@ -57,7 +60,6 @@ def to_fx(
         opsets=dict(model.opset_imports),
     )
     _Scope(plan, twin).main_graph(model.graph)
-    twin.meta["initializers"] = {place.value.name: place.path for place in reversed(stored)}
     return twin
 
 
@@ -110,13 +112,17 @@ def _put(root: torch.nn.Module, path: str, tensor: torch.Tensor, *, parameter: b
     *parents, name = path.split(".")
     module = root
     for parent in parents:
-        if parent not in module._modules:
-            module.add_module(parent, torch.nn.Module())
-        module = module.get_submodule(parent)
+        module = _child(module, parent)
     if parameter:
         module.register_parameter(name, torch.nn.Parameter(tensor))
     else:
         module.register_buffer(name, tensor)
+
+
+def _child(module: torch.nn.Module, name: str) -> torch.nn.Module:
+    if name not in dict(module.named_children()):
+        module.add_module(name, torch.nn.Module())
+    return module.get_submodule(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,8 @@ class _Scope:
         return node
 
     def _main_input(self, value: onnx_ir.Value, *, optional: bool) -> None:
+        if value.dtype is not None and value.dtype not in TORCH_TYPES:
+            raise UnsupportedModel(f"input {value.name!r} has type {value.dtype}, torch has none")
         node = self._placeholder(value, optional=optional)
         if optional and value in self._plan.paths:
             stored = self._attribute(self._plan.paths[value])
@@ -227,9 +235,10 @@ class _Scope:
             kwargs[name] = self._constant(tensor, node.outputs[0].name or name)
         kwargs.update(self._subgraphs(node))
         kwargs.update(self._context(node, implementation))
-        name = node.name if implementation.returns_tuple else node.outputs[0].name
+        source = node if implementation.returns_tuple else node.outputs[0]
+        name = _identifier(source.name or node.op_type)
         return self._graph.create_node(
-            "call_function", implementation.run, tuple(args), kwargs, name=_identifier(name or "")
+            "call_function", implementation.run, tuple(args), kwargs, name=name
         )
 
     def _subgraphs(self, node: onnx_ir.Node) -> Iterator[tuple[str, Any]]:
@@ -237,7 +246,9 @@ class _Scope:
             if attribute.type is not onnx_ir.AttributeType.GRAPH:
                 continue
             captured = list(dict.fromkeys(_free(attribute.as_graph())))
-            module = torch.fx.GraphModule(torch.nn.Module(), torch.fx.Graph(), class_name="Subgraph")
+            module = torch.fx.GraphModule(
+                torch.nn.Module(), torch.fx.Graph(), class_name="Subgraph"
+            )
             _Scope(self._plan, module).subgraph(attribute.as_graph(), captured)
             yield name, self._attribute(self._held("_subgraphs", f"{node.name}_{name}", module))
             yield f"{name}_captures", tuple(self._use(value) for value in captured)
@@ -247,22 +258,21 @@ class _Scope:
         if value is None:
             return None
         producer = value.producer()
-        if producer is not None and producer.op_type == "Constant" and "value" in producer.attributes:
-            dtype = onnx_ir.DataType(producer.attributes["value"].as_tensor().dtype)
-        elif value.const_value is not None:
-            dtype = onnx_ir.DataType(value.const_value.dtype)
-        else:
-            dtype = value.dtype
-        return None if dtype is None else int(self._plan.types.mapped(dtype))
+        dtype = value.dtype if value.const_value is None else value.const_value.dtype
+        if (
+            producer is not None
+            and producer.op_type == "Constant"
+            and "value" in producer.attributes
+        ):
+            dtype = producer.attributes["value"].as_tensor().dtype
+        return None if dtype is None else int(self._plan.types.mapped(onnx_ir.DataType(dtype)))
 
     def _constant(self, tensor: torch.Tensor, name: str) -> torch.fx.Node:
         path = self._held("_constants", name, torch.nn.Buffer(tensor, persistent=False))
         return self._attribute(path)
 
     def _held(self, holder: str, name: str, item: torch.nn.Module | torch.nn.Buffer) -> str:
-        if holder not in self._module._modules:
-            self._module.add_module(holder, torch.nn.Module())
-        parent = self._module.get_submodule(holder)
+        parent = _child(self._module, holder)
         free = base = _identifier(name)
         number = 2
         while hasattr(parent, free):

@@ -35,6 +35,16 @@ TORCH_TYPES: dict[onnx_ir.DataType, torch.dtype] = {
 }
 """The torch type of every ONNX type that has one; integers below a byte live in one byte."""
 
+SUB_BYTE = frozenset(
+    {
+        onnx_ir.DataType.INT2,
+        onnx_ir.DataType.INT4,
+        onnx_ir.DataType.UINT2,
+        onnx_ir.DataType.UINT4,
+    }
+)
+"""Types that are held in one byte."""
+
 INTEGER_RANGES: dict[onnx_ir.DataType, tuple[int, int]] = {
     onnx_ir.DataType.INT2: (-2, 1),
     onnx_ir.DataType.UINT2: (0, 3),
@@ -90,18 +100,14 @@ def torch_type(dtype: onnx_ir.DataType | int) -> torch.dtype:
     """Look up the torch type of an ONNX type; an ONNX type that torch lacks raises."""
     known = TORCH_TYPES.get(onnx_ir.DataType(dtype))
     if known is None:
-        raise UnsupportedModel(
-            f"torch has no element type for ONNX type {onnx_ir.DataType(dtype)}"
-        )
+        raise UnsupportedModel(f"torch has no element type for ONNX type {onnx_ir.DataType(dtype)}")
     return known
 
 
 def onnx_type(dtype: torch.dtype) -> onnx_ir.DataType:
     """Look up the ONNX type of a torch type; bytes stand for themselves, not for sub-byte types."""
-    sub_byte = (onnx_ir.DataType.INT2, onnx_ir.DataType.INT4)
-    sub_byte += (onnx_ir.DataType.UINT2, onnx_ir.DataType.UINT4)
     for onnx_dtype, known in TORCH_TYPES.items():
-        if known is dtype and onnx_dtype not in sub_byte:
+        if known is dtype and onnx_dtype not in SUB_BYTE:
             return onnx_dtype
     raise UnsupportedModel(f"ONNX has no element type for {dtype}")
 
@@ -120,7 +126,7 @@ def from_numpy(array: np.ndarray) -> torch.Tensor:
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Copy a tensor into a numpy array of the same element type (ml_dtypes' where numpy lacks it)."""
+    """Copy a tensor into a numpy array of the same element type (ml_dtypes fills numpy's gaps)."""
     tensor = tensor.detach().cpu().contiguous()
     for array_type, (bits, dtype) in _NUMPY_ONLY.items():
         if tensor.dtype is dtype:

@@ -1,4 +1,4 @@
-"""Where in the twin an initializer lives: the same dotted name wherever a module tree can express it."""
+"""Where in the twin an initializer lives: its own dotted name, if a module tree can express it."""
 
 import keyword
 from collections.abc import Iterator
@@ -23,9 +23,10 @@ class Place:
 def places(model: onnx_ir.Model) -> list[Place]:
     """Give every initializer of the model, subgraphs included, a path in the twin.
 
-    The path is the initializer's name. Where a module tree cannot hold that name - an empty component (``a..b``), a
-    quote, a Python keyword or an attribute that every module has (``forward``), ``a`` beside ``a.b``, the same name in
-    two subgraphs - dots and quotes become ``__`` and a number is appended until the path is free.
+    The path is the initializer's name. Where a module tree cannot hold that name - an empty
+    component (``a..b``), a quote, a Python keyword or an attribute that every module has
+    (``forward``), ``a`` beside ``a.b``, the same name in two subgraphs - dots and quotes become
+    ``__`` and a number is appended until the path is free.
     """
     named = [(value, value.name or "") for value in _initializers(model)]
     parents = {parent for _, name in named for parent in _parents(name)}

@@ -20,9 +20,10 @@ def value_nodes(twin: torch.fx.GraphModule) -> dict[str, torch.fx.Node]:
 def run_observed(
     twin: torch.fx.GraphModule, inputs: tuple[Any, ...], observers: Mapping[str, Observer]
 ) -> tuple[Any, ...]:
-    """Run the twin and show named values to observers; what an observer returns takes the value's place.
+    """Run the twin and show named values to observers; what one returns takes the value's place.
 
-    The values are part of the autograd graph: an observer may call ``register_hook`` to see the gradient.
+    The values are part of the autograd graph: an observer may call ``register_hook`` on them to
+    see the gradient.
     """
     nodes = value_nodes(twin)
     unknown = sorted(set(observers) - set(nodes))
@@ -34,9 +35,7 @@ def run_observed(
 
 
 class _Watching(torch.fx.Interpreter):
-    def __init__(
-        self, twin: torch.fx.GraphModule, watched: dict[torch.fx.Node, Observer]
-    ) -> None:
+    def __init__(self, twin: torch.fx.GraphModule, watched: dict[torch.fx.Node, Observer]) -> None:
         super().__init__(twin)
         self._watched = watched
 

@@ -1,7 +1,8 @@
 """Which Python function computes which ONNX operator, from which opset version on.
 
-The functions take the node's inputs by position (``None`` for an input that is left out) and its attributes by name,
-with the schema's defaults filled in. An operator whose schema has several outputs returns a tuple.
+The functions take the node's inputs by position (``None`` for an input that is left out) and its
+attributes by name, with the schema's defaults filled in. An operator whose schema has several
+outputs returns a tuple.
 """
 
 import functools
@@ -48,8 +49,9 @@ def op(
 ) -> Callable[[F], F]:
     """Register a function for ``op_type`` from opset ``since`` on.
 
-    torch has few kernels for uint16, uint32 and uint64. With ``widen`` such inputs are computed as int64 and an output
-    of the same type variable is cast back. Above 2**63-1 uint64 values then order and divide as negative numbers.
+    torch has few kernels for uint16, uint32 and uint64. With ``widen`` such inputs are computed as
+    int64 and an output of the same type variable is cast back. Above 2**63-1 uint64 values then
+    order and divide as negative numbers.
     """
 
     def register(function: F) -> F:
@@ -66,7 +68,7 @@ def op(
                 context=CONTEXT & _parameters(function),
             )
         )
-        return run  # type: ignore[return-value]  # functools.wraps keeps the signature
+        return run
 
     return register
 
@@ -99,7 +101,7 @@ def _loaded() -> dict[tuple[str, str], dict[int, Operator]]:
 
 
 def schema_of(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
-    """Find an operator's schema; before its first version, the first one (runtimes use some early)."""
+    """Find an operator's schema; before its first version, the latest (runtimes use some early)."""
     if not onnx.defs.has(op_type, domain):
         return None
     try:

@@ -10,12 +10,15 @@ from whet.ir.twin.names import places
 
 
 def parameter_paths(model: onnx_ir.Model) -> dict[str, str]:
-    """Map each initializer's name to its path in the twin (equal, except where names cannot nest)."""
-    return {place.value.name or "": place.path for place in reversed(places(model))}
+    """Map each initializer's name to its path in the twin (equal, unless names cannot nest)."""
+    paths: dict[str, str] = {}
+    for place in places(model):
+        paths.setdefault(place.value.name or "", place.path)
+    return paths
 
 
 def write_back(twin: torch.fx.GraphModule, model: onnx_ir.Model) -> list[str]:
-    """Copy parameters into the model's initializers, in the model's types; return the names that changed."""
+    """Copy parameters into the model's initializers, in their types; return the changed names."""
     parameters = dict(twin.named_parameters())
     changed: list[str] = []
     for place in places(model):
@@ -42,4 +45,8 @@ def _in_type_of(parameter: torch.Tensor, old: onnx_ir.TensorProtocol, name: str)
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).view(np.uint8) if array.ndim else array.reshape(1).view(np.uint8)
+    return (
+        np.ascontiguousarray(array).view(np.uint8)
+        if array.ndim
+        else array.reshape(1).view(np.uint8)
+    )

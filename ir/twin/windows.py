@@ -43,7 +43,7 @@ def axes_of(
     pads: Sequence[int] | None,
     auto_pad: str,
 ) -> list[Axis]:
-    """Put together the spatial axes; ``SAME_UPPER`` and ``SAME_LOWER`` give ceil(size / stride) windows."""
+    """Put together the spatial axes; both ``SAME`` modes give ceil(size / stride) windows."""
     rank = len(sizes)
     steps = strides or [1] * rank
     spread = dilations or [1] * rank

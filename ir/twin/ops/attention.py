@@ -39,9 +39,7 @@ def weights_of(scores: Tensor, bias: Tensor | None, precision: torch.dtype) -> T
     return torch.where(empty, 0.0, torch.softmax(safe.to(precision), dim=-1))
 
 
-def _window(
-    queries: int, keys: int, offset: Tensor, causal: bool, left: int, right: int
-) -> Tensor:
+def _window(queries: int, keys: int, offset: Tensor, causal: bool, left: int, right: int) -> Tensor:
     position = torch.arange(queries).unsqueeze(1) + offset.reshape(-1, 1, 1, 1)
     ahead = torch.arange(keys).unsqueeze(0) - position
     allowed = torch.ones_like(ahead, dtype=torch.bool)
@@ -60,16 +58,13 @@ def _padded(mask: Tensor, keys: int) -> Tensor:
     return torch.nn.functional.pad(mask, [0, missing], value=value)
 
 
-def _bias(
-    dtype: torch.dtype, mask: Tensor | None, window: Tensor | None, filled: Tensor | None
-) -> Tensor | None:
-    parts = [additive(part, dtype) for part in (mask, window, filled) if part is not None]
-    if not parts:
+def _bias(dtype: torch.dtype, masks: list[Tensor]) -> Tensor | None:
+    if not masks:
         return None
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+    first, *others = (additive(mask, dtype) for mask in masks)
+    for other in others:
+        first = first + other
+    return first
 
 
 @op("Attention", since=23)
@@ -92,36 +87,27 @@ def attention(
     softcap: float = 0.0,
     softmax_precision: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute ``softmax(softcap(Q K^T scale) + bias) V`` with grouped heads and an optional cache."""
+    """Compute ``softmax(softcap(scale Q K^T) + bias) V`` with grouped heads and a cache."""
     packed = q.ndim == 3
     if packed:
         if q_num_heads is None or kv_num_heads is None:
             raise UnsupportedModel("Attention of rank 3 needs q_num_heads and kv_num_heads")
-        q, k, v = (
-            split_heads(x, heads)
-            for x, heads in ((q, q_num_heads), (k, kv_num_heads), (v, kv_num_heads))
-        )
-    past = 0
+        q = split_heads(q, q_num_heads)
+        k, v = split_heads(k, kv_num_heads), split_heads(v, kv_num_heads)
+    past = torch.zeros([], dtype=torch.int64)
     if past_key is not None and past_value is not None:
-        past = past_key.shape[2]
+        past = past + past_key.shape[2]
         k, v = torch.cat([past_key, k], dim=2), torch.cat([past_value, v], dim=2)
-    queries, keys = q.shape[2], k.shape[2]
-    window = filled = None
+    elif nonpad_kv_seqlen is not None:
+        past = nonpad_kv_seqlen - q.shape[2]
+    masks = [] if attn_mask is None else [_padded(attn_mask, k.shape[2])]
     if is_causal or left_window_size >= 0 or right_window_size >= 0:
-        known = nonpad_kv_seqlen is not None and past_key is None
-        offset = nonpad_kv_seqlen - queries if known else torch.tensor(past)
-        window = _window(
-            queries, keys, offset, bool(is_causal), left_window_size, right_window_size
-        )
+        sides = (left_window_size, right_window_size)
+        masks.append(_window(q.shape[2], k.shape[2], past, bool(is_causal), *sides))
     if nonpad_kv_seqlen is not None:
-        filled = torch.arange(keys) < nonpad_kv_seqlen.reshape(-1, 1, 1, 1)
-    mask = None if attn_mask is None else _padded(attn_mask, keys)
-    bias = _bias(q.dtype, mask, window, filled)
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    root = torch.tensor(math.sqrt(factor), dtype=q.dtype)
-    groups = q.shape[1] // k.shape[1]
-    shared_k, shared_v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    raw = torch.matmul(q * root, (shared_k * root).transpose(-1, -2))
+        masks.append(torch.arange(k.shape[2]) < nonpad_kv_seqlen.reshape(-1, 1, 1, 1))
+    bias = _bias(q.dtype, masks)
+    raw, shared_v = _scores(q, k, v, scale)
     capped = softcap * torch.tanh(raw / softcap) if softcap > 0 else raw
     biased = capped if bias is None else capped + bias
     precision = torch_type(softmax_precision) if softmax_precision else q.dtype
@@ -129,6 +115,16 @@ def attention(
     shown = {_AFTER_SOFTCAP: capped, _AFTER_BIAS: biased, _AFTER_SOFTMAX: weights}
     y = torch.matmul(weights, shared_v)
     return merge_heads(y) if packed else y, k, v, shown.get(qk_matmul_output_mode, raw)
+
+
+def _scores(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
+    """Compute scaled scores, and the values shared among the heads of each group."""
+    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    root = torch.tensor(math.sqrt(factor), dtype=q.dtype)
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    return torch.matmul(q * root, (k * root).transpose(-1, -2)), v
 
 
 @op("RotaryEmbedding", since=23)

@@ -6,28 +6,17 @@ import onnx_ir
 import torch
 from torch import Tensor
 
-from whet.ir.twin.element_types import FLOAT8, INTEGER_RANGES, onnx_type, torch_type
+from whet.ir.twin.element_types import FLOAT8, INTEGER_RANGES, SUB_BYTE, onnx_type, torch_type
 from whet.ir.twin.registry import op
 
-_SUB_BYTE = frozenset(
-    {
-        onnx_ir.DataType.INT2,
-        onnx_ir.DataType.INT4,
-        onnx_ir.DataType.UINT2,
-        onnx_ir.DataType.UINT4,
-    }
-)
 
-
-def cast_to(
-    x: Tensor, onnx_dtype: int, *, saturate: bool = True, round_mode: str = "up"
-) -> Tensor:
-    """Cast as ONNX does: floats truncate and wrap to integers, float8 saturates unless told not to."""
+def cast_to(x: Tensor, onnx_dtype: int, *, saturate: bool = True, round_mode: str = "up") -> Tensor:
+    """Cast as ONNX does: floats truncate to integers, float8 saturates unless told not to."""
     target = onnx_ir.DataType(onnx_dtype)
     dtype = torch_type(target)
     if x.dtype in FLOAT8 and dtype is not x.dtype:
         x = x.to(torch.float32)
-    if target in _SUB_BYTE:
+    if target in SUB_BYTE:
         return _wrapped(x, *INTEGER_RANGES[target]).to(dtype)
     if dtype is torch.float8_e8m0fnu:
         return _powers_of_two(x, round_mode)
@@ -137,8 +126,8 @@ def eye_like(x: Tensor, *, k: int, dtype: int | None = None) -> Tensor:
 def arange(start: Tensor, limit: Tensor, delta: Tensor, *, stash_type: int = 1) -> Tensor:
     """Count from ``start`` to before ``limit`` by ``delta``."""
     if not start.is_floating_point():
-        first, last, step = int(start), int(limit), int(delta)
-        return torch.tensor(list(range(first, last, step)), dtype=start.dtype)
+        numbers = range(int(start), int(limit), int(delta))
+        return torch.tensor(list(numbers), dtype=start.dtype)
     exact = torch.promote_types(start.dtype, torch_type(stash_type))
     begin, end, step = start.to(exact), limit.to(exact), delta.to(exact)
     count = max(int(torch.ceil((end - begin) / step)), 0)

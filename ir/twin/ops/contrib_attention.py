@@ -11,7 +11,7 @@ from whet.ir.twin.registry import op
 
 
 def _key_mask(mask: Tensor, keys: int, filter_value: float, dtype: torch.dtype) -> Tensor:
-    """Turn key lengths (batch) or a 0/1 mask over keys into a bias over (batch, 1, 1 or queries, keys)."""
+    """Turn lengths or a 0/1 mask over keys into a bias over (batch, 1, 1 or queries, keys)."""
     if mask.ndim == 1:
         mask = torch.arange(keys).unsqueeze(0) < mask.unsqueeze(1)
     shape = (mask.shape[0], 1, 1, keys) if mask.ndim == 2 else (mask.shape[0], 1, -1, keys)
@@ -54,7 +54,7 @@ def multi_head_attention(
     if bias is not None:
         sizes = [query.shape[-1], key.shape[-1], value.shape[-1]]
         query, key, value = (
-            x + part for x, part in zip((query, key, value), bias.split(sizes), strict=True)
+            x + part for x, part in zip((query, key, value), torch.split(bias, sizes), strict=True)
         )
     q = split_heads(query, num_heads)
     k, v = (x if x.ndim == 4 else split_heads(x, num_heads) for x in (key, value))
@@ -85,11 +85,11 @@ def packed_attention(
     scale: float | None = None,
     unidirectional: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Project to query, key and value with one matrix, then attend; the cache stacks key and value."""
+    """Project to query, key and value with one matrix, then attend; the cache stacks both."""
     projected = torch.matmul(x, weights)
     projected = projected if bias is None else projected + bias
     sizes = qkv_hidden_sizes or [weights.shape[1] // 3] * 3
-    q, k, v = (split_heads(part, num_heads) for part in projected.split(sizes, dim=-1))
+    q, k, v = (split_heads(part, num_heads) for part in torch.split(projected, sizes, -1))
     if past is not None:
         k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
     keys = k.shape[2]

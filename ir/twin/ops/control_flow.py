@@ -1,6 +1,6 @@
 """Branches and loops; subgraphs are modules, run in Python, so gradients flow through them.
 
-A subgraph takes its own inputs first and then the outer values it uses (the ``..._captures`` arguments).
+A subgraph takes its own inputs first, then the outer values it uses (``..._captures``).
 """
 
 from collections.abc import Callable, Sequence
@@ -133,9 +133,7 @@ def _slices(sequence: Tensor, axis: int, backwards: int) -> list[Tensor]:
     return parts[::-1] if backwards else parts
 
 
-def _ordered(
-    scanned: Sequence[tuple[Tensor, ...]], backwards: int
-) -> Sequence[tuple[Tensor, ...]]:
+def _ordered(scanned: Sequence[tuple[Tensor, ...]], backwards: int) -> Sequence[tuple[Tensor, ...]]:
     return scanned[::-1] if backwards else scanned
 
 

@@ -87,7 +87,9 @@ def conv_transpose(
         wanted = [axis.size * axis.stride for axis in axes]
     crops = [(axis.before, axis.after) for axis in axes]
     if wanted is not None:
-        totals = [_full(axis) + more - size for axis, more, size in zip(axes, extra, wanted, strict=True)]
+        totals = [
+            _full(axis) + more - size for axis, more, size in zip(axes, extra, wanted, strict=True)
+        ]
         crops = [_halves(total, upper=auto_pad == "SAME_UPPER") for total in totals]
     steps, spread = [axis.stride for axis in axes], [axis.dilation for axis in axes]
     full = _CONV_TRANSPOSE[rank](x, weight, None, steps, 0, 0, group, spread)
@@ -120,7 +122,7 @@ def deform_conv(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Tensor:
-    """Convolve at sampling points that are moved by ``offset`` and scaled by ``mask`` (two spatial axes)."""
+    """Convolve at points that are moved by ``offset`` and scaled by ``mask`` (two spatial axes)."""
     if x.ndim != 4:
         raise UnsupportedModel(f"the twin's DeformConv has 2 spatial axes, not {x.ndim - 2}")
     rows, columns = axes_of(
@@ -184,9 +186,7 @@ def col2im(
 ) -> Tensor:
     """Add up blocks (batch, channels x block, positions) where they overlap in the image."""
     image, block = image_shape.tolist(), block_shape.tolist()
-    axes = axes_of(
-        image, block, strides=strides, dilations=dilations, pads=pads, auto_pad="NOTSET"
-    )
+    axes = axes_of(image, block, strides=strides, dilations=dilations, pads=pads, auto_pad="NOTSET")
     counts = [axis.count(ceil=False) for axis in axes]
     padded = [axis.size + axis.before + axis.after for axis in axes]
     place = torch.zeros(1, 1, dtype=torch.int64)

@@ -193,7 +193,7 @@ def bitwise_not(x: Tensor) -> Tensor:
 
 @op("BitShift", since=11, widen=False)
 def bit_shift(x: Tensor, amount: Tensor, *, direction: str) -> Tensor:
-    """Shift bits; a signed number keeps its sign to the right; shifting by the width or more empties."""
+    """Shift bits; to the right a signed number keeps its sign; the width or more empties."""
     width = x.element_size() * 8
     bits = x.to(torch.int64)
     if not x.dtype.is_signed and width < 64:
@@ -253,4 +253,3 @@ for _op_type, _since, _function in (
     ("Tanh", 1, torch.tanh),
 ):
     _register_unary(_op_type, _since, _function)
-

@@ -85,9 +85,11 @@ def tensor_scatter(
     axis: int = -2,
     mode: str = "linear",
 ) -> Tensor:
-    """Write each sample's new entries into its cache from ``write_indices`` on, wrapping if circular."""
+    """Write each sample's update into its cache from its index on, wrapping if circular."""
     axis = axis % cache.ndim
-    start = torch.zeros(cache.shape[0], dtype=torch.int64) if write_indices is None else write_indices
+    start = (
+        torch.zeros(cache.shape[0], dtype=torch.int64) if write_indices is None else write_indices
+    )
     place = start.unsqueeze(1) + torch.arange(update.shape[axis]).unsqueeze(0)
     if mode == "circular":
         place = torch.remainder(place, cache.shape[axis])
@@ -111,8 +113,10 @@ def one_hot(indices: Tensor, depth: Tensor, values: Tensor, *, axis: int) -> Ten
 @op("NonZero", since=9)
 def non_zero(x: Tensor) -> Tensor:
     """List the positions of nonzero elements, one per column."""
-    return torch.nonzero(x.reshape(1) if x.ndim == 0 else x).t() if x.ndim else (
-        torch.zeros(0, int(bool(x)), dtype=torch.int64)
+    return (
+        torch.nonzero(x.reshape(1) if x.ndim == 0 else x).t()
+        if x.ndim
+        else (torch.zeros(0, int(bool(x)), dtype=torch.int64))
     )
 
 

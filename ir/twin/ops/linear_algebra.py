@@ -21,8 +21,8 @@ def gemm(
     *,
     alpha: float,
     beta: float,
-    transA: int,  # noqa: N803  # the attribute's name
-    transB: int,  # noqa: N803  # the attribute's name
+    transA: int,  # the attribute's name
+    transB: int,  # the attribute's name
 ) -> Tensor:
     """Compute ``alpha A B + beta C``."""
     product = torch.matmul(a.t() if transA else a, b.t() if transB else b)
@@ -38,10 +38,10 @@ def fused_matmul(
     b: Tensor,
     *,
     alpha: float = 1.0,
-    transA: int = 0,  # noqa: N803  # the attribute's name
-    transB: int = 0,  # noqa: N803  # the attribute's name
-    transBatchA: int = 0,  # noqa: N803  # the attribute's name
-    transBatchB: int = 0,  # noqa: N803  # the attribute's name
+    transA: int = 0,  # the attribute's name
+    transB: int = 0,  # the attribute's name
+    transBatchA: int = 0,  # the attribute's name
+    transBatchB: int = 0,  # the attribute's name
 ) -> Tensor:
     """Compute ``alpha A B`` with either side transposed."""
     a = _arranged(a, transA, transBatchA)
@@ -58,23 +58,24 @@ def _arranged(x: Tensor, swap: int, batch: int) -> Tensor:
 @op("Einsum", since=12)
 def einsum(*operands: Tensor, equation: str) -> Tensor:
     """Sum products over the indices of an equation."""
-    return torch.einsum(equation.replace(" ", ""), *operands)
+    result: Tensor = torch.einsum(equation.replace(" ", ""), *operands)
+    return result
 
 
 @op("Det", since=11)
 def determinant(x: Tensor) -> Tensor:
     """Compute the determinant of the last two axes."""
-    return torch.linalg.det(x)
+    result: Tensor = torch.linalg.det(x)
+    return result
 
 
-def _transform(
-    x: Tensor, length: Tensor | None, axis: int, inverse: int, onesided: int
-) -> Tensor:
+def _transform(x: Tensor, length: Tensor | None, axis: int, inverse: int, onesided: int) -> Tensor:
     signal = torch.view_as_complex(x.contiguous()) if x.shape[-1] == 2 else x.squeeze(-1)
     axis = axis % x.ndim
     count = None if length is None else int(length)
     if inverse and onesided:
-        return torch.fft.irfft(signal, count, axis).unsqueeze(-1)
+        real: Tensor = torch.fft.irfft(signal, count, axis)
+        return real.unsqueeze(-1)
     if inverse:
         return torch.view_as_real(torch.fft.ifft(signal, count, axis))
     if onesided and not signal.is_complex():

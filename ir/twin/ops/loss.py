@@ -32,7 +32,7 @@ def negative_log_likelihood_loss(
     reduction: str,
     ignore_index: int | None = None,
 ) -> Tensor:
-    """Average (or sum, or list) minus the log-probability of the target class, weighted by class."""
+    """Average, sum or list minus the log-probability of the target, weighted by class."""
     return _nll(x, target, weight, ignore_index, reduction)
 
 

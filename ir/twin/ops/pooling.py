@@ -194,4 +194,5 @@ def global_max_pool(x: Tensor) -> Tensor:
 @op("GlobalLpPool", since=2)
 def global_lp_pool(x: Tensor, *, p: int) -> Tensor:
     """Compute the p-norm over space."""
-    return torch.linalg.vector_norm(x, p, _spatial(x), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, p, _spatial(x), keepdim=True)
+    return norm

@@ -1,8 +1,8 @@
 """Quantization; with ``straight_through`` it can be trained.
 
-Straight through, QuantizeLinear keeps its integers in the input's floating type: rounding then has the gradient of the
-identity, clamping that of a clamp, and the scale the gradient of learned step size quantization
-(Esser et al., 2020).
+Straight through, QuantizeLinear keeps its integers in the input's floating type: rounding then has
+the gradient of the identity, clamping that of a clamp, and the scale the gradient of learned step
+size quantization (Esser et al., 2020).
 """
 
 from collections.abc import Sequence
@@ -337,7 +337,8 @@ def _unpacked(packed: Tensor, bits: int) -> Tensor:
     """Spread bytes into numbers of ``bits`` bits, low bits first, along the last axis."""
     shifts = torch.arange(0, 8, bits)
     wide = packed.to(torch.int64).unsqueeze(-1)
-    return ((wide >> shifts) & (2**bits - 1)).flatten(-2)
+    numbers: Tensor = (wide >> shifts) & (2**bits - 1)
+    return numbers.flatten(-2)
 
 
 @op("MatMulNBits", domain="com.microsoft")
@@ -349,13 +350,13 @@ def matmul_n_bits(
     g_idx: Tensor | None = None,
     bias: Tensor | None = None,
     *,
-    K: int,  # noqa: N803  # the attribute's name
-    N: int,  # noqa: N803  # the attribute's name
+    K: int,  # the attribute's name
+    N: int,  # the attribute's name
     block_size: int,
     bits: int = 4,
     accuracy_level: int = 0,
 ) -> Tensor:
-    """Multiply by a weight stored in blocks of a few bits: ``B`` is (N, blocks, bytes per block)."""
+    """Multiply by a weight of a few bits in blocks; ``b`` is (N, blocks, bytes per block)."""
     blocks = -(-K // block_size)
     whole = _unpacked(b.reshape(N, blocks, -1), bits).to(scales.dtype)
     if zero_points is None:

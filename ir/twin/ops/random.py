@@ -75,9 +75,7 @@ def multinomial(x: Tensor, *, dtype: int, sample_size: int, seed: float | None =
     return drawn.to(torch_type(dtype))
 
 
-def _dropped(
-    x: Tensor, ratio: float, training: bool, seed: float | None
-) -> tuple[Tensor, Tensor]:
+def _dropped(x: Tensor, ratio: float, training: bool, seed: float | None) -> tuple[Tensor, Tensor]:
     if not training or ratio == 0:
         return x, torch.ones_like(x, dtype=torch.bool)
     mask = torch.rand(x.shape, generator=_generator(seed)) >= ratio

@@ -61,7 +61,8 @@ def _l1(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 def _l2(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     if x.is_floating_point():
-        return torch.linalg.vector_norm(x, 2, axes, keep)
+        norm: Tensor = torch.linalg.vector_norm(x, 2, axes, keep)
+        return norm
     return torch.sqrt(_sum(x * x, axes, keep).double()).to(x.dtype)
 
 

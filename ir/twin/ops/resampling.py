@@ -264,11 +264,15 @@ def roi_align(
         across = _roi_weights(columns, x.shape[3], x.dtype)
         if mode == "avg":
             values = torch.einsum("chw,ph,qw->cpq", x[sample], down, across)
-            bins = values.reshape(x.shape[1], output_height, -1, output_width, columns.shape[0] // output_width)
+            bins = values.reshape(
+                x.shape[1], output_height, -1, output_width, columns.shape[0] // output_width
+            )
             pooled.append(bins.mean(dim=(2, 4)))
         else:
             pooled.append(_roi_maximum(x[sample], rows, columns, output_height, output_width))
-    return torch.stack(pooled) if pooled else x.new_zeros(0, x.shape[1], output_height, output_width)
+    return (
+        torch.stack(pooled) if pooled else x.new_zeros(0, x.shape[1], output_height, output_width)
+    )
 
 
 def _roi_points(start: float, length: float, bins: int, ratio: int) -> Tensor:
@@ -296,7 +300,7 @@ def _roi_weights(points: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 
 
 def _roi_maximum(x: Tensor, rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
-    """Take the largest of the four weighted neighbours of all samples, as the operator is defined."""
+    """Take the largest of the four weighted neighbours of all samples, as ONNX defines it."""
     top, bottom, down = _roi_corner(rows, x.shape[1])
     left, right, across = _roi_corner(columns, x.shape[2])
     down, across = down.to(x.dtype).unsqueeze(1), across.to(x.dtype).unsqueeze(0)

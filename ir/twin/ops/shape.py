@@ -1,5 +1,6 @@
 """Shapes, layouts, and parts of tensors."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -98,7 +99,7 @@ def _chunks(x: Tensor, sizes: Sequence[int] | None, axis: int, count: int) -> tu
     if sizes is None:
         chunk = -(-x.shape[axis] // count)
         starts = [min(chunk * number, x.shape[axis]) for number in range(count + 1)]
-        sizes = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+        sizes = [end - start for start, end in itertools.pairwise(starts)]
     return torch.split(x, list(sizes), dim=axis)
 
 
