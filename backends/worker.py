@@ -171,7 +171,7 @@ class _Server:
             return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}, {}
         assert self._runner is not None
         if message["do"] == "run":
-            return {}, {f"{k}": a for k, a in enumerate(self._runner.run(feeds))}
+            return {}, {f"{k}": _plain(a) for k, a in enumerate(self._runner.run(feeds))}
         return {"ms": self._time(feeds, message["runs"], message["seconds"])}, {}
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -193,6 +193,14 @@ class _Server:
             self._runner.run(feeds)
             found.append((time.perf_counter() - start) * 1e3)
         return found
+
+
+def _plain(array: Array) -> Array:
+    if array.dtype != np.object_:
+        return array
+    if all(isinstance(item, str) for item in array.reshape(-1)):
+        return array.astype(np.str_)
+    raise CannotRun("an output is a sequence; only tensors can be handed over")
 
 
 def main() -> None:

@@ -42,14 +42,18 @@ class Rewrite(Pass):
     def apply(self, work: Workbench) -> None:
         """Sweep over the graph until nothing changes."""
         budget = 1 + 2 * len(work.graph)
+        refused: set[onnx_ir.Node] = set()
         kinds = {kind for pattern in self.patterns for kind in pattern.op_types}
         while True:
             before = work.coverage.changed
             roots = work.nodes(*kinds)
             work.coverage.matched = work.coverage.eligible = before
             for root in roots:
-                if root.graph is not None:
-                    self._visit(root, work)
+                if root in refused:
+                    work.coverage.matched += 1
+                    work.coverage.eligible += 1
+                elif root.graph is not None and not self._visit(root, work):
+                    refused.add(root)
             if work.coverage.changed == before:
                 return
             if work.coverage.changed > budget:
@@ -58,10 +62,11 @@ class Rewrite(Pass):
                     "it matches its own output"
                 )
 
-    def _visit(self, root: onnx_ir.Node, work: Workbench) -> None:
+    def _visit(self, root: onnx_ir.Node, work: Workbench) -> bool:
+        """Rewrite at ``root`` if it matches; False if the proof refused."""
         found = self._find(root, work)
         if found is None:
-            return
+            return True
         work.coverage.matched += 1
         build = work.builder(root)
         try:
@@ -70,15 +75,16 @@ class Rewrite(Pass):
         except Mismatch as reason:
             work.decline(root, str(reason))
             _discard(build)
-            return
+            return True
         values = new if isinstance(new, tuple) else (new,)
         pairs = zip(root.outputs, values, strict=True)
         outputs = tuple((old, value) for old, value in pairs if value is not None)
-        work.propose(
+        return work.propose(
             Proposal(tuple(found.nodes), outputs, tuple(build.nodes), tuple(build.initializers))
         )
 
     def _find(self, root: onnx_ir.Node, work: Workbench) -> Match | None:
+        missed = ""
         for pattern in self.patterns:
             if root.op_type not in pattern.op_types:
                 continue
@@ -86,8 +92,10 @@ class Rewrite(Pass):
             if isinstance(found, Match):
                 if self.applies(found, work):
                     return found
-            elif found:
-                work.near_miss(root, found)
+            else:
+                missed = missed or found
+        if missed:
+            work.near_miss(root, missed)
         return None
 
 
