@@ -60,7 +60,9 @@ def check(model: onnx_ir.Model) -> None:
     onnx.checker.check_model(onnx_ir.serde.serialize_model(model), full_check=True)
 
 
-def run_pass(source: str | onnx_ir.Model, step: Pass, opset: int = 21) -> tuple[onnx_ir.Model, Coverage]:
+def run_pass(
+    source: str | onnx_ir.Model, step: Pass, opset: int = 21
+) -> tuple[onnx_ir.Model, Coverage]:
     """Run ``step`` with proofs; the model must stay valid and its outputs the same, and a second run change nothing."""
     model = model_of(source, opset) if isinstance(source, str) else source
     context = context_of(model)
@@ -88,7 +90,9 @@ def declines(source: str | onnx_ir.Model, step: Pass, reason: str = "", opset: i
     assert any(reason in text for text in said) if reason else not coverage.declined
 
 
-def run_recipe(source: str | onnx_ir.Model, recipe: Fixpoint, opset: int = 21) -> tuple[onnx_ir.Model, list[Step]]:
+def run_recipe(
+    source: str | onnx_ir.Model, recipe: Fixpoint, opset: int = 21
+) -> tuple[onnx_ir.Model, list[Step]]:
     """Run a fixpoint with proofs, with the same checks as :func:`run_pass`."""
     model = model_of(source, opset) if isinstance(source, str) else source
     context = context_of(model)

@@ -85,7 +85,9 @@ def test_merged_casts_agree_on_extremes(source: onnx_ir.DataType) -> None:
         if not mergeable(source, middle, target):
             continue
         long = model_of(chain(name(source), int(middle), name(target), int(target)))
-        short = model_of(f"({name(source)}[N] x) => ({name(target)}[N] y) {{ y = Cast<to={int(target)}>(x) }}")
+        short = model_of(
+            f"({name(source)}[N] x) => ({name(target)}[N] y) {{ y = Cast<to={int(target)}>(x) }}"
+        )
         feeds = {"x": samples(source)}
         old, new = (Executor(onnx_ir.serde.serialize_model(m)).run(feeds) for m in (long, short))
         assert old[0].tobytes() == new[0].tobytes(), (source, middle, target)

@@ -57,6 +57,8 @@ def test_a_constant_that_a_caller_may_override_stays() -> None:
 
 
 def test_an_operand_of_unknown_shape_stays() -> None:
-    model = model_of("(float[N] x) => (float[A] y) <float[1] c = {1}> { u = Relu(x) y = Mul(u, c) }")
+    model = model_of(
+        "(float[N] x) => (float[A] y) <float[1] c = {1}> { u = Relu(x) y = Mul(u, c) }"
+    )
     list(model.graph)[0].outputs[0].shape = None
     declines(model, EliminateNeutralArithmetic())

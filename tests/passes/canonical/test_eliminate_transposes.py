@@ -18,4 +18,6 @@ def test_the_same_order_goes(text: str) -> None:
 
 @pytest.mark.parametrize("perm", ["<perm = [1, 0]>", ""])
 def test_leaves_another_order(perm: str) -> None:
-    declines(f"(float[N, 3] x) => (float[3, N] y) {{ y = Transpose{perm}(x) }}", EliminateTransposes())
+    declines(
+        f"(float[N, 3] x) => (float[3, N] y) {{ y = Transpose{perm}(x) }}", EliminateTransposes()
+    )

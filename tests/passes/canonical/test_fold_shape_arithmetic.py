@@ -34,7 +34,9 @@ def test_a_fixed_size_beside_a_dynamic_one_is_a_constant() -> None:
 
 
 def test_the_middle_of_a_shape() -> None:
-    model = folded("(float[N, 3, 4, M] x) => (int64[2] y) { s = Shape<start = 1, end = -1>(x) y = Neg(s) }")
+    model = folded(
+        "(float[N, 3, 4, M] x) => (int64[2] y) { s = Shape<start = 1, end = -1>(x) y = Neg(s) }"
+    )
     assert op_types(model) == ["Neg"]
 
 

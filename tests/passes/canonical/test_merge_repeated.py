@@ -12,7 +12,9 @@ def test_doing_it_again_changes_nothing(kind: str) -> None:
     assert coverage.changed == 2
 
 
-@pytest.mark.parametrize(("kind", "type"), [("Neg", "float"), ("Not", "bool"), ("BitwiseNot", "int32")])
+@pytest.mark.parametrize(
+    ("kind", "type"), [("Neg", "float"), ("Not", "bool"), ("BitwiseNot", "int32")]
+)
 def test_doing_it_again_undoes_it(kind: str, type: str) -> None:
     text = f"({type}[N] x) => ({type}[N] y) {{ a = {kind}(x) b = {kind}(a) y = {kind}(b) }}"
     model, _ = run_pass(text, MergeRepeated())
@@ -28,7 +30,8 @@ def test_the_inner_one_stays_for_others() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["a = Exp(x) y = Exp(a)", "a = Abs(x) y = Neg(a)", "a = Reciprocal(x) y = Reciprocal(a)"]
+    "body",
+    ["a = Exp(x) y = Exp(a)", "a = Abs(x) y = Neg(a)", "a = Reciprocal(x) y = Reciprocal(a)"],
 )
 def test_leaves_the_rest(body: str) -> None:
     declines(f"(float[N] x) => (float[N] y) {{ {body} }}", MergeRepeated())

@@ -4,6 +4,7 @@ from rewriting import declines, op_types, run_pass
 from whet.passes.canonical.merge_squeezes import MergeSqueezes
 from whet.passes.forms import axes_of
 
+
 def text(kinds: tuple[str, str], shape: str, first: list[int], second: list[int], rank: int) -> str:
     """Write ``y = kind(kind(x, first), second)``."""
     dims = ", ".join(f"D{k}" for k in range(rank))
@@ -41,7 +42,9 @@ def test_axes_of_the_first_unsqueeze_move(
     first: list[int], second: list[int], axes: tuple[int, ...]
 ) -> None:
     rank = 2 + len(first) + len(second)
-    model, _ = run_pass(text(("Unsqueeze", "Unsqueeze"), "N, 3", first, second, rank), MergeSqueezes())
+    model, _ = run_pass(
+        text(("Unsqueeze", "Unsqueeze"), "N, 3", first, second, rank), MergeSqueezes()
+    )
     assert op_types(model) == ["Unsqueeze"]
     assert axes_of(next(iter(model.graph))) == axes
 
@@ -50,9 +53,7 @@ def test_axes_of_the_first_unsqueeze_move(
     ("kinds", "shape", "axes", "rank"),
     [(("Squeeze", "Unsqueeze"), "N, 1, 3", [1], 3), (("Unsqueeze", "Squeeze"), "N, 3", [1], 2)],
 )
-def test_opposites_cancel(
-    kinds: tuple[str, str], shape: str, axes: list[int], rank: int
-) -> None:
+def test_opposites_cancel(kinds: tuple[str, str], shape: str, axes: list[int], rank: int) -> None:
     source = text(kinds, shape, axes, axes, rank).replace("y = ", "v = ")
     source = source[:-1] + " y = Relu(v) }"
     model, _ = run_pass(source, MergeSqueezes())
