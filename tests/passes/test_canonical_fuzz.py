@@ -38,7 +38,8 @@ class Writer:
         return self._draw(st.integers(low, high))
 
     def choose(self) -> Tensor:
-        return self.pool[self.pick(0, len(self.pool) - 1)]
+        """Pick one of the youngest values, so that chains grow long."""
+        return self.pool[-1 - self.pick(0, min(3, len(self.pool) - 1))]
 
     def constant(self, values: object, dtype: type = np.int64) -> str:
         name = f"c{len(self.weights)}"
@@ -204,7 +205,7 @@ def constants(writer: Writer) -> None:
 
 
 def branch(writer: Writer) -> None:
-    """Capture a value in both branches of an If whose condition is a constant."""
+    """Capture a value in both branches of an If."""
     x = writer.choose()
     graphs: list[onnx.GraphProto] = []
     for kind in ("Relu", "Neg"):
@@ -212,8 +213,7 @@ def branch(writer: Writer) -> None:
         node = helper.make_node(kind, [x.name], [name], name=name)
         output = helper.make_tensor_value_info(name, TensorProto.FLOAT, list(x.shape))
         graphs.append(helper.make_graph([node], name, [], [output]))
-    condition = writer.constant(bool(writer.pick(0, 1)), np.bool_)
-    result = writer.call("If", condition, then_branch=graphs[0], else_branch=graphs[1])[0]
+    result = writer.call("If", "flag", then_branch=graphs[0], else_branch=graphs[1])[0]
     writer.keep(result, x.shape)
 
 
@@ -226,21 +226,20 @@ STEPS = (
 @st.composite
 def models(draw: Callable[..., int]) -> onnx_ir.Model:
     writer = Writer(draw)
-    for _ in range(writer.pick(4, 14)):
+    for _ in range(writer.pick(6, 16)):
         STEPS[writer.pick(0, len(STEPS) - 1)](writer)
     results = writer.pool[3:][-3:] or [writer.pool[0]]
     for number, tensor in enumerate(results):
         writer.nodes.append(helper.make_node("Identity", [tensor.name], [f"y{number}"]))
-    graph = helper.make_graph(
-        writer.nodes,
-        "fuzz",
-        [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, t.shape) for t in writer.pool[:3]],
-        [
-            helper.make_tensor_value_info(f"y{k}", TensorProto.FLOAT, list(t.shape))
-            for k, t in enumerate(results)
-        ],
-        writer.weights,
-    )
+    inputs = [
+        helper.make_tensor_value_info(t.name, TensorProto.FLOAT, t.shape) for t in writer.pool[:3]
+    ]
+    inputs.append(helper.make_tensor_value_info("flag", TensorProto.BOOL, []))
+    outputs = [
+        helper.make_tensor_value_info(f"y{k}", TensorProto.FLOAT, list(t.shape))
+        for k, t in enumerate(results)
+    ]
+    graph = helper.make_graph(writer.nodes, "fuzz", inputs, outputs, writer.weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     return infer_shapes(onnx_ir.serde.deserialize_model(model))
 

@@ -63,8 +63,12 @@ def test_a_capture_follows() -> None:
         "(float[N] x) => (float[N] y) { a = LeakyRelu<alpha = 0.1>(x) b = LeakyRelu<alpha = 0.2>(x) y = Add(a, b) }",
         "(float[N] x, float[N] z) => (float[N] y) { a = Sub(x, z) b = Sub(z, x) y = Add(a, b) }",
         """(bool c, float[N] x) => (float[N] y) {
-            a = If (c) <then_branch = t () => (float[N] u) { u = Relu(x) }, else_branch = e () => (float[N] v) { v = Neg(x) }>
-            b = If (c) <then_branch = t () => (float[N] p) { p = Relu(x) }, else_branch = e () => (float[N] q) { q = Neg(x) }>
+            a = If (c) <
+                then_branch = t () => (float[N] u) { u = Relu(x) },
+                else_branch = e () => (float[N] v) { v = Neg(x) }>
+            b = If (c) <
+                then_branch = t () => (float[N] p) { p = Relu(x) },
+                else_branch = e () => (float[N] q) { q = Neg(x) }>
             y = Add(a, b) }""",
     ],
 )

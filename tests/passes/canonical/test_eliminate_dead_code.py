@@ -51,7 +51,8 @@ def test_an_optional_output_before_a_read_one_loses_its_name() -> None:
 
 def test_what_is_captured_or_an_output_or_an_input_stays() -> None:
     declines(
-        """(bool c, float[N] x, float[2] d) => (float[N] y, float[2] w) <float[2] w = {1, 2}, float[2] d = {1, 2}, float k = {2}> {
+        """(bool c, float[N] x, float[2] d) => (float[N] y, float[2] w)
+            <float[2] w = {1, 2}, float[2] d = {1, 2}, float k = {2}> {
             a = Exp(x)
             y = If (c) <
                 then_branch = t () => (float[N] u) { u = Mul(a, k) },

@@ -60,5 +60,5 @@ def test_an_operand_of_unknown_shape_stays() -> None:
     model = model_of(
         "(float[N] x) => (float[A] y) <float[1] c = {1}> { u = Relu(x) y = Mul(u, c) }"
     )
-    list(model.graph)[0].outputs[0].shape = None
+    next(iter(model.graph)).outputs[0].shape = None
     declines(model, EliminateNeutralArithmetic())

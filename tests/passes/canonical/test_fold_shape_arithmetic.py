@@ -6,7 +6,10 @@ from whet.ir.values import constant_ints
 from whet.passes.canonical.eliminate_dead_code import EliminateDeadCode
 from whet.passes.canonical.fold_shape_arithmetic import FoldShapeArithmetic
 
-CONSTANTS = "<int64 zero = {0}, int64 one = {1}, int64[1] axis = {0}, int64[1] four = {4}, int64[1] two = {2}, int64[1] open = {-1}>"
+CONSTANTS = (
+    "<int64 zero = {0}, int64 one = {1}, int64[1] axis = {0}, "
+    "int64[1] four = {4}, int64[1] two = {2}, int64[1] open = {-1}>"
+)
 
 
 def folded(text: str, opset: int = 21) -> onnx_ir.Model:
@@ -61,7 +64,8 @@ def test_one_size_that_moves_becomes_the_open_one() -> None:
 
 def test_products_quotients_and_slices_of_sizes() -> None:
     model = folded(
-        """(float[N, M, 8] x) => (float[A, B] y) <int64[1] eight = {8}, int64[1] s0 = {0}, int64[1] s1 = {1}, int64[1] s2 = {2}> {
+        """(float[N, M, 8] x) => (float[A, B] y)
+            <int64[1] eight = {8}, int64[1] s0 = {0}, int64[1] s1 = {1}, int64[1] s2 = {2}> {
             s = Shape(x) n = Slice(s, s0, s1) m = Slice(s, s1, s2) nm = Mul(n, m)
             a = Mul(m, eight) b = Div(a, m) t = Concat<axis = 0>(nm, b) y = Reshape(x, t) }"""
     )
@@ -146,7 +150,8 @@ def test_leaves_what_is_dynamic(text: str) -> None:
 
 def test_anonymous_symbols_get_the_names_of_what_they_are() -> None:
     model = model_of(
-        """(float[N, 8] x, float[N, 4] z) => (float[A, B] y) <int64[2] s = {-1, 4}, int64[1] a = {0}, int64[1] e = {9223372036854775807}> {
+        """(float[N, 8] x, float[N, 4] z) => (float[A, B] y)
+            <int64[2] s = {-1, 4}, int64[1] a = {0}, int64[1] e = {9223372036854775807}> {
             u = Reshape(x, s) v = Relu(u) w = Slice(z, a, e) y = Add(w, z) }"""
     )
     run_pass(model, FoldShapeArithmetic())
