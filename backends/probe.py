@@ -1,10 +1,13 @@
 """Find sizes for the symbolic dimensions at which a model really runs."""
 
+import difflib
+import math
 from collections.abc import Mapping
 
 import onnx_ir
 
 from whet.backends.base import Runner
+from whet.errors import UsageError
 from whet.ir.bindings import Binding, Bindings, candidates, symbols
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, dimensions
@@ -12,6 +15,8 @@ from whet.ir.values import Array, dimensions
 __all__ = ["find_bindings"]
 
 _WANTED = 2
+_LARGEST = 1 << 22
+"""Sizes that make the inputs larger than this many elements together are not tried unasked."""
 
 
 def find_bindings(
@@ -25,6 +30,7 @@ def find_bindings(
     With fewer than two, ``note`` of the result says why.
     """
     names = symbols(model)
+    _check_sizes(fixed or {}, names)
     examples = dict(examples or {})
     known = {**_sizes_of(model, examples), **(fixed or {})}
     found: list[Binding] = []
@@ -36,6 +42,8 @@ def find_bindings(
         if choice in found or (not names and found):
             continue
         trial = Bindings((choice,), examples)
+        if choice is not start and _elements(model, trial) > _LARGEST:
+            continue
         feeds = trial.feeds(model, 0)
         try:
             runner.run(feeds)
@@ -49,6 +57,17 @@ def find_bindings(
     return Bindings(tuple(found), examples, note)
 
 
+def _check_sizes(sizes: Binding, names: tuple[str, ...]) -> None:
+    for name, size in sizes.items():
+        if name not in names:
+            known = ", ".join(names) or "none"
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else f"; known: {known}"
+            raise UsageError(f"the model's inputs have no dynamic dimension '{name}'{hint}")
+        if size < 1:
+            raise UsageError(f"the size of dimension '{name}' is {size}, expected 1 or more")
+
+
 def _sizes_of(model: onnx_ir.Model, examples: Mapping[str, Array]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for value in model.graph.inputs:
@@ -59,3 +78,8 @@ def _sizes_of(model: onnx_ir.Model, examples: Mapping[str, Array]) -> dict[str, 
             if not isinstance(size, int) and axis < example.ndim:
                 sizes[size or f"{value.name}.{axis}"] = example.shape[axis]
     return sizes
+
+
+def _elements(model: onnx_ir.Model, trial: Bindings) -> int:
+    shapes = [trial.shape(value, trial.choices[0]) for value in model.graph.inputs]
+    return sum(math.prod(shape) for shape in shapes if shape is not None)

@@ -55,6 +55,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            start_new_session=True,  # Ctrl-C reaches the parent only, which then ends the child
         )
         answer, _ = self._exchange(self._load_message, {})
         self.load_seconds: float = answer["seconds"]
@@ -90,8 +91,10 @@ class Worker:
         """Return the worker."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End the child."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the child; after an exception, whatever it is doing."""
+        if kind is not None and self._child is not None:
+            self._child.kill()
         self.close()
 
     def _ask(
@@ -171,7 +174,7 @@ class _Server:
             return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}, {}
         assert self._runner is not None
         if message["do"] == "run":
-            return {}, {f"{k}": a for k, a in enumerate(self._runner.run(feeds))}
+            return {}, {f"{k}": _plain(a) for k, a in enumerate(self._runner.run(feeds))}
         return {"ms": self._time(feeds, message["runs"], message["seconds"])}, {}
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -193,6 +196,14 @@ class _Server:
             self._runner.run(feeds)
             found.append((time.perf_counter() - start) * 1e3)
         return found
+
+
+def _plain(array: Array) -> Array:
+    if array.dtype != np.object_:
+        return array
+    if all(isinstance(item, str) for item in array.reshape(-1)):
+        return array.astype(np.str_)
+    raise CannotRun("an output is a sequence; only tensors can be handed over")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ cut is run at every binding of the symbolic dimensions.
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from whet.ir.float64 import Float64Executor
 from whet.ir.values import Array, constant
 from whet.passes.base import Fidelity
 from whet.passes.proposal import Proposal
+from whet.passes.structural_key import nodes_key, tensor_key
 
 __all__ = ["Prover", "Verdict", "VerdictKind", "compare", "save_reproducer"]
 
@@ -86,8 +87,19 @@ def compare(old: Array, new: Array) -> float:
 class Prover:
     """Execute proposals on their cut-out subgraphs."""
 
-    def __init__(self, model: onnx_ir.Model, bindings: Bindings, seed: int = 0) -> None:
-        """Draw data from ``bindings``; the same seed gives the same data."""
+    def __init__(
+        self,
+        model: onnx_ir.Model,
+        bindings: Bindings,
+        seed: int = 0,
+        proven: dict[Hashable, Verdict] | None = None,
+    ) -> None:
+        """Draw data from ``bindings``; the same seed gives the same data.
+
+        ``proven`` remembers proofs by structure: the same operators on the same constants and the same shapes need
+        no second execution.
+        """
+        self._proven: dict[Hashable, Verdict] = {} if proven is None else proven
         self._model = model
         self._bindings = bindings
         self._seed = seed
@@ -99,12 +111,28 @@ class Prover:
         for _ in range(4):
             try:
                 cut.close()
-                return self._execute(cut, fidelity, tolerance)
+                return self._look_up(cut, fidelity, tolerance)
             except CannotRun as error:
-                reason = str(error)
-            if not cut.grow():
+                reason = reason or str(error)
+            try:
+                if not cut.grow():
+                    break
+            except CannotRun:
                 break
         return Verdict(VerdictKind.OPEN, reason)
+
+    def _look_up(self, cut: "_Cut", fidelity: Fidelity, tolerance: float) -> Verdict:
+        structure = cut.key()
+        if structure is None:
+            return self._execute(cut, fidelity, tolerance)
+        opsets = tuple(sorted(self._model.graph.opset_imports.items()))
+        key = (structure, opsets, fidelity, tolerance, self._seed)
+        verdict = self._proven.get(key)
+        if verdict is None:
+            verdict = self._execute(cut, fidelity, tolerance)
+            if verdict.kind is VerdictKind.PROVEN:
+                self._proven[key] = verdict
+        return verdict
 
     def _execute(self, cut: "_Cut", fidelity: Fidelity, tolerance: float) -> Verdict:
         """Compare both sides on the best oracle that can run them."""
@@ -306,6 +334,24 @@ class _Cut:
         imports = [helper.make_opsetid(d, opsets.get(d, 1)) for d in sorted(domains)]
         return helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
 
+    def key(self) -> Hashable | None:
+        """Return what the proof depends on, without names; None where weights are fed or operators are opaque."""
+        if self.fed:
+            return None
+        numbers: dict[onnx_ir.Value, int] = {}
+        nodes = nodes_key(_topological(self._all()), numbers)
+        constants = [(numbers.get(v), _constant_key(v)) for v in self._embedded]
+        if nodes is None or any(key is None for _, key in constants):
+            return None
+        drawn = tuple((numbers.get(v), v.dtype, self._data_key(v)) for v in self.drawn)
+        outputs = tuple((numbers.get(o), numbers.get(n)) for o, n in self._proposal.outputs)
+        return tuple(nodes), tuple(constants), drawn, outputs
+
+    def _data_key(self, value: onnx_ir.Value) -> Hashable:
+        """Return the shapes that are drawn, and the name where real data are drawn from."""
+        shapes = tuple(self._bindings.shape(value, b) for b in self._bindings.choices)
+        return shapes, value.name if value.name in self._bindings.examples else None
+
     @property
     def pairs(self) -> int:
         """Return the number of compared outputs."""
@@ -334,6 +380,10 @@ class _Runner:
         found = self._executor.run(feeds, self._names)
         half = len(found) // 2
         return found[:half], found[half:]
+
+
+def _constant_key(value: onnx_ir.Value) -> Hashable | None:
+    return None if value.const_value is None else tensor_key(value.const_value)
 
 
 def _name(value: onnx_ir.Value) -> str:

@@ -14,7 +14,7 @@ from whet.passes.workbench import Workbench
 
 __all__ = ["Rewrite"]
 
-Replacement = onnx_ir.Value | tuple[onnx_ir.Value, ...]
+Replacement = onnx_ir.Value | tuple[onnx_ir.Value | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +28,16 @@ class Rewrite(Pass):
 
     patterns: ClassVar[tuple[Op, ...]] = ()
 
+    def applies(self, found: Match, work: Workbench) -> bool:
+        """Tell whether the place is one the pass is about; if not it is no match, and nothing is recorded."""
+        return True
+
     def check(self, found: Match, work: Workbench) -> None:
         """Raise :class:`~whet.errors.Mismatch` if the rewrite would not hold here."""
 
     @abstractmethod
     def replace(self, found: Match, build: Builder) -> Replacement:
-        """Return the new value for each output of the root; may still raise Mismatch."""
+        """Return the new value for each output of the root (None where nobody reads it); may raise Mismatch."""
 
     def apply(self, work: Workbench) -> None:
         """Sweep over the graph until nothing changes."""
@@ -73,7 +77,8 @@ class Rewrite(Pass):
             _discard(build)
             return True
         values = new if isinstance(new, tuple) else (new,)
-        outputs = tuple(zip(root.outputs, values, strict=True))
+        pairs = zip(root.outputs, values, strict=True)
+        outputs = tuple((old, value) for old, value in pairs if value is not None)
         return work.propose(
             Proposal(tuple(found.nodes), outputs, tuple(build.nodes), tuple(build.initializers))
         )
@@ -85,8 +90,10 @@ class Rewrite(Pass):
                 continue
             found = match(pattern, root)
             if isinstance(found, Match):
-                return found
-            missed = missed or found
+                if self.applies(found, work):
+                    return found
+            else:
+                missed = missed or found
         if missed:
             work.near_miss(root, missed)
         return None

@@ -1,7 +1,7 @@
 """Where a pass works: it proposes, the workbench proves, commits and counts."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 import onnx_ir
@@ -10,7 +10,7 @@ from whet.analysis.base import Analyses
 from whet.ir.bindings import Bindings
 from whet.ir.values import Array
 from whet.passes.base import Change, Coverage, Failure, Pass
-from whet.passes.proof import Prover, VerdictKind, save_reproducer
+from whet.passes.proof import Prover, Verdict, VerdictKind, save_reproducer
 from whet.passes.proposal import Builder, FreshNames, Proposal
 
 __all__ = ["Context", "Workbench"]
@@ -32,6 +32,24 @@ class Context:
     reproducers: Path | None = None
     progress: Callable[[str], None] = lambda _message: None
     target: str = "onnxruntime"
+    proven: dict[Hashable, Verdict] = dataclasses.field(default_factory=dict[Hashable, Verdict])
+    """Proofs so far, by structure; bindings and examples must stay the same while they are in use."""
+    limit: int | None = None
+    """Stop after this many commits; which one breaks a model is found by bisecting it."""
+    committed: int = 0
+    watch: "Callable[[Workbench, Proposal | None], None] | None" = None
+    """Called just before each commit; without a proposal, just after a change made by hand."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Tell whether no further change may be made."""
+        return self.limit is not None and self.committed >= self.limit
+
+    def record(self, work: "Workbench", proposal: Proposal | None) -> None:
+        """Count one commit and show it to whoever watches."""
+        self.committed += 1
+        if self.watch is not None:
+            self.watch(work, proposal)
 
 
 class Workbench:
@@ -48,7 +66,7 @@ class Workbench:
         self.coverage = Coverage()
         self._pass = step
         self._fresh: FreshNames | None = None
-        self._prover = Prover(model, context.bindings, context.seed) if context.prove else None
+        self._prover = _prover(model, context) if context.prove else None
 
     @property
     def opset(self) -> int:
@@ -87,13 +105,29 @@ class Workbench:
         """Prove the proposal and commit it; return whether it was made."""
         site = proposal.site
         self.coverage.eligible += 1
+        if self.context.exhausted:
+            proposal.discard()
+            return False
         if self._prover is not None and not self._proven(proposal):
             proposal.discard()
             return False
+        self._commit(proposal, site)
+        return True
+
+    def accept(self, proposal: Proposal, proof: str) -> None:
+        """Commit a proposal that the pass has proven itself, saying what proves it."""
+        self.coverage.eligible += 1
+        if self.context.exhausted:
+            proposal.discard()
+            return
+        self.coverage.proofs[proof] += 1
+        self._commit(proposal, proposal.site)
+
+    def _commit(self, proposal: Proposal, site: str) -> None:
+        self.context.record(self, proposal)
         proposal.commit(self._pass.name)
         self.coverage.changed += 1
         self.coverage.declined.pop(site, None)
-        return True
 
     def _proven(self, proposal: Proposal) -> bool:
         assert self._prover is not None
@@ -121,8 +155,18 @@ class Workbench:
         self.coverage.changed += count
         if count:
             self.coverage.proofs[proof] += count
+            self.context.record(self, None)
+
+    @property
+    def running(self) -> Pass:
+        """Return the pass at work."""
+        return self._pass
 
     @property
     def declared(self) -> Change:
         """Return what the running pass may change."""
         return self._pass.changes
+
+
+def _prover(model: onnx_ir.Model, context: Context) -> Prover:
+    return Prover(model, context.bindings, context.seed, context.proven)
