@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from whet.errors import InvalidModel, UnsafeModel, UnsupportedModel, UsageError
 from whet.ir.external import check_external, external_tensors
+from whet.ir.order import root_cause, sort_nodes
 from whet.ir.saving import EXTERNAL_THRESHOLD, save_model
 from whet.ir.sparse import densify
 
@@ -46,34 +47,38 @@ def load_model(path: str | os.PathLike[str]) -> onnx_ir.Model:
 
 def parse_model(data: bytes, what: str = "the given bytes") -> onnx_ir.Model:
     """Load a model from the bytes of an ONNX file; weights must be inside."""
-    return from_proto(_parse(data, what), what)
+    return _self_contained(_parse(data, what), what)
 
 
 def from_proto(proto: onnx.ModelProto, what: str = "the given ModelProto") -> onnx_ir.Model:
-    """Turn a proto into a model; weights must be inside, ``proto`` itself is left alone."""
+    """Turn a copy of ``proto`` into a model; weights must be inside.
+
+    A copy, because renaming a value in the IR would rename the tensor in the proto.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return _self_contained(copy, what)
+
+
+def _self_contained(proto: onnx.ModelProto, what: str) -> onnx_ir.Model:
     if external_tensors(proto):
         raise UsageError(f"{what} keeps weights in another file: give the path of the file instead")
     return deserialize(proto, what)
 
 
 def deserialize(proto: onnx.ModelProto, what: str) -> onnx_ir.Model:
-    """Turn a proto into a model after checking that the installed onnx knows its versions."""
+    """Turn ``proto``, which the model then owns, into a model after checking its versions."""
     _check_versions(proto, what)
-    if _has_sparse(proto):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
-        densify(copy)
-        proto = copy
+    densify(proto)
     try:
-        return onnx_ir.from_proto(proto)
+        model = onnx_ir.from_proto(proto)
+        sort_nodes(model)
     except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
-        raise InvalidModel(f"{what} is not a valid ONNX model: {_root(error)}") from error
-
-
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+        cause = root_cause(error)
+        if isinstance(cause, NotImplementedError) or "not supported" in str(cause):
+            raise UnsupportedModel(f"{what} holds something the IR lacks: {cause}") from error
+        raise InvalidModel(f"{what} is not a valid ONNX model: {cause}") from error
+    return model
 
 
 def _read(path: str) -> bytes:
@@ -171,21 +176,6 @@ def _check_versions(proto: onnx.ModelProto, what: str) -> None:
             )
     if proto.ir_version >= 3 and not proto.opset_import:
         raise InvalidModel(f"{what} is truncated or not an ONNX model: it imports no opset")
-
-
-def _has_sparse(proto: onnx.ModelProto) -> bool:
-    nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
-    return bool(proto.graph.sparse_initializer) or any(_node_has_sparse(n) for n in nodes)
-
-
-def _node_has_sparse(node: onnx.NodeProto) -> bool:
-    for attribute in node.attribute:
-        if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
-            return True
-        graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-        if any(g.sparse_initializer or any(map(_node_has_sparse, g.node)) for g in graphs):
-            return True
-    return False
 
 
 def _set_folder(model: onnx_ir.Model, folder: str) -> None:
