@@ -7,10 +7,10 @@ from pathlib import Path
 
 import onnx
 import onnx_ir
-from whet.ir.files import save_model
 
 from whet.backends.base import Runner, RuntimeOptions, Target
 from whet.ir.execute import Executor
+from whet.ir.files import save_model
 
 __all__ = ["OnnxRuntime", "runtime_fusions"]
 

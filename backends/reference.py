@@ -7,11 +7,11 @@ from typing import Any, cast
 import numpy as np
 import onnx_ir
 from onnx.reference import ReferenceEvaluator
-from whet.ir.files import save_model
 
 from whet.backends.base import Runner, RuntimeOptions, Target
 from whet.errors import InvalidModel
 from whet.ir.execute import CannotRun
+from whet.ir.files import save_model
 from whet.ir.values import Array
 
 __all__ = ["Reference"]

@@ -11,6 +11,7 @@ import resource
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,16 +24,16 @@ from whet.errors import WhetError
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 
-__all__ = ["Worker"]
+__all__ = ["Child", "Worker"]
 
 _HEADER = struct.Struct("<QQ")
 
 
-class Worker:
-    """Run a model file or an artifact folder in a child process; a context manager."""
+class Child:
+    """A process that answers messages; a context manager."""
 
-    def __init__(self, path: Path, options: RuntimeOptions, target: str = "onnxruntime") -> None:
-        """Start the child and load the model there; raises CannotRun with the child's reason."""
+    def __init__(self) -> None:
+        """Start the process."""
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self._child = subprocess.Popen(
             [sys.executable, "-m", "whet.backends.worker"],
@@ -40,30 +41,6 @@ class Worker:
             stdout=subprocess.PIPE,
             env=environment,
         )
-        try:
-            answer, _ = self._ask(
-                {"do": "load", "path": str(path), "target": target, "options": options.to_json()}
-            )
-        except BaseException:
-            self.close()
-            raise
-        self.load_seconds: float = answer["seconds"]
-        self.inputs: tuple[str, ...] = tuple(answer["inputs"])
-        self.outputs: tuple[str, ...] = tuple(answer["outputs"])
-
-    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
-        """Return the outputs; raises CannotRun."""
-        _, arrays = self._ask({"do": "run"}, feeds)
-        return [arrays[f"{k}"] for k in range(len(arrays))]
-
-    def time(self, feeds: Mapping[str, Array], runs: int, seconds: float) -> list[float]:
-        """Return the milliseconds of each run: ``runs`` of them, or fewer once ``seconds`` are spent."""
-        answer, _ = self._ask({"do": "time", "runs": runs, "seconds": seconds}, feeds)
-        return [float(item) for item in answer["ms"]]
-
-    def peak_bytes(self) -> int:
-        """Return the largest resident size the child has had."""
-        return int(self._ask({"do": "memory"})[0]["bytes"])
 
     def close(self) -> None:
         """End the child."""
@@ -73,16 +50,17 @@ class Worker:
         self._child.wait(timeout=30)
 
     def __enter__(self) -> Self:
-        """Return the worker."""
+        """Return the child."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the child."""
         self.close()
 
-    def _ask(
+    def ask(
         self, message: dict[str, Any], feeds: Mapping[str, Array] | None = None
     ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Return the answer and its arrays; raises CannotRun with the child's reason."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         try:
@@ -94,6 +72,38 @@ class Worker:
         if "error" in answer:
             raise CannotRun(answer["error"])
         return answer, arrays
+
+
+class Worker(Child):
+    """Run a model file or an artifact folder in a child process; a context manager."""
+
+    def __init__(self, path: Path, options: RuntimeOptions, target: str = "onnxruntime") -> None:
+        """Start the child and load the model there; raises CannotRun with the child's reason."""
+        super().__init__()
+        try:
+            answer, _ = self.ask(
+                {"do": "load", "path": str(path), "target": target, "options": options.to_json()}
+            )
+        except BaseException:
+            self.close()
+            raise
+        self.load_seconds: float = answer["seconds"]
+        self.inputs: tuple[str, ...] = tuple(answer["inputs"])
+        self.outputs: tuple[str, ...] = tuple(answer["outputs"])
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """Return the outputs; raises CannotRun."""
+        _, arrays = self.ask({"do": "run"}, feeds)
+        return [arrays[f"{k}"] for k in range(len(arrays))]
+
+    def time(self, feeds: Mapping[str, Array], runs: int, seconds: float) -> list[float]:
+        """Return the milliseconds of each run: ``runs`` of them, or fewer once ``seconds`` are spent."""
+        answer, _ = self.ask({"do": "time", "runs": runs, "seconds": seconds}, feeds)
+        return [float(item) for item in answer["ms"]]
+
+    def peak_bytes(self) -> int:
+        """Return the largest resident size the child has had."""
+        return int(self.ask({"do": "memory"})[0]["bytes"])
 
 
 def _send(pipe: IO[bytes], message: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
@@ -134,6 +144,8 @@ class _Server:
         """Do what the message asks."""
         if message["do"] == "load":
             return self._load(message), {}
+        if message["do"] == "race":
+            return {"ms": _race(message, feeds)}, {}
         if message["do"] == "memory":
             return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}, {}
         assert self._runner is not None
@@ -153,13 +165,48 @@ class _Server:
 
     def _time(self, feeds: dict[str, Array], runs: int, seconds: float) -> list[float]:
         assert self._runner is not None
-        found: list[float] = []
-        end = time.perf_counter() + seconds
-        while len(found) < runs and (not found or time.perf_counter() < end):
-            start = time.perf_counter()
-            self._runner.run(feeds)
-            found.append((time.perf_counter() - start) * 1e3)
-        return found
+        return _time(self._runner, feeds, runs, seconds)
+
+
+def _time(runner: Runner, feeds: Mapping[str, Array], runs: int, seconds: float) -> list[float]:
+    found: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(found) < runs and (not found or time.perf_counter() < end):
+        start = time.perf_counter()
+        runner.run(feeds)
+        found.append((time.perf_counter() - start) * 1e3)
+    return found
+
+
+def _race(message: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, float]:
+    """Time models (``NAME\\n``) on their feeds (``NAME\\nINPUT``) in alternating blocks; -1 for what does not run."""
+    runners: dict[str, Runner] = {}
+    feeds: dict[str, dict[str, Array]] = {}
+    for key, array in arrays.items():
+        name, _, feed = key.partition("\n")
+        feeds.setdefault(name, {})
+        if feed:
+            feeds[name][feed] = array
+    for name in feeds:
+        try:
+            runners[name] = _open_bytes(arrays[f"{name}\n"], message)
+            _time(runners[name], feeds[name], 3, message["seconds"])
+        except CannotRun:
+            runners.pop(name, None)
+    blocks: dict[str, list[float]] = {name: [] for name in runners}
+    for number in range(message["rounds"]):
+        for name in list(runners) if number % 2 == 0 else list(reversed(runners)):
+            time.sleep(0.005)
+            found = _time(runners[name], feeds[name], 500, message["seconds"])
+            blocks[name].append(float(np.median(found)))
+    return {name: float(np.median(blocks[name])) if name in blocks else -1.0 for name in feeds}
+
+
+def _open_bytes(data: Array, message: Mapping[str, Any]) -> Runner:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(data.tobytes())
+        return open_runner(path, message["target"], RuntimeOptions.from_json(message["options"]))
 
 
 def main() -> None:

@@ -39,7 +39,9 @@ class SentenceEncoder(torch.nn.Module):
         config = json.loads((folder / "config.json").read_text())
         self.bert = BertModel(BertConfig(**config), add_pooling_layer=False)
         weights = load_file(folder / "model.safetensors")
-        self.bert.load_state_dict({k: v for k, v in weights.items() if "pooler" not in k}, strict=False)
+        self.bert.load_state_dict(
+            {k: v for k, v in weights.items() if "pooler" not in k}, strict=False
+        )
         self.eval()
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ cut is run at every binding of the symbolic dimensions.
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from whet.ir.values import Array, constant
 from whet.passes.base import Fidelity
 from whet.passes.proposal import Proposal
 
-__all__ = ["Prover", "Verdict", "VerdictKind", "compare", "save_reproducer"]
+__all__ = ["Prover", "Verdict", "VerdictKind", "compare", "relative_error", "save_reproducer"]
 
 _EMBED = 256
 """Constants of up to this many elements are part of the cut; larger ones are fed, which copies nothing."""
@@ -78,6 +78,21 @@ def compare(old: Array, new: Array) -> float:
     return worst / scale if scale > 0 else float("inf")
 
 
+def relative_error(old: Array, new: Array) -> float:
+    """Return ||new - old|| / ||old||; infinite when shape or type differ or ``new`` is not finite where ``old`` is."""
+    if old.shape != new.shape or old.dtype != new.dtype:
+        return float("inf")
+    if old.dtype.kind not in "fVc":
+        return 0.0 if np.array_equal(old, new) else float("inf")
+    before, after = old.astype(np.float64), new.astype(np.float64)
+    finite = np.isfinite(before)
+    if not np.isfinite(after[finite]).all():
+        return float("inf")
+    distance = float(np.linalg.norm(after[finite] - before[finite]))
+    length = float(np.linalg.norm(before[finite]))
+    return distance / length if length > 0 else (0.0 if distance == 0 else float("inf"))
+
+
 class Prover:
     """Execute proposals on their cut-out subgraphs."""
 
@@ -87,13 +102,25 @@ class Prover:
         self._bindings = bindings
         self._seed = seed
 
-    def check(self, proposal: Proposal, fidelity: Fidelity, tolerance: float) -> Verdict:
-        """Execute both sides and compare; grow the cut upstream while it cannot be executed."""
+    def check(
+        self,
+        proposal: Proposal,
+        fidelity: Fidelity,
+        tolerance: float,
+        samples: Mapping[str, Array] | None = None,
+    ) -> Verdict:
+        """Execute both sides and compare; grow the cut upstream while it cannot be executed.
+
+        A lossy rewrite is judged by :func:`relative_error`, on ``samples`` if they name every value that would be
+        drawn at random.
+        """
         cut = _Cut(proposal, self._bindings)
         reason = ""
         for _ in range(4):
             try:
                 cut.close()
+                if fidelity is Fidelity.LOSSY:
+                    return self._approximate(cut, tolerance, samples or {})
                 return self._execute(cut, fidelity, tolerance)
             except CannotRun as error:
                 reason = str(error)
@@ -121,6 +148,27 @@ class Prover:
                     VerdictKind.REFUTED, reason, error, runner.oracle, runner.proto, feeds
                 )
         return Verdict(VerdictKind.PROVEN, "", worst, runner.oracle)
+
+    def _approximate(self, cut: "_Cut", tolerance: float, samples: Mapping[str, Array]) -> Verdict:
+        """Measure the error of a rewrite that is meant to have one."""
+        opsets = dict(self._model.graph.opset_imports)
+        runner = _Runner(cut.proto(opsets, self._model.ir_version, wide=False), cut, wide=False)
+        real = bool(cut.drawn) and all(_name(v) in samples for v in cut.drawn)
+        count = 1 if real else max(2, len(self._bindings.choices))
+        worst = 0.0
+        for index in range(count):
+            feeds = self._feeds(cut, index % len(self._bindings.choices), index, wide=False)
+            if real:
+                feeds.update({_name(v): samples[_name(v)] for v in cut.drawn})
+            old, new = runner.run(feeds)
+            error = max((relative_error(o, n) for o, n in zip(old, new, strict=True)), default=0.0)
+            worst = max(worst, error)
+            if not error <= tolerance:
+                reason = f"its output changes by {error:.3g} of its norm, allowed {tolerance:.3g}"
+                return Verdict(
+                    VerdictKind.REFUTED, reason, error, runner.oracle, runner.proto, feeds
+                )
+        return Verdict(VerdictKind.PROVEN, "", worst, "calibration" if real else runner.oracle)
 
     def _runner(self, cut: "_Cut", *, wide: bool) -> "_Runner":
         opsets = dict(self._model.graph.opset_imports)

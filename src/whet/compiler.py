@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir
 
 from whet.analysis.calibration import Dataset, batch_size, read_dataset
+from whet.analysis.kernel_prices import KernelPrices
 from whet.artifact import Artifact, check_destination, digest, replace_folder
 from whet.backends.base import Runner, RuntimeOptions, Target, find_target
 from whet.backends.gate import NeverWorse
@@ -271,11 +272,18 @@ class _Job:
             reproducers=self._scratch / "reproducers",
             progress=self._options.progress,
             target=self._target.name,
+            prices=self._prices(),
         )
         gate = None
         if self._options.measure:
             gate = NeverWorse(self._target, self._options.runtime, bindings, self._scratch)
         return self._recipe.pipeline(self._target).run(model, context, gate)
+
+    def _prices(self) -> KernelPrices | None:
+        if not self._options.measure or self._target.name != "onnxruntime":
+            return None
+        version = self._target.versions()["onnxruntime"]
+        return KernelPrices(self._options.runtime, version)
 
     def _lower(self, model: onnx_ir.Model) -> list[str]:
         self._options.progress(f"lower to {self._target.name}")

@@ -1,0 +1,40 @@
+"""Time small models against each other in one child process."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from whet.backends.base import RuntimeOptions
+from whet.backends.worker import Child
+from whet.ir.values import Array
+
+__all__ = ["race"]
+
+
+def race(
+    models: Mapping[str, tuple[bytes, Mapping[str, Array]]],
+    options: RuntimeOptions,
+    target: str = "onnxruntime",
+    *,
+    rounds: int = 5,
+    block_seconds: float = 0.03,
+) -> dict[str, float]:
+    """Return the median milliseconds of each model (serialized, with its feeds), or -1 where it does not run.
+
+    All of them are loaded in one process and timed in alternating blocks with a pause between them.
+    """
+    arrays: dict[str, Array] = {}
+    for name, (data, feeds) in models.items():
+        arrays[f"{name}\n"] = np.frombuffer(data, np.uint8)
+        arrays.update({f"{name}\n{key}": array for key, array in feeds.items()})
+    message: dict[str, Any] = {
+        "do": "race",
+        "options": options.to_json(),
+        "target": target,
+        "rounds": rounds,
+        "seconds": block_seconds,
+    }
+    with Child() as child:
+        answer, _ = child.ask(message, arrays)
+    return {name: float(answer["ms"][name]) for name in models}
