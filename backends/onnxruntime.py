@@ -10,9 +10,9 @@ import onnx_ir
 
 from whet.backends.base import Runner, RuntimeOptions, Target
 from whet.ir.execute import Executor
-from whet.ir.files import save_model
+from whet.ir.saving import save_model
 
-__all__ = ["OnnxRuntime", "runtime_fusions"]
+__all__ = ["OnnxRuntime", "lean", "runtime_fusions"]
 
 
 class OnnxRuntime(Target):
@@ -36,7 +36,7 @@ class OnnxRuntime(Target):
 
     def lower(self, model: onnx_ir.Model, folder: Path) -> list[str]:
         """Write ``model.onnx``, with ``model.onnx.data`` beside it when the weights are large."""
-        save_model(model, folder / "model.onnx")
+        save_model(lean(model), folder / "model.onnx")
         return sorted(path.name for path in folder.iterdir())
 
     def open(self, path: Path, options: RuntimeOptions) -> Runner:
@@ -54,6 +54,31 @@ class OnnxRuntime(Target):
         from importlib.metadata import version
 
         return {"onnxruntime": version("onnxruntime")}
+
+
+def lean(model: onnx_ir.Model) -> onnx_ir.Model:
+    """Return a copy without what the runtime does not read: metadata, and the shapes it infers by itself.
+
+    Outputs of operators of other domains keep their types, because nobody else can infer them.
+    """
+    copy = model.clone()
+    copy.doc_string = ""
+    for graph in (copy.graph, *copy.graph.subgraphs()):
+        for value in graph.initializers.values():
+            value.metadata_props.clear()
+        for node in graph:
+            node.metadata_props.clear()
+            node.doc_string = ""
+            _forget(node)
+    return copy
+
+
+def _forget(node: onnx_ir.Node) -> None:
+    for value in node.outputs:
+        value.metadata_props.clear()
+        if node.domain == "" and not value.is_graph_output():
+            value.type = None
+            value.shape = None
 
 
 def runtime_fusions(path: Path) -> Mapping[str, int]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import onnx_ir
 
-from whet.backends.worker import Worker
+from whet.backends.base import Runner
 from whet.ir.bindings import Binding, Bindings, candidates, symbols
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, dimensions
@@ -16,7 +16,7 @@ _WANTED = 2
 
 def find_bindings(
     model: onnx_ir.Model,
-    worker: Worker,
+    runner: Runner,
     examples: Mapping[str, Array] | None = None,
     fixed: Binding | None = None,
 ) -> Bindings:
@@ -38,7 +38,7 @@ def find_bindings(
         trial = Bindings((choice,), examples)
         feeds = trial.feeds(model, 0)
         try:
-            worker.run(feeds)
+            runner.run(feeds)
         except CannotRun as error:
             reason = str(error)
             continue

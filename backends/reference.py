@@ -9,9 +9,10 @@ import onnx_ir
 from onnx.reference import ReferenceEvaluator
 
 from whet.backends.base import Runner, RuntimeOptions, Target
+from whet.backends.onnxruntime import lean
 from whet.errors import InvalidModel
 from whet.ir.execute import CannotRun
-from whet.ir.files import save_model
+from whet.ir.saving import save_model
 from whet.ir.values import Array
 
 __all__ = ["Reference"]
@@ -30,7 +31,7 @@ class Reference(Target):
 
     def lower(self, model: onnx_ir.Model, folder: Path) -> list[str]:
         """Write ``model.onnx``."""
-        save_model(model, folder / "model.onnx")
+        save_model(lean(model), folder / "model.onnx")
         return sorted(path.name for path in folder.iterdir())
 
     def open(self, path: Path, options: RuntimeOptions) -> Runner:

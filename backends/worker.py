@@ -4,10 +4,12 @@ Several ONNX Runtime sessions in one process slow each other down and their memo
 that is measured or proven end to end runs in a process of its own. Messages are a JSON header and an ``.npz`` body.
 """
 
+import contextlib
 import io
 import json
 import os
 import resource
+import signal
 import struct
 import subprocess
 import sys
@@ -30,24 +32,33 @@ _HEADER = struct.Struct("<QQ")
 
 
 class Child:
-    """A process that answers messages; a context manager."""
+    """A process that answers messages; a context manager. It starts when it is first asked."""
 
     def __init__(self) -> None:
-        """Start the process."""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "whet.backends.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
+        """Start nothing yet."""
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def ask(
+        self, message: dict[str, Any], feeds: Mapping[str, Array] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Return the answer and its arrays; raises CannotRun with the child's reason.
+
+        A child that died (runtimes crash on some sizes) is replaced first.
+        """
+        if self._child is None:
+            self._start()
+        return self._exchange(message, feeds or {})
 
     def close(self) -> None:
         """End the child."""
+        if self._child is None:
+            return
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         self._child.wait(timeout=30)
+        self._child = None
 
     def __enter__(self) -> Self:
         """Return the child."""
@@ -57,36 +68,54 @@ class Child:
         """End the child."""
         self.close()
 
-    def ask(
-        self, message: dict[str, Any], feeds: Mapping[str, Array] | None = None
+    def _start(self) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "whet.backends.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+
+    def _exchange(
+        self, message: dict[str, Any], feeds: Mapping[str, Array]
     ) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Return the answer and its arrays; raises CannotRun with the child's reason."""
+        assert self._child is not None
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         try:
-            _send(self._child.stdin, message, feeds or {})
+            _send(self._child.stdin, message, feeds)
             answer, arrays = _receive(self._child.stdout)
         except (EOFError, BrokenPipeError):
             code = self._child.wait(timeout=30)
-            raise CannotRun(f"the runtime's process died with exit code {code}") from None
+            self.close()
+            raise CannotRun(f"the runtime's process died ({_cause(code)})") from None
         if "error" in answer:
             raise CannotRun(answer["error"])
         return answer, arrays
 
 
 class Worker(Child):
-    """Run a model file or an artifact folder in a child process; a context manager."""
+    """Run a model file or an artifact folder in a child process."""
 
     def __init__(self, path: Path, options: RuntimeOptions, target: str = "onnxruntime") -> None:
         """Start the child and load the model there; raises CannotRun with the child's reason."""
         super().__init__()
+        self._load_message = {
+            "do": "load",
+            "path": str(path),
+            "target": target,
+            "options": options.to_json(),
+        }
         try:
-            answer, _ = self.ask(
-                {"do": "load", "path": str(path), "target": target, "options": options.to_json()}
-            )
+            self._start()
         except BaseException:
             self.close()
             raise
+
+    def _start(self) -> None:
+        super()._start()
+        answer, _ = self._exchange(self._load_message, {})
         self.load_seconds: float = answer["seconds"]
         self.inputs: tuple[str, ...] = tuple(answer["inputs"])
         self.outputs: tuple[str, ...] = tuple(answer["outputs"])
@@ -104,6 +133,15 @@ class Worker(Child):
     def peak_bytes(self) -> int:
         """Return the largest resident size the child has had."""
         return int(self.ask({"do": "memory"})[0]["bytes"])
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 def _send(pipe: IO[bytes], message: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
@@ -179,7 +217,10 @@ def _time(runner: Runner, feeds: Mapping[str, Array], runs: int, seconds: float)
 
 
 def _race(message: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, float]:
-    """Time models (``NAME\\n``) on their feeds (``NAME\\nINPUT``) in alternating blocks; -1 for what does not run."""
+    """Time models on their feeds in alternating blocks; -1 marks what does not run.
+
+    Keys are the name and a newline for the model, with the name of an input behind it for a feed.
+    """
     runners: dict[str, Runner] = {}
     feeds: dict[str, dict[str, Array]] = {}
     for key, array in arrays.items():

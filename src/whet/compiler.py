@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_ir
 
+from whet import __version__
 from whet.analysis.calibration import Dataset, batch_size, read_dataset
 from whet.analysis.kernel_prices import KernelPrices
 from whet.artifact import Artifact, check_destination, digest, replace_folder
@@ -26,8 +27,9 @@ from whet.comparison import accuracy, agree, check_agreement
 from whet.errors import BudgetMissed, InvalidModel, UnsupportedTarget, UsageError
 from whet.ir.bindings import Bindings
 from whet.ir.capture import Captured, capture
-from whet.ir.files import save_model, stored_bytes
 from whet.ir.prepare import normalize
+from whet.ir.saving import save_model
+from whet.ir.storage import stored_bytes
 from whet.ir.values import Array, dimensions, weight_count
 from whet.ir.verify import verify
 from whet.passes.pipeline import Step
@@ -207,6 +209,7 @@ class _Job:
             bindings = self._bindings(prepared, data or None, before)
             model, steps = self._transform(prepared.model, bindings, data or None)
             files = self._lower(model)
+            manifest = self._write_manifest(prepared, model, files)
             self._options.progress("check in a fresh process")
             with self._open(self._folder, self._target.name) as after:
                 agreements = self._compare(prepared, model, steps, bindings, before, after)
@@ -227,7 +230,8 @@ class _Job:
             metric=metric,
             seconds=time.perf_counter() - self._start,
         )
-        manifest = self._write(report, prepared, model, files)
+        text = json.dumps(report.to_json(), indent=1, default=str)
+        (self._folder / "report.json").write_text(text)
         return Artifact(self._folder, manifest, report)
 
     def missed(self, report: Report) -> list[str]:
@@ -351,21 +355,18 @@ class _Job:
             return {}
         return runtime_fusions(self._folder / "model.onnx")
 
-    def _write(
-        self, report: Report, prepared: Prepared, model: onnx_ir.Model, files: list[str]
+    def _write_manifest(
+        self, prepared: Prepared, model: onnx_ir.Model, files: list[str]
     ) -> dict[str, Any]:
-        (self._folder / "report.json").write_text(
-            json.dumps(report.to_json(), indent=1, default=str)
-        )
         manifest: dict[str, Any] = {
             "schema": 1,
             "model": files[0],
             "target": self._target.name,
             "runtime": self._options.runtime.to_json(),
-            "recipe": report.recipe,
+            "recipe": str(self._recipe),
             "budget": dataclasses.asdict(self._options.budget),
             "seed": self._options.seed,
-            "versions": dict(report.versions),
+            "versions": _versions(self._target),
             "source": {"origin": prepared.label, "sha256": digest(prepared.source)},
             "inputs": _describe(model.graph.inputs),
             "outputs": _describe(model.graph.outputs),
@@ -392,8 +393,8 @@ def _score(
 
 
 def _versions(target: Target) -> dict[str, str]:
-    core = {name: version(name) for name in ("whet", "onnx", "onnx-ir", "onnxscript", "numpy")}
-    return {**core, **target.versions()}
+    core = {name: version(name) for name in ("onnx", "onnx-ir", "onnxscript", "numpy")}
+    return {"whet": __version__, **core, **target.versions()}
 
 
 def _describe(values: Iterable[onnx_ir.Value]) -> list[dict[str, Any]]:
