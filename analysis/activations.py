@@ -6,11 +6,12 @@ from pathlib import Path
 
 import onnx_ir
 
+from whet.analysis.calibration import batch_size
 from whet.ir.execute import Executor
 from whet.ir.files import save_model
 from whet.ir.values import Array
 
-__all__ = ["Sampler", "observe"]
+__all__ = ["Sampler", "first_samples", "observe"]
 
 Feeds = Mapping[str, Array]
 _CHUNK = 24
@@ -41,6 +42,12 @@ def observe(
         for batch in feeds:
             used = {name: array for name, array in batch.items() if name in executor.inputs}
             yield from zip(part, executor.run(used, part), strict=True)
+
+
+def first_samples(model: onnx_ir.Model, feeds: Feeds, count: int = 8) -> dict[str, Array]:
+    """Return the first few samples of a batch, or all of it where the model fixes the batch."""
+    free = batch_size(model, default=0) == 0
+    return {name: array[:count] if free else array for name, array in feeds.items()}
 
 
 def _open(model: onnx_ir.Model, names: Sequence[str], threads: int) -> Executor:

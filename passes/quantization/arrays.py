@@ -12,6 +12,7 @@ from whet.passes.quantization.formats import IntegerFormat
 
 __all__ = ["Affine", "affine", "dequantize", "quantize", "symmetric"]
 
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -20,8 +21,7 @@ class Affine:
     """Scales and zero points: scalars, or one per index of ``axis``."""
 
     format: IntegerFormat
-    scale: Array
-    """float32."""
+    scale: Floats
     zero: Array
     """Of the format's dtype, shaped like ``scale``."""
     axis: int | None = None
@@ -71,14 +71,14 @@ def quantize(values: Array, grid: Affine) -> Array:
     return np.clip(steps, grid.format.low, grid.format.high).astype(grid.format.dtype)
 
 
-def dequantize(steps: Array, grid: Affine) -> Array:
+def dequantize(steps: Array, grid: Affine) -> Floats:
     """Return the real numbers that the integers stand for, in float32."""
-    scale = grid.along(grid.scale, steps.ndim)
-    zero = grid.along(grid.zero, steps.ndim).astype(np.int32)
-    return ((steps.astype(np.int32) - zero) * scale).astype(np.float32)
+    scale = grid.along(grid.scale, steps.ndim).astype(np.float32)
+    zero = grid.along(grid.zero, steps.ndim).astype(np.int64)
+    return np.asarray((steps.astype(np.int64) - zero) * scale, np.float32)
 
 
-def _as_scale(scale: Array) -> Array:
+def _as_scale(scale: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Floats:
     """Return float32 scales: 1 where all values are zero, and never so small that 1 / scale overflows."""
     kept = np.where(scale > 0, np.maximum(scale, _TINY), 1.0)
     return np.asarray(kept, np.float32)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-__all__ = ["INT7", "INT8", "UINT8", "UINT8_WEIGHT", "IntegerFormat"]
+__all__ = ["INT7", "INT8", "INT8_ACTIVATION", "INT32", "UINT8", "UINT8_WEIGHT", "IntegerFormat"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,3 +42,6 @@ UINT8 = IntegerFormat("uint8", np.uint8, 0, 255)
 """For activations: the zero point follows the range."""
 
 INT8_ACTIVATION = IntegerFormat("int8", np.int8, -128, 127)
+
+INT32 = IntegerFormat("int32", np.int32, -(2**31), 2**31 - 1, zero=0)
+"""For biases: their scale is that of the products."""

@@ -37,7 +37,7 @@ class Linear:
         assert array is not None
         transposed, alpha = self.layout
         matrix = array.T if transposed else array
-        return matrix if alpha == 1 else np.asarray(matrix * np.float32(alpha))
+        return matrix if alpha == 1 else np.multiply(matrix, alpha, dtype=np.float32)
 
 
 def read_linear(node: onnx_ir.Node) -> Linear:

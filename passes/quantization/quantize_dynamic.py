@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir
 
-from whet.analysis.activations import Sampler
+from whet.analysis.activations import Sampler, first_samples
 from whet.analysis.kernel_prices import saturates
 from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
@@ -105,7 +105,7 @@ class _Run:
         context = self.work.context
         if not context.calibration or not names:
             return None
-        feeds = {name: array[:8] for name, array in context.calibration[0].items()}
+        feeds = first_samples(self.work.model, context.calibration[0])
         return Sampler(self.work.model, names, feeds, context.threads)
 
     def _check_shared(self, site: Linear, nodes: set[onnx_ir.Node]) -> None:
@@ -139,7 +139,7 @@ class _Run:
         x, w = noise((rows, inputs)), noise((inputs, outputs), 1)
         axis = self._axis
 
-        def integer(fmt: IntegerFormat) -> object:
+        def integer(fmt: IntegerFormat) -> Callable[..., onnx_ir.Value]:
             def body(build: Builder, v: onnx_ir.Value) -> onnx_ir.Value:
                 grid = symmetric(w, fmt, axis)
                 codes = build.ops("DynamicQuantizeLinear", [v], 3)
