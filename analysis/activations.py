@@ -7,11 +7,12 @@ from pathlib import Path
 import onnx_ir
 
 from whet.analysis.calibration import batch_size
-from whet.ir.execute import Executor
+from whet.ir.bindings import Bindings
+from whet.ir.execute import CannotRun, Executor
 from whet.ir.files import save_model
 from whet.ir.values import Array
 
-__all__ = ["Sampler", "first_samples", "observe"]
+__all__ = ["Sampler", "first_samples", "observe", "observed_shapes"]
 
 Feeds = Mapping[str, Array]
 _CHUNK = 24
@@ -59,6 +60,28 @@ def _open(model: onnx_ir.Model, names: Sequence[str], threads: int) -> Executor:
         path = Path(folder) / "probe.onnx"
         save_model(copy, path)
         return Executor(path, optimization="basic", threads=threads)
+
+
+def observed_shapes(
+    model: onnx_ir.Model, values: Iterable[onnx_ir.Value], bindings: Bindings, threads: int = 0
+) -> dict[str, tuple[int, ...]]:
+    """Return shapes under the first binding by name: computed where the model says enough, else seen in a run."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    unknown: list[str] = []
+    for value in dict.fromkeys(values):
+        shape = bindings.shape(value, bindings.choices[0])
+        if shape is not None:
+            shapes[value.name or ""] = shape
+        elif value.producer() is not None:
+            unknown.append(value.name or "")
+    if not unknown:
+        return shapes
+    try:
+        for name, array in observe(model, unknown, [bindings.feeds(model, 0)], threads=threads):
+            shapes[name] = array.shape
+    except CannotRun:
+        return shapes
+    return shapes
 
 
 class Sampler:

@@ -10,11 +10,12 @@ import platform
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from whet.analysis.prices import KernelModel
 from whet.backends.base import RuntimeOptions
 from whet.backends.race import race
+from whet.backends.worker import Child
 from whet.ir.execute import CannotRun
 
 __all__ = ["KernelPrices", "cache_folder", "instruction_sets", "saturates"]
@@ -53,7 +54,10 @@ def saturates() -> bool:
 
 
 class KernelPrices:
-    """Measure in the target runtime, or read what an earlier run measured on the same kind of machine."""
+    """Measure in the target runtime, or read what an earlier run measured on the same kind of machine.
+
+    A context manager: the process that measures, started when there is something to measure, ends with it.
+    """
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class KernelPrices:
             f" | optimization {options.optimization}{config}"
         )
         self._known = _read(self._path)
+        self._child = Child()
         self.used: dict[str, dict[str, float]] = {}
         """Work -> format -> milliseconds: everything that decisions of this object's users rest on."""
 
@@ -88,11 +93,19 @@ class KernelPrices:
         self.used[work] = {**self.used.get(work, {}), **answer}
         return answer
 
+    def __enter__(self) -> Self:
+        """Return the prices."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process that measures."""
+        self._child.close()
+
     def _measure(self, formats: Mapping[str, KernelModel]) -> dict[str, float]:
         """Return milliseconds; -1 marks what the runtime does not run."""
         models = {name: make() for name, make in formats.items()}
         try:
-            return race(models, self._options, self._target)
+            return race(self._child, models, self._options, self._target)
         except CannotRun:
             return dict.fromkeys(formats, -1.0)
 

@@ -1,4 +1,4 @@
-"""Time small models against each other in one child process."""
+"""Time small models against each other in a child process."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +13,18 @@ __all__ = ["race"]
 
 
 def race(
+    child: Child,
     models: Mapping[str, tuple[bytes, Mapping[str, Array]]],
     options: RuntimeOptions,
     target: str = "onnxruntime",
     *,
-    rounds: int = 5,
-    block_seconds: float = 0.03,
+    rounds: int = 9,
+    block_seconds: float = 0.02,
 ) -> dict[str, float]:
     """Return the median milliseconds of each model (serialized, with its feeds), or -1 where it does not run.
 
-    All of them are loaded in one process and timed in alternating blocks with a pause between them.
+    All of them are loaded in ``child`` and timed in alternating blocks with a pause between them. Raises CannotRun when
+    the runtime crashes.
     """
     arrays: dict[str, Array] = {}
     for name, (data, feeds) in models.items():
@@ -35,6 +37,5 @@ def race(
         "rounds": rounds,
         "seconds": block_seconds,
     }
-    with Child() as child:
-        answer, _ = child.ask(message, arrays)
+    answer, _ = child.ask(message, arrays)
     return {name: float(answer["ms"][name]) for name in models}

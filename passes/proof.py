@@ -114,13 +114,19 @@ class Prover:
         A lossy rewrite is judged by :func:`relative_error`, on ``samples`` if they name every value that would be
         drawn at random.
         """
-        cut = _Cut(proposal, self._bindings)
+        if samples and fidelity is Fidelity.LOSSY:
+            verdict = self._try(_Cut(proposal, self._bindings, samples), fidelity, tolerance)
+            if verdict.kind is not VerdictKind.OPEN:
+                return verdict
+        return self._try(_Cut(proposal, self._bindings), fidelity, tolerance)
+
+    def _try(self, cut: "_Cut", fidelity: Fidelity, tolerance: float) -> Verdict:
         reason = ""
         for _ in range(4):
             try:
                 cut.close()
                 if fidelity is Fidelity.LOSSY:
-                    return self._approximate(cut, tolerance, samples or {})
+                    return self._approximate(cut, tolerance)
                 return self._execute(cut, fidelity, tolerance)
             except CannotRun as error:
                 reason = str(error)
@@ -149,17 +155,17 @@ class Prover:
                 )
         return Verdict(VerdictKind.PROVEN, "", worst, runner.oracle)
 
-    def _approximate(self, cut: "_Cut", tolerance: float, samples: Mapping[str, Array]) -> Verdict:
+    def _approximate(self, cut: "_Cut", tolerance: float) -> Verdict:
         """Measure the error of a rewrite that is meant to have one."""
+        real = bool(cut.samples)
+        if real and not all(_name(v) in cut.samples for v in cut.drawn):
+            raise CannotRun("there is real data for some of the operands only")
         opsets = dict(self._model.graph.opset_imports)
         runner = _Runner(cut.proto(opsets, self._model.ir_version, wide=False), cut, wide=False)
-        real = bool(cut.drawn) and all(_name(v) in samples for v in cut.drawn)
         count = 1 if real else max(2, len(self._bindings.choices))
         worst = 0.0
         for index in range(count):
             feeds = self._feeds(cut, index % len(self._bindings.choices), index, wide=False)
-            if real:
-                feeds.update({_name(v): samples[_name(v)] for v in cut.drawn})
             old, new = runner.run(feeds)
             error = max((relative_error(o, n) for o, n in zip(old, new, strict=True)), default=0.0)
             worst = max(worst, error)
@@ -187,9 +193,11 @@ class Prover:
         rng = np.random.default_rng((self._seed, draw))
         feeds: dict[str, Array] = {}
         for value in cut.drawn:
-            tensor = self._bindings.draw(
-                value, self._bindings.choices[choice], rng, positive=positive
-            )
+            tensor = cut.samples.get(_name(value))
+            if tensor is None:
+                tensor = self._bindings.draw(
+                    value, self._bindings.choices[choice], rng, positive=positive
+                )
             if tensor is None:
                 raise CannotRun(f"the shape of '{value.name}' is not known")
             feeds[_name(value)] = tensor
@@ -215,9 +223,12 @@ def _uninformative(outputs: Sequence[Array]) -> bool:
 class _Cut:
     """The subgraph that contains both sides of a proposal."""
 
-    def __init__(self, proposal: Proposal, bindings: Bindings) -> None:
+    def __init__(
+        self, proposal: Proposal, bindings: Bindings, samples: Mapping[str, Array] | None = None
+    ) -> None:
         self._proposal = proposal
         self._bindings = bindings
+        self.samples = samples or {}
         self._graph = proposal.old[0].graph
         self._context: dict[onnx_ir.Node, None] = dict.fromkeys(proposal.old)
         inside = {v for node in proposal.old for v in node.inputs}
@@ -276,6 +287,8 @@ class _Cut:
         if not isinstance(value.type, onnx_ir.TensorType):
             return False
         dtype = value.type.dtype
+        if value.name in self.samples:
+            return True
         from_model = value.producer() is None
         if not (dtype.is_floating_point() or dtype == onnx_ir.DataType.BOOL or from_model):
             return False

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir
 
-from whet.analysis.activations import Sampler, first_samples
+from whet.analysis.activations import Sampler, first_samples, observed_shapes
 from whet.analysis.kernel_prices import saturates
 from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
@@ -77,9 +77,17 @@ class _Run:
         default_factory=dict[tuple[object, ...], _Packed]
     )
 
+    rows: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    """Operand -> how many rows it has at the first binding."""
+
     def visit(self) -> None:
         found = [site for node in self.work.nodes("MatMul", "Gemm") if (site := self._read(node))]
         sample = self._sampler([site.x.name or "" for site in found])
+        context = self.work.context
+        if context.prices is not None:
+            values = [site.x for site in found]
+            shapes = observed_shapes(self.work.model, values, context.bindings, context.threads)
+            self.rows = {n: math.prod(shape[:-1]) for n, shape in shapes.items() if shape}
         nodes = {site.node for site in found}
         for site in found:
             try:
@@ -120,16 +128,11 @@ class _Run:
         names = ["uint8", "int7"] if saturates() else ["int8"]
         if self.step.weights != "auto":
             names = [self.step.weights]
-        rows = self._rows(site.x)
+        rows = self.rows.get(site.x.name or "")
         times = self._times(site, rows, names) if rows is not None else {}
         if rows is None and self.work.context.prices is not None and self.step.prefer == "speed":
             raise Mismatch("the number of rows is not known, so nothing could be measured")
         return _FORMATS[cheapest(names, times, must_gain=self.step.prefer == "speed")], times
-
-    def _rows(self, x: onnx_ir.Value) -> int | None:
-        bindings = self.work.context.bindings
-        shape = bindings.shape(x, bindings.choices[0])
-        return None if not shape else math.prod(shape[:-1])
 
     def _times(self, site: Linear, rows: int, names: list[str]) -> Mapping[str, float]:
         prices = self.work.context.prices

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir
 
-from whet.analysis.activations import Sampler, first_samples
+from whet.analysis.activations import Sampler, first_samples, observed_shapes
 from whet.analysis.base import Analysis
 from whet.analysis.kernel_prices import saturates
 from whet.analysis.ranges import Range, Ranges
@@ -90,16 +90,18 @@ class _Plan:
 class _Run:
     """One run over one model."""
 
-    def __init__(self, step: QuantizeStatic, work: Workbench, steps: list[Step]) -> None:
-        self._pass = step
+    def __init__(self, options: QuantizeStatic, work: Workbench, steps: list[Step]) -> None:
+        self._pass = options
         self._work = work
         self._steps = steps
         self._names = [tuple(v.name or "" for v in s.reads) for s in steps]
-        self._weights = _weight_format(step.weights)
+        self._weights = _weight_format(options.weights)
         context = work.context
         self._prices: StepPrices | None = None
         if context.prices is not None:
-            self._prices = StepPrices(context.prices, context.bindings, work.opset, self._weights)
+            values = [v for step in steps for v in (*step.reads, step.writes)]
+            shapes = observed_shapes(work.model, values, context.bindings, context.threads)
+            self._prices = StepPrices(context.prices, shapes, work.opset, self._weights)
         self._decoded: dict[onnx_ir.Value, onnx_ir.Value] = {}
         """Real value -> its DequantizeLinear; outputs of those map to themselves."""
         self._grids: dict[str, Affine] = {}
@@ -107,10 +109,7 @@ class _Run:
     def rewrite(self) -> None:
         """Rewrite the steps of the cheapest placement in graph order."""
         ranges = self._ranges()
-        plan = min(
-            (self._plan(name) for name in self._formats()),
-            key=lambda plan: plan.placement.milliseconds,
-        )
+        plan = self._plan(self._activations())
         sample = self._sampler(sorted(plan.placement.integers))
         for number, step in enumerate(self._steps):
             if number in plan.placement.integers:
@@ -118,10 +117,17 @@ class _Run:
             elif step.is_convolution:
                 self._work.decline(step.node, _why_float(plan, number))
 
-    def _formats(self) -> list[str]:
+    def _activations(self) -> IntegerFormat:
+        """Return the type of activations: what the largest convolution was measured to be faster with."""
         if self._pass.activations != "auto":
-            return [self._pass.activations]
-        return ["uint8"] if self._work.context.prices is None else ["uint8", "int8"]
+            return _ACTIVATIONS[self._pass.activations]
+        if self._prices is None:
+            return UINT8
+        largest = max((s for s in self._steps if s.is_convolution), key=self._prices.volume)
+        times = {
+            f: self._prices.step(largest, f).get(INTEGER, _NEVER) for f in (UINT8, INT8_ACTIVATION)
+        }
+        return min(times, key=lambda fmt: times[fmt])
 
     def _ranges(self) -> Mapping[str, Range]:
         names = [n for reads in self._names for n in reads]
@@ -129,8 +135,7 @@ class _Run:
         found = Ranges(tuple(dict.fromkeys(names)), self._pass.percentile)
         return self._work.analyses.get(found)
 
-    def _plan(self, name: str) -> _Plan:
-        fmt = _ACTIVATIONS[name]
+    def _plan(self, fmt: IntegerFormat) -> _Plan:
         times = [{} if self._prices is None else self._prices.step(s, fmt) for s in self._steps]
         tasks = [
             Task(*self._costs(step, found), names, step.writes.name or "")

@@ -1,12 +1,12 @@
 """What steps cost in float and in integers, and what it costs to cross between the two."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 
 import onnx_ir
 
 from whet.analysis.prices import KernelModel, Prices
-from whet.ir.bindings import Bindings
 from whet.ir.values import Array, constant
 from whet.passes.proposal import Builder
 from whet.passes.quantization.arrays import affine, quantize
@@ -23,10 +23,11 @@ INTEGER = "integer"
 
 @dataclasses.dataclass(frozen=True)
 class StepPrices:
-    """Look up kernels at the shapes of the first binding."""
+    """Look up kernels at given shapes."""
 
     prices: Prices
-    bindings: Bindings
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of every value, by name."""
     opset: int
     weights: IntegerFormat
 
@@ -41,6 +42,12 @@ class StepPrices:
             INTEGER: self._in_integers(step, shapes, fmt),
         }
         return self.prices.lookup(f"{work_of(step, shapes)} static {label}", models)
+
+    def volume(self, step: Step) -> int:
+        """Return about how much the step works: elements read times weights; for ranking only."""
+        weights = step.node.inputs[1] if step.is_convolution else None
+        size = 1 if weights is None or weights.const_value is None else weights.const_value.size
+        return math.prod(self._shape(step.reads[0]) or (0,)) * int(size)
 
     def crossing(
         self, values: Iterable[onnx_ir.Value], fmt: IntegerFormat
@@ -60,7 +67,7 @@ class StepPrices:
         return enter, leave
 
     def _shape(self, value: onnx_ir.Value) -> tuple[int, ...] | None:
-        return self.bindings.shape(value, self.bindings.choices[0])
+        return self.shapes.get(value.name or "")
 
     def _in_float(self, step: Step, shapes: list[tuple[int, ...]]) -> KernelModel:
         def body(build: Builder, *values: onnx_ir.Value) -> onnx_ir.Value:

@@ -193,6 +193,7 @@ class _Job:
         self._scratch = scratch
         self._folder = scratch / "artifact"
         self._notes: list[str] = []
+        self._kernels: Mapping[str, Mapping[str, float]] = {}
         self._start = time.perf_counter()
 
     def run(self, prepared: Prepared, call: _Call) -> Artifact:
@@ -228,6 +229,7 @@ class _Job:
             notes=self._notes,
             versions=_versions(self._target),
             metric=metric,
+            kernels=self._kernels,
             seconds=time.perf_counter() - self._start,
         )
         text = json.dumps(report.to_json(), indent=1, default=str)
@@ -276,18 +278,19 @@ class _Job:
             reproducers=self._scratch / "reproducers",
             progress=self._options.progress,
             target=self._target.name,
-            prices=self._prices(),
         )
-        gate = None
-        if self._options.measure:
-            gate = NeverWorse(self._target, self._options.runtime, bindings, self._scratch)
-        return self._recipe.pipeline(self._target).run(model, context, gate)
-
-    def _prices(self) -> KernelPrices | None:
-        if not self._options.measure or self._target.name != "onnxruntime":
-            return None
+        pipeline = self._recipe.pipeline(self._target)
+        if not self._options.measure:
+            return pipeline.run(model, context)
+        gate = NeverWorse(self._target, self._options.runtime, bindings, self._scratch)
+        if self._target.name != "onnxruntime":
+            return pipeline.run(model, context, gate)
         version = self._target.versions()["onnxruntime"]
-        return KernelPrices(self._options.runtime, version)
+        with KernelPrices(self._options.runtime, version) as prices:
+            context.prices = prices
+            found = pipeline.run(model, context, gate)
+        self._kernels = prices.used
+        return found
 
     def _lower(self, model: onnx_ir.Model) -> list[str]:
         self._options.progress(f"lower to {self._target.name}")

@@ -58,6 +58,10 @@ class Report:
     versions: Mapping[str, str]
     metric: tuple[float, float] | None = None
     """The evaluation of source and artifact, where larger is better."""
+    kernels: Mapping[str, Mapping[str, float]] = dataclasses.field(
+        default_factory=dict[str, Mapping[str, float]]
+    )
+    """Measured milliseconds that decisions rest on: work -> format -> milliseconds."""
     seconds: float = 0.0
 
     @property
@@ -74,8 +78,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Return plain data; the schema is this class."""
         data = dataclasses.asdict(self)
-        for step in data["steps"]:
-            step["coverage"]["proofs"] = dict(step["coverage"]["proofs"])
+        for step, plain in zip(self.steps, data["steps"], strict=True):
+            plain["coverage"]["proofs"] = dict(step.coverage.proofs)
         return {"schema": 1, **data}
 
     def __str__(self) -> str:
