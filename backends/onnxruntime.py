@@ -9,7 +9,7 @@ import onnx
 import onnx_ir
 
 from whet.backends.base import Runner, RuntimeOptions, Target
-from whet.ir.execute import Executor
+from whet.ir.execute import Executor, newest_ir_version
 from whet.ir.saving import save_model
 
 __all__ = ["OnnxRuntime", "lean", "runtime_fusions"]
@@ -63,6 +63,7 @@ def lean(model: onnx_ir.Model) -> onnx_ir.Model:
     """
     copy = model.clone()
     copy.doc_string = ""
+    copy.ir_version = min(copy.ir_version, newest_ir_version())
     for graph in (copy.graph, *copy.graph.subgraphs()):
         for value in graph.initializers.values():
             value.metadata_props.clear()

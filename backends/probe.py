@@ -1,5 +1,6 @@
 """Find sizes for the symbolic dimensions at which a model really runs."""
 
+import math
 from collections.abc import Mapping
 
 import onnx_ir
@@ -12,6 +13,8 @@ from whet.ir.values import Array, dimensions
 __all__ = ["find_bindings"]
 
 _WANTED = 2
+_LARGEST = 1 << 22
+"""Sizes that make the inputs larger than this many elements together are not tried unasked."""
 
 
 def find_bindings(
@@ -36,6 +39,8 @@ def find_bindings(
         if choice in found or (not names and found):
             continue
         trial = Bindings((choice,), examples)
+        if choice is not start and _elements(model, trial) > _LARGEST:
+            continue
         feeds = trial.feeds(model, 0)
         try:
             runner.run(feeds)
@@ -59,3 +64,8 @@ def _sizes_of(model: onnx_ir.Model, examples: Mapping[str, Array]) -> dict[str, 
             if not isinstance(size, int) and axis < example.ndim:
                 sizes[size or f"{value.name}.{axis}"] = example.shape[axis]
     return sizes
+
+
+def _elements(model: onnx_ir.Model, trial: Bindings) -> int:
+    shapes = [trial.shape(value, trial.choices[0]) for value in model.graph.inputs]
+    return sum(math.prod(shape) for shape in shapes if shape is not None)

@@ -188,7 +188,7 @@ class _Server:
             return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}, {}
         assert self._runner is not None
         if message["do"] == "run":
-            return {}, {f"{k}": a for k, a in enumerate(self._runner.run(feeds))}
+            return {}, {f"{k}": _plain(a) for k, a in enumerate(self._runner.run(feeds))}
         return {"ms": self._time(feeds, message["runs"], message["seconds"])}, {}
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -248,6 +248,14 @@ def _open_bytes(data: Array, message: Mapping[str, Any]) -> Runner:
         path = Path(folder) / "model.onnx"
         path.write_bytes(data.tobytes())
         return open_runner(path, message["target"], RuntimeOptions.from_json(message["options"]))
+
+
+def _plain(array: Array) -> Array:
+    if array.dtype != np.object_:
+        return array
+    if all(isinstance(item, str) for item in array.reshape(-1)):
+        return array.astype(np.str_)
+    raise CannotRun("an output is a sequence; only tensors can be handed over")
 
 
 def main() -> None:

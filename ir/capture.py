@@ -16,6 +16,7 @@ import onnx_ir
 from whet.errors import UsageError
 from whet.ir.files import from_proto, load_model, parse_model
 from whet.ir.opset import raise_opset
+from whet.ir.order import copy_model
 from whet.ir.program import is_program
 
 OPSET = 23
@@ -78,7 +79,7 @@ def capture(
 
 def _in_memory(source: onnx.ModelProto | bytes | onnx_ir.Model) -> onnx_ir.Model:
     if isinstance(source, onnx_ir.Model):
-        return source.clone()
+        return copy_model(source)
     return parse_model(source) if isinstance(source, bytes) else from_proto(source)
 
 

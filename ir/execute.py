@@ -1,5 +1,6 @@
 """Execute a model with ONNX Runtime: the typed boundary to a library without annotations."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ import onnxruntime
 
 from whet.ir.values import Array
 
-__all__ = ["CannotRun", "Executor"]
+__all__ = ["CannotRun", "Executor", "newest_ir_version"]
 
 _LEVELS = {
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -48,14 +49,7 @@ class Executor:
             options.add_session_config_entry(key, value)
         if save_optimized is not None:
             options.optimized_model_filepath = str(save_optimized)
-        source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
-        try:
-            self._session = cast(
-                "Any",
-                onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"]),
-            )
-        except Exception as error:
-            raise CannotRun(_first_line(error)) from error
+        self._session = _open(model, options)
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
@@ -65,9 +59,59 @@ class Executor:
             found = self._session.run(None if outputs is None else list(outputs), dict(feeds))
         except Exception as error:
             raise CannotRun(_first_line(error)) from error
-        return [item if isinstance(item, np.ndarray) else np.asarray(item) for item in found]
+        return [_array(item) for item in found]
+
+
+def _open(model: onnx.ModelProto | Path | str, options: Any) -> Any:
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+    try:
+        return _session(source, options)
+    except CannotRun as error:
+        if "IR version" not in str(error) or isinstance(model, onnx.ModelProto):
+            raise
+    older = onnx.load(str(model))
+    older.ir_version = newest_ir_version()
+    return _session(older.SerializeToString(), options)
+
+
+def _session(source: str | bytes, options: Any) -> Any:
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise CannotRun(_first_line(error)) from error
+
+
+@functools.cache
+def newest_ir_version() -> int:
+    """Return the newest version of the file format that the installed ONNX Runtime reads."""
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    values = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy"]
+    graph = onnx.helper.make_graph([node], "probe", values[:1], values[1:])
+    for ir_version in range(onnx.IR_VERSION, 3, -1):
+        imports = [onnx.helper.make_opsetid("", 13)]
+        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+        options = cast("Any", onnxruntime.SessionOptions())
+        options.log_severity_level = 4
+        try:
+            _session(model.SerializeToString(), options)
+        except CannotRun:
+            continue
+        return ir_version
+    raise CannotRun("ONNX Runtime reads no version of the file format")
+
+
+def _array(item: object) -> Array:
+    """Return an output as an array; a sequence becomes a one-dimensional array of arrays."""
+    if isinstance(item, np.ndarray):
+        return cast("Array", item)
+    if not isinstance(item, list):
+        return np.asarray(item)
+    parts = cast("list[object]", item)
+    found = np.empty(len(parts), dtype=np.object_)
+    found[:] = parts
+    return found
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0]
-    return text.split("] ")[-1][:200] if text else type(error).__name__
+    text = " ".join(str(error).split())
+    return text.split("] ")[-1][:400] if text else type(error).__name__

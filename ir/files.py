@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from whet.errors import InvalidModel, UnsafeModel, UnsupportedModel, UsageError
 from whet.ir.external import check_external, external_tensors
+from whet.ir.order import root_cause, sort_nodes
 from whet.ir.saving import EXTERNAL_THRESHOLD, save_model
 from whet.ir.sparse import densify
 
@@ -65,15 +66,14 @@ def deserialize(proto: onnx.ModelProto, what: str) -> onnx_ir.Model:
         densify(copy)
         proto = copy
     try:
-        return onnx_ir.from_proto(proto)
+        model = onnx_ir.from_proto(proto)
+        sort_nodes(model)
     except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
-        raise InvalidModel(f"{what} is not a valid ONNX model: {_root(error)}") from error
-
-
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+        cause = root_cause(error)
+        if isinstance(cause, NotImplementedError) or "not supported" in str(cause):
+            raise UnsupportedModel(f"{what} holds something the IR lacks: {cause}") from error
+        raise InvalidModel(f"{what} is not a valid ONNX model: {cause}") from error
+    return model
 
 
 def _read(path: str) -> bytes:

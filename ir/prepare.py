@@ -1,6 +1,6 @@
 """Bring a model into the one form that passes expect."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir
@@ -140,13 +140,30 @@ def _name_values(model: onnx_ir.Model) -> None:
     kept = [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]
     taken: set[str] = set()
     done: set[onnx_ir.Value] = set()
-    for value in (*kept, *_inner_values(model)):
+    _name_each(kept, done, taken)
+    fixed = {value for value in _named_by_operator(model) if value.name} - done
+    taken |= {value.name or "" for value in fixed}
+    _name_each(_inner_values(model), done | fixed, taken)
+
+
+def _name_each(values: Iterable[onnx_ir.Value], done: set[onnx_ir.Value], taken: set[str]) -> None:
+    for value in values:
         if value in done:
             continue
         done.add(value)
         name = _fresh(value.name or "value", taken)
         if name != value.name:
             value.name = name
+
+
+def _named_by_operator(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
+    """Yield inputs and outputs of subgraphs whose names an operator of another domain may read."""
+    for node in _nodes(model):
+        if node.domain not in ("", "ai.onnx"):
+            for attribute in node.attributes.values():
+                if attribute.type == onnx_ir.AttributeType.GRAPH and not attribute.is_ref():
+                    yield from attribute.as_graph().inputs
+                    yield from attribute.as_graph().outputs
 
 
 def _inner_values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:

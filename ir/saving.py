@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -75,14 +75,9 @@ def save_model(
 def _save_inline(model: onnx_ir.Model, target: str, stack_traces: bool) -> None:
     weights = _plan([model.graph])
     proto = _skeleton(model, weights, "", stack_traces)
-    names = {w.value.name for w in weights}
-    headers = {t.name: _header(t) for t in proto.graph.initializer if t.name in names}
-    kept = [t for t in proto.graph.initializer if t.name not in names]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
     file = Replacement(target)
     with file.open() as stream:
-        _write_model(stream, proto, [(headers[w.value.name or ""], w.tensor) for w in weights])
+        _write_model(stream, proto, {w.value.name or "": w.tensor for w in weights})
     replace_all([file])
 
 
@@ -226,30 +221,36 @@ def _serialize(message: onnx.ModelProto | onnx.GraphProto | onnx.TensorProto) ->
 
 
 def _write_model(
-    stream: BinaryIO,
-    proto: onnx.ModelProto,
-    weights: Sequence[tuple[bytes, onnx_ir.TensorProtocol]],
+    stream: BinaryIO, proto: onnx.ModelProto, weights: Mapping[str, onnx_ir.TensorProtocol]
 ) -> None:
-    """Write ``proto`` with the weights appended to its graph, as protobuf's wire format has it."""
+    """Write ``proto`` with the data of ``weights``, its initializers last, as protobuf has it."""
+    pieces = [_initializer(t, weights.get(t.name)) for t in proto.graph.initializer]
+    del proto.graph.initializer[:]
     graph = _serialize(proto.graph)
     proto.ClearField("graph")
-    prefixes = [_tensor_prefix(header, tensor.nbytes) for header, tensor in weights]
-    payload = sum(tensor.nbytes for _, tensor in weights) + sum(map(len, prefixes))
     head = _serialize(proto)
-    if len(head) + len(graph) + payload >= 1 << 31:
+    size = len(graph) + sum(len(start) + (t.nbytes if t is not None else 0) for start, t in pieces)
+    if len(head) + size >= 1 << 31:
         raise UnsupportedModel(
-            f"the model takes {len(graph) + payload} bytes, more than one protobuf can hold; "
+            f"the model takes {size} bytes, more than one protobuf can hold; "
             "lower external_threshold"
         )
-    stream.write(head + _GRAPH_TAG + _varint(len(graph) + payload) + graph)
-    for prefix, (_, tensor) in zip(prefixes, weights, strict=True):
-        stream.write(prefix)
-        _write_tensor(stream, tensor)
+    stream.write(head + _GRAPH_TAG + _varint(size) + graph)
+    for start, tensor in pieces:
+        stream.write(start)
+        if tensor is not None:
+            _write_tensor(stream, tensor)
 
 
-def _tensor_prefix(header: bytes, size: int) -> bytes:
-    start = header + _RAW_DATA_TAG + _varint(size)
-    return _INITIALIZER_TAG + _varint(len(start) + size) + start
+def _initializer(
+    proto: onnx.TensorProto, tensor: onnx_ir.TensorProtocol | None
+) -> tuple[bytes, onnx_ir.TensorProtocol | None]:
+    """Return the bytes of an initializer up to its data, and where the data come from."""
+    if tensor is None:
+        whole = _serialize(proto)
+        return _INITIALIZER_TAG + _varint(len(whole)) + whole, None
+    start = _header(proto) + _RAW_DATA_TAG + _varint(tensor.nbytes)
+    return _INITIALIZER_TAG + _varint(len(start) + tensor.nbytes) + start, tensor
 
 
 def _varint(number: int) -> bytes:

@@ -42,11 +42,8 @@ class Lexer:
         self._source = source
         self._tokens = list(self._split())
         self._index = 0
-
-    @property
-    def token(self) -> Token:
+        self.token = self._tokens[0]
         """The token that comes next."""
-        return self._tokens[self._index]
 
     def peek(self) -> Token:
         """Return the token after the next one."""
@@ -57,19 +54,19 @@ class Lexer:
         token = self.token
         if token.kind is not Kind.END:
             self._index += 1
+            self.token = self._tokens[self._index]
         return token
 
     def at(self, mark: str) -> bool:
         """Say whether the next token is this mark or bare word."""
-        token = self.token
-        return token.text == mark and token.kind in (Kind.MARK, Kind.NAME)
+        return self.token.text == mark  # strings keep their quotes, so they never match
 
     def accept(self, mark: str) -> bool:
         """Consume the next token if it is this mark or bare word."""
-        found = self.at(mark)
-        if found:
-            self._index += 1
-        return found
+        if self.token.text != mark:
+            return False
+        self.advance()
+        return True
 
     def expect(self, mark: str) -> Token:
         """Consume this mark or bare word, or fail."""

@@ -107,14 +107,14 @@ class _GraphCheck:
             if is_nested:
                 captured.update(inputs)
             attributes = node.attributes.data
-            call: list[object] = [node.op_type, node.domain, len(inputs), len(outputs)]
+            call: tuple[object, ...] = (node.op_type, node.domain, len(inputs), len(outputs))
             for name, attribute in attributes.items():
                 kind = attribute.type
-                call += name, kind, attribute.ref_attr_name
+                call += (name, kind, attribute.ref_attr_name)
                 if kind in _GRAPH_KINDS:
                     self._check_subgraphs(node, attribute, visible)
-            if None in inputs or node.overload or tuple(call) not in accepted:
-                self._check_call(node, tuple(call))
+            if call not in accepted or None in inputs or node.overload:
+                self._check_call(node, call)
             for value in outputs:
                 label = value.name
                 if not label or label in names:

@@ -99,7 +99,7 @@ class Coverage:
         self.changed += other.changed
         self.declined = dict(other.declined)
         self.near_misses = dict(other.near_misses)
-        self.failures += other.failures
+        self.failures += [failure for failure in other.failures if failure not in self.failures]
         self.proofs += other.proofs
         self.damage += other.damage
         self.max_error = max(self.max_error, other.max_error)

@@ -141,9 +141,10 @@ class _Miss:
     depth: int = 0
     reason: str = ""
 
-    def note(self, found: Match, reason: str) -> None:
-        if len(found.nodes) > self.depth:
-            self.depth, self.reason = len(found.nodes), reason
+    def note(self, found: Match, reason: str, beyond: int = 0) -> None:
+        depth = len(found.nodes) + beyond
+        if depth > self.depth:
+            self.depth, self.reason = depth, reason
 
 
 def match(pattern: Op, root: onnx_ir.Node) -> Match | str:
@@ -234,7 +235,7 @@ def _match_producer(
         return
     if pattern.sole and (len(value.uses()) > 1 or value.is_graph_output()):
         if node.op_type in pattern.op_types:
-            miss.note(found, f"{node.op_type} '{node.name}' is read elsewhere too")
+            miss.note(found, f"{node.op_type} '{node.name}' is read elsewhere too", beyond=1)
         return
     yield from _match_node(pattern, node, found, miss)
 

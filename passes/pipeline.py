@@ -88,6 +88,7 @@ class _Run:
         self._gate = gate
         self._analyses = Analyses(model, context)
         self._done: list[str] = []
+        self._bytes, self._ops = weight_bytes(model), len(model.graph)
 
     def fixpoint(self, stage: Fixpoint) -> None:
         """Repeat; a pass runs again only if something changed since its own last run."""
@@ -127,7 +128,7 @@ class _Run:
         return changed
 
     def _record(self, step: Pass) -> Step:
-        size, ops = weight_bytes(self.model), len(self.model.graph)
+        size, ops = self._bytes, self._ops
         record = self.steps.get(str(step))
         if record is None:
             record = Step(step.name, step.fidelity.value, step.summary)
@@ -141,7 +142,9 @@ class _Run:
     def _close(self, record: Step, coverage: Coverage) -> None:
         record.coverage.add(coverage)
         record.runs += 1
-        record.bytes_after, record.ops_after = weight_bytes(self.model), len(self.model.graph)
+        if coverage.changed:
+            self._bytes, self._ops = weight_bytes(self.model), len(self.model.graph)
+        record.bytes_after, record.ops_after = self._bytes, self._ops
         self._done.append(record.name)
 
     def _gated(self, step: Pass) -> bool:

@@ -7,7 +7,7 @@ cut is run at every binding of the symbolic dimensions.
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,11 @@ from onnx import helper, numpy_helper
 
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun, Executor
+from whet.ir.float64 import Float64Executor
 from whet.ir.values import Array, constant
 from whet.passes.base import Fidelity
 from whet.passes.proposal import Proposal
+from whet.passes.structural_key import nodes_key, tensor_key
 
 __all__ = ["Prover", "Verdict", "VerdictKind", "compare", "relative_error", "save_reproducer"]
 
@@ -55,14 +57,18 @@ class Verdict:
 
 
 def compare(old: Array, new: Array) -> float:
-    """Return max |new - old| / rms(old); infinite when shape, type, NaNs or infinities differ."""
+    """Return max |new - old| / rms(old); infinite when shape, type, NaNs or infinities differ.
+
+    Zeros of either sign are equal; other data than numbers are equal or not.
+    """
     if old.shape != new.shape or old.dtype != new.dtype:
         return float("inf")
     if old.dtype.kind not in "fVc":
         return 0.0 if np.array_equal(old, new) else float("inf")
     if old.tobytes() == new.tobytes():
         return 0.0
-    before, after = old.astype(np.float64), new.astype(np.float64)
+    number = np.complex128 if old.dtype.kind == "c" else np.float64
+    before, after = old.astype(number), new.astype(number)
     finite = np.isfinite(before)
     if not np.array_equal(finite, np.isfinite(after)):
         return float("inf")
@@ -74,7 +80,7 @@ def compare(old: Array, new: Array) -> float:
     worst = float(np.max(np.abs(after - before)))
     if worst == 0.0:
         return 0.0
-    scale = float(np.sqrt(np.mean(before**2)))
+    scale = float(np.sqrt(np.mean(np.abs(before) ** 2)))
     return worst / scale if scale > 0 else float("inf")
 
 
@@ -96,8 +102,19 @@ def relative_error(old: Array, new: Array) -> float:
 class Prover:
     """Execute proposals on their cut-out subgraphs."""
 
-    def __init__(self, model: onnx_ir.Model, bindings: Bindings, seed: int = 0) -> None:
-        """Draw data from ``bindings``; the same seed gives the same data."""
+    def __init__(
+        self,
+        model: onnx_ir.Model,
+        bindings: Bindings,
+        seed: int = 0,
+        proven: dict[Hashable, Verdict] | None = None,
+    ) -> None:
+        """Draw data from ``bindings``; the same seed gives the same data.
+
+        ``proven`` remembers proofs by structure: the same operators on the same constants and the same shapes need
+        no second execution.
+        """
+        self._proven: dict[Hashable, Verdict] = {} if proven is None else proven
         self._model = model
         self._bindings = bindings
         self._seed = seed
@@ -127,21 +144,68 @@ class Prover:
                 cut.close()
                 if fidelity is Fidelity.LOSSY:
                     return self._approximate(cut, tolerance)
-                return self._execute(cut, fidelity, tolerance)
+                return self._look_up(cut, fidelity, tolerance)
             except CannotRun as error:
-                reason = str(error)
-            if not cut.grow():
+                reason = reason or str(error)
+            try:
+                if not cut.grow():
+                    break
+            except CannotRun:
                 break
         return Verdict(VerdictKind.OPEN, reason)
 
+    def _look_up(self, cut: "_Cut", fidelity: Fidelity, tolerance: float) -> Verdict:
+        structure = cut.key()
+        if structure is None:
+            return self._execute(cut, fidelity, tolerance)
+        opsets = tuple(sorted(self._model.graph.opset_imports.items()))
+        key = (structure, opsets, fidelity, tolerance, self._seed)
+        verdict = self._proven.get(key)
+        if verdict is None:
+            verdict = self._execute(cut, fidelity, tolerance)
+            if verdict.kind is VerdictKind.PROVEN:
+                self._proven[key] = verdict
+        return verdict
+
     def _execute(self, cut: "_Cut", fidelity: Fidelity, tolerance: float) -> Verdict:
-        wide = fidelity is not Fidelity.EXACT
-        runner = self._runner(cut, wide=wide)
+        """Compare both sides on the best oracle that can run them."""
+        reason = "no oracle"
+        for start in self._runners(cut, wide=fidelity is not Fidelity.EXACT):
+            try:
+                runner = start()
+                verdict = self._compare(cut, runner, tolerance)
+            except CannotRun as error:
+                reason = str(error)
+                continue
+            return verdict if runner.loadable else self._loadable(cut, verdict)
+        raise CannotRun(reason)
+
+    def _loadable(self, cut: "_Cut", verdict: Verdict) -> Verdict:
+        """Give a refutation by our own kernels a reproducer that ONNX Runtime loads."""
+        if verdict.kind is not VerdictKind.REFUTED:
+            return verdict
+        proto = cut.proto(dict(self._model.graph.opset_imports), self._model.ir_version, wide=False)
+        types = {_name(v): v.dtype.numpy() for v in [*cut.drawn, *cut.fed] if v.dtype is not None}
+        feeds = {name: array.astype(types[name]) for name, array in verdict.feeds.items()}
+        return dataclasses.replace(verdict, cut=proto, feeds=feeds)
+
+    def _compare(self, cut: "_Cut", runner: "_Runner", tolerance: float) -> Verdict:
         worst = 0.0
         for index in range(max(2, len(self._bindings.choices))):
             choice = index % len(self._bindings.choices)
             feeds = self._feeds(cut, choice, index, wide=runner.wide)
-            old, new = runner.run(feeds)
+            try:
+                old, new = runner.run(feeds)
+            except CannotRun as failure:
+                if not self._old_side_runs(cut, runner, feeds):
+                    raise
+                binding = dict(self._bindings.choices[choice])
+                reason = (
+                    f"the replacement does not run, what it replaces does, at {binding}: {failure}"
+                )
+                return Verdict(
+                    VerdictKind.REFUTED, reason, np.inf, runner.oracle, runner.proto, feeds
+                )
             if _uninformative(old):
                 feeds = self._feeds(cut, choice, index, wide=runner.wide, positive=True)
                 old, new = runner.run(feeds)
@@ -161,7 +225,9 @@ class Prover:
         if real and not all(_name(v) in cut.samples for v in cut.drawn):
             raise CannotRun("there is real data for some of the operands only")
         opsets = dict(self._model.graph.opset_imports)
-        runner = _Runner(cut.proto(opsets, self._model.ir_version, wide=False), cut, wide=False)
+        runner = _Runner(
+            cut.proto(opsets, self._model.ir_version, wide=False), cut, Executor, wide=False
+        )
         count = 1 if real else max(2, len(self._bindings.choices))
         worst = 0.0
         for index in range(count):
@@ -176,16 +242,28 @@ class Prover:
                 )
         return Verdict(VerdictKind.PROVEN, "", worst, "calibration" if real else runner.oracle)
 
-    def _runner(self, cut: "_Cut", *, wide: bool) -> "_Runner":
+    def _old_side_runs(self, cut: "_Cut", runner: "_Runner", feeds: dict[str, Array]) -> bool:
+        """Tell whether what is replaced runs where both sides together failed."""
+        if not runner.loadable:
+            return False
+        opsets = dict(self._model.graph.opset_imports)
+        proto = cut.proto(opsets, self._model.ir_version, wide=runner.wide, new_side=False)
+        try:
+            Executor(proto).run(feeds)
+        except CannotRun:
+            return False
+        return True
+
+    def _runners(self, cut: "_Cut", *, wide: bool) -> Iterable[Callable[[], "_Runner"]]:
+        """Yield makers: float64 in ONNX Runtime, float64 with our kernels, and the types as they are."""
         opsets = dict(self._model.graph.opset_imports)
         version = self._model.ir_version
         if wide:
-            try:
-                proto = cut.proto(opsets, version, wide=True)
-                return _Runner(proto, cut, wide=True)
-            except CannotRun:
-                pass
-        return _Runner(cut.proto(opsets, version, wide=False), cut, wide=False)
+            yield lambda: _Runner(cut.proto(opsets, version, wide=True), cut, Executor, wide=True)
+            yield lambda: _Runner(
+                cut.proto(opsets, version, wide=True), cut, Float64Executor, wide=True
+            )
+        yield lambda: _Runner(cut.proto(opsets, version, wide=False), cut, Executor, wide=False)
 
     def _feeds(
         self, cut: "_Cut", choice: int, draw: int, *, wide: bool, positive: bool = False
@@ -297,13 +375,15 @@ class _Cut:
     def _all(self) -> list[onnx_ir.Node]:
         return [*self._context, *self._proposal.new]
 
-    def proto(self, opsets: dict[str, int], ir_version: int, *, wide: bool) -> onnx.ModelProto:
+    def proto(
+        self, opsets: dict[str, int], ir_version: int, *, wide: bool, new_side: bool = True
+    ) -> onnx.ModelProto:
         """Return a model with the old and the new side, outputs ``old_k`` and ``new_k``."""
-        order = _topological(self._all())
+        order = _topological(self._all() if new_side else list(self._context))
         nodes = [onnx_ir.serde.serialize_node(node) for node in order]
         outputs: list[onnx.ValueInfoProto] = []
         for k, (old, new) in enumerate(self._proposal.outputs):
-            for side, value in (("old", old), ("new", new)):
+            for side, value in (("old", old), ("new", new))[: 2 if new_side else 1]:
                 nodes.append(helper.make_node("Identity", [_name(value)], [f"{side}_{k}"]))
                 outputs.append(_declare(f"{side}_{k}", old, wide=wide, shaped=False))
         inputs = [
@@ -317,6 +397,24 @@ class _Cut:
         imports = [helper.make_opsetid(d, opsets.get(d, 1)) for d in sorted(domains)]
         return helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
 
+    def key(self) -> Hashable | None:
+        """Return what the proof depends on, without names; None where weights are fed or operators are opaque."""
+        if self.fed:
+            return None
+        numbers: dict[onnx_ir.Value, int] = {}
+        nodes = nodes_key(_topological(self._all()), numbers)
+        constants = [(numbers.get(v), _constant_key(v)) for v in self._embedded]
+        if nodes is None or any(key is None for _, key in constants):
+            return None
+        drawn = tuple((numbers.get(v), v.dtype, self._data_key(v)) for v in self.drawn)
+        outputs = tuple((numbers.get(o), numbers.get(n)) for o, n in self._proposal.outputs)
+        return tuple(nodes), tuple(constants), drawn, outputs
+
+    def _data_key(self, value: onnx_ir.Value) -> Hashable:
+        """Return the shapes that are drawn, and the name where real data are drawn from."""
+        shapes = tuple(self._bindings.shape(value, b) for b in self._bindings.choices)
+        return shapes, value.name if value.name in self._bindings.examples else None
+
     @property
     def pairs(self) -> int:
         """Return the number of compared outputs."""
@@ -326,17 +424,29 @@ class _Cut:
 class _Runner:
     """Execute a cut."""
 
-    def __init__(self, proto: onnx.ModelProto, cut: _Cut, *, wide: bool) -> None:
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        cut: _Cut,
+        kind: Callable[[onnx.ModelProto], Executor | Float64Executor],
+        *,
+        wide: bool,
+    ) -> None:
         self.proto = proto
         self.wide = wide
         self.oracle = "float64" if wide else "as is"
+        self.loadable = kind is Executor
         self._names = [f"{side}_{k}" for side in ("old", "new") for k in range(cut.pairs)]
-        self._executor = Executor(proto)
+        self._executor = kind(proto)
 
     def run(self, feeds: dict[str, Array]) -> tuple[list[Array], list[Array]]:
         found = self._executor.run(feeds, self._names)
         half = len(found) // 2
         return found[:half], found[half:]
+
+
+def _constant_key(value: onnx_ir.Value) -> Hashable | None:
+    return None if value.const_value is None else tensor_key(value.const_value)
 
 
 def _name(value: onnx_ir.Value) -> str:

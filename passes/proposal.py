@@ -66,23 +66,27 @@ class Proposal:
 
 
 def remove_unread(nodes: Iterable[onnx_ir.Node]) -> int:
-    """Remove those of ``nodes`` whose outputs nobody reads; return how many went."""
+    """Remove those of ``nodes`` whose outputs nobody reads; return how many went.
+
+    Readers before what they read (root first) need one sweep.
+    """
     waiting = [node for node in nodes if node.graph is not None]
-    removed = 0
-    progress = True
-    while progress:
-        progress = False
-        for node in list(waiting):
-            if any(v.uses() or v.is_graph_output() for v in node.outputs):
-                continue
-            graph = node.graph
-            assert graph is not None
-            _detach(node)
-            graph.remove(node)
-            waiting.remove(node)
-            removed += 1
-            progress = True
-    return removed
+    total = len(waiting)
+    while True:
+        kept = [node for node in waiting if not _remove_if_unread(node)]
+        if len(kept) == len(waiting):
+            return total - len(kept)
+        waiting = kept
+
+
+def _remove_if_unread(node: onnx_ir.Node) -> bool:
+    if any(v.uses() or v.is_graph_output() for v in node.outputs):
+        return False
+    graph = node.graph
+    assert graph is not None
+    _detach(node)
+    graph.remove(node)
+    return True
 
 
 def _drop_unread_weights(graph: onnx_ir.Graph, values: Iterable[onnx_ir.Value]) -> None:

@@ -13,9 +13,19 @@ from whet.passes.registry import all_passes, make_pass, nearest, parse_passes
 if TYPE_CHECKING:
     from whet.backends.base import Target
 
-__all__ = ["Recipe", "exact", "read_recipe"]
+__all__ = ["Recipe", "canonical", "exact", "read_recipe"]
 
-_LAST = ("eliminate-dead-code",)
+_FIRST = (
+    "eliminate-dead-code",
+    "fold-constants",
+    "deduplicate-initializers",
+    # The shapes that this one finds out make the proofs of all that follow short.
+    "fold-shape-arithmetic",
+    "eliminate-identity",
+    "eliminate-dropout",
+    "eliminate-common-subexpressions",
+)
+_ALSO_LAST = ("eliminate-dead-code",)
 _LOSSY = ("quantize-static", "quantize-dynamic")
 
 
@@ -36,19 +46,30 @@ class Recipe:
         return self.name
 
 
+def canonical() -> Fixpoint:
+    """Return the clean-up after which one meaning has one spelling: all exact passes below ``passes/canonical``."""
+    found = [step for step in _found("canonical") if step.fidelity is Fidelity.EXACT]
+    return Fixpoint((*found, *(step for step in found if step.name in _ALSO_LAST)))
+
+
 def exact() -> Fixpoint:
     """Return every canonical and folding pass, to be repeated until nothing changes.
 
     They are found by looking: all passes below ``passes/canonical`` and ``passes/fusion`` that are not lossy.
     """
-    found = [
-        cls()
-        for cls in all_passes().values()
-        if cls.__module__.startswith(("whet.passes.canonical.", "whet.passes.fusion."))
-        and cls.fidelity is not Fidelity.LOSSY
-    ]
-    order = sorted(found, key=lambda p: (p.name in _LAST, p.fidelity is not Fidelity.EXACT, p.name))
-    return Fixpoint(tuple(order))
+    clean = canonical().passes
+    rest = [step for step in _found("canonical", "fusion") if step not in clean]
+    rest.sort(key=lambda step: step.fidelity is not Fidelity.EXACT)
+    return Fixpoint((*clean, *rest, *(step for step in clean if step.name in _ALSO_LAST)))
+
+
+def _found(*folders: str) -> list[Pass]:
+    """Return the passes of the folders that are not lossy: those of ``_FIRST`` in that order, the rest by name."""
+    places = tuple(f"whet.passes.{folder}." for folder in folders)
+    steps = [cls() for cls in all_passes().values() if cls.__module__.startswith(places)]
+    kept = [step for step in steps if step.fidelity is not Fidelity.LOSSY]
+    rank = {name: k for k, name in enumerate(_FIRST)}
+    return sorted(kept, key=lambda step: (rank.get(step.name, len(rank)), step.name))
 
 
 def auto() -> tuple[Pass | Fixpoint, ...]:

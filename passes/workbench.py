@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 import onnx_ir
@@ -36,6 +36,8 @@ class Context:
     target: str = "onnxruntime"
     prices: Prices | None = None
     """Measured milliseconds of single operators; None where nothing may be measured."""
+    proven: dict[Hashable, Verdict] = dataclasses.field(default_factory=dict[Hashable, Verdict])
+    """Proofs so far, by structure; bindings and examples must stay the same while they are in use."""
 
 
 class Workbench:
@@ -53,7 +55,7 @@ class Workbench:
         self._pass = step
         self._fresh: FreshNames | None = None
         needed = context.prove or step.fidelity is Fidelity.LOSSY
-        self._prover = Prover(model, context.bindings, context.seed) if needed else None
+        self._prover = _prover(model, context) if needed else None
 
     @property
     def opset(self) -> int:
@@ -108,12 +110,21 @@ class Workbench:
             if not self._accepted(proposal, verdict):
                 proposal.discard()
                 return False
-        proposal.commit(self._pass.name)
-        self.coverage.changed += 1
-        self.coverage.declined.pop(site, None)
+        self._commit(proposal, site)
         if damage is not None:
             self.coverage.damage.append(dataclasses.replace(damage, error=verdict.error))
         return True
+
+    def accept(self, proposal: Proposal, proof: str) -> None:
+        """Commit a proposal that the pass has proven itself, saying what proves it."""
+        self.coverage.eligible += 1
+        self.coverage.proofs[proof] += 1
+        self._commit(proposal, proposal.site)
+
+    def _commit(self, proposal: Proposal, site: str) -> None:
+        proposal.commit(self._pass.name)
+        self.coverage.changed += 1
+        self.coverage.declined.pop(site, None)
 
     def _accepted(self, proposal: Proposal, verdict: Verdict) -> bool:
         if verdict.kind is VerdictKind.PROVEN:
@@ -147,3 +158,7 @@ class Workbench:
     def declared(self) -> Change:
         """Return what the running pass may change."""
         return self._pass.changes
+
+
+def _prover(model: onnx_ir.Model, context: Context) -> Prover:
+    return Prover(model, context.bindings, context.seed, context.proven)

@@ -28,6 +28,8 @@ def relative_error(old: Array, new: Array) -> tuple[float, float]:
     """Return (||new - old|| / ||old||, cosine); the error is infinite where NaNs or shapes differ."""
     if old.shape != new.shape:
         return float("inf"), 0.0
+    if old.dtype.kind == "O":
+        return _compare_items(old, new)
     if old.dtype.kind not in "fiub":
         return (0.0, 1.0) if np.array_equal(old, new) else (float("inf"), 0.0)
     a, b = old.astype(np.float64).reshape(-1), new.astype(np.float64).reshape(-1)
@@ -43,6 +45,14 @@ def relative_error(old: Array, new: Array) -> tuple[float, float]:
     other = float(np.linalg.norm(b))
     cosine = float(a @ b) / (size * other) if other else 0.0
     return gap / size, min(1.0, cosine)
+
+
+def _compare_items(old: Array, new: Array) -> tuple[float, float]:
+    """Compare sequences item by item, and strings as they are."""
+    if not any(isinstance(item, np.ndarray) for item in old.reshape(-1)):
+        return (0.0, 1.0) if np.array_equal(old, new) else (float("inf"), 0.0)
+    pairs = [relative_error(np.asarray(o), np.asarray(n)) for o, n in zip(old, new, strict=True)]
+    return max(p[0] for p in pairs), min(p[1] for p in pairs)
 
 
 def agree(

@@ -1,0 +1,127 @@
+"""What operators do to shapes, where the names of symbols say more than ONNX's inference does."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx_ir
+
+from whet.analysis.content_rules import Known, Shape
+from whet.analysis.size_arithmetic import Size, add, divide, product
+from whet.ir.values import attribute_int
+
+__all__ = ["SHAPE_RULES", "broadcast"]
+
+_ENDLESS = 2**31 - 1
+
+
+def broadcast(one: Shape, other: Shape) -> Shape:
+    """Return the shape of an elementwise result."""
+    rank = max(len(one), len(other))
+    first = (1,) * (rank - len(one)) + one
+    second = (1,) * (rank - len(other)) + other
+    return tuple(_wider(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _wider(one: Size | None, other: Size | None) -> Size | None:
+    if one == 1 or one == other:
+        return other
+    if other == 1:
+        return one
+    numbers = [size for size in (one, other) if isinstance(size, int)]
+    return numbers[0] if numbers else None
+
+
+def _of_elementwise(node: onnx_ir.Node, known: Known) -> Shape | None:
+    result: Shape = ()
+    for value in node.inputs:
+        shape = known.shape(value)
+        if shape is None:
+            return None
+        result = broadcast(result, shape)
+    return result
+
+
+def _of_matmul(node: onnx_ir.Node, known: Known) -> Shape | None:
+    left, right = known.shape(node.inputs[0]), known.shape(node.inputs[1])
+    if left is None or right is None or len(left) < 2 or len(right) < 2:
+        return None
+    return (*broadcast(left[:-2], right[:-2]), left[-2], right[-1])
+
+
+def _of_concat(node: onnx_ir.Node, known: Known) -> Shape | None:
+    shapes = [shape for shape in map(known.shape, node.inputs) if shape is not None]
+    axis = attribute_int(node, "axis", 1)
+    if len(shapes) < len(node.inputs) or not -len(shapes[0]) <= axis < len(shapes[0]):
+        return None
+    sizes = list(shapes[0])
+    sizes[axis] = _sum([shape[axis] for shape in shapes])
+    return tuple(sizes)
+
+
+def _sum(sizes: Sequence[Size | None]) -> Size | None:
+    total: Size = 0
+    for size in sizes:
+        if size is None:
+            return None
+        total = add(total, size)
+    return total
+
+
+def _of_slice(node: onnx_ir.Node, known: Known) -> Shape | None:
+    """Keep the sizes of the axes that are taken whole."""
+    before = known.shape(node.inputs[0])
+    contents = [known.content(value) for value in node.inputs[1:]]
+    numbers = [None if content is None else content.numbers for content in contents]
+    if before is None or len(numbers) < 3 or any(n is None for n in numbers):
+        return None
+    starts, ends, axes = (tuple(n or ()) for n in numbers[:3])
+    steps = numbers[3] if len(numbers) > 3 and numbers[3] else (1,) * len(axes)
+    sizes = list(before)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if not (start == 0 and step == 1 and end >= _ENDLESS):
+            sizes[axis] = None
+    return tuple(sizes)
+
+
+def _of_reshape(node: onnx_ir.Node, known: Known) -> Shape | None:
+    target, before = known.content(node.inputs[1]), known.shape(node.inputs[0])
+    if target is None or target.scalar or attribute_int(node, "allowzero", 0):
+        return None
+    sizes: list[Size | None] = []
+    for axis, size in enumerate(target.items):
+        copied = before[axis] if before is not None and axis < len(before) else None
+        sizes.append(copied if size == 0 else size)
+    if sizes.count(-1) != 1:
+        return tuple(None if size == -1 else size for size in sizes)
+    hole = sizes.index(-1)
+    others = [size for axis, size in enumerate(sizes) if axis != hole]
+    sizes[hole] = None if before is None else _ratio(before, others)
+    return tuple(sizes)
+
+
+def _ratio(before: Sequence[Size | None], others: Sequence[Size | None]) -> Size | None:
+    whole = [size for size in before if size is not None]
+    parts = [size for size in others if size is not None]
+    if len(whole) < len(before) or len(parts) < len(others):
+        return None
+    return divide(product(whole), product(parts))
+
+
+def _of_expand(node: onnx_ir.Node, known: Known) -> Shape | None:
+    target, before = known.content(node.inputs[1]), known.shape(node.inputs[0])
+    if target is None or target.scalar or before is None:
+        return None
+    return broadcast(before, target.items)
+
+
+_ELEMENTWISE = (
+    *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "And", "Or", "Xor", "Where", "Max", "Min"),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+)
+SHAPE_RULES: Mapping[str, Callable[[onnx_ir.Node, Known], Shape | None]] = {
+    **dict.fromkeys(_ELEMENTWISE, _of_elementwise),
+    "Concat": _of_concat,
+    "Expand": _of_expand,
+    "MatMul": _of_matmul,
+    "Reshape": _of_reshape,
+    "Slice": _of_slice,
+}

@@ -1,0 +1,1 @@
+"""Merge neighbouring operators into one."""

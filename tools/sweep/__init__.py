@@ -1,0 +1,1 @@
+"""Sweeps: run the compiler over many models and show a table."""
