@@ -59,15 +59,14 @@ class QuantizeStatic(Pass):
     def apply(self, work: Workbench) -> None:
         """Choose the placement, then rewrite its steps one by one."""
         steps, refused = find_steps(work.nodes())
-        convolutions = [step for step in steps if step.is_convolution]
-        work.coverage.matched += len(convolutions) + len(refused)
+        work.coverage.matched += len(steps) + len(refused)
         for node, reason in refused.items():
             work.decline(node, reason)
         obstacle = self._obstacle(work)
         if obstacle:
-            for step in convolutions:
+            for step in steps:
                 work.decline(step.node, obstacle)
-        elif convolutions:
+        elif any(step.is_convolution for step in steps):
             _Run(self, work, steps).rewrite()
 
     def _obstacle(self, work: Workbench) -> str:
@@ -114,7 +113,7 @@ class _Run:
         for number, step in enumerate(self._steps):
             if number in plan.placement.integers:
                 self._propose(number, plan, ranges, sample)
-            elif step.is_convolution:
+            else:
                 self._work.decline(step.node, _why_float(plan, number))
 
     def _activations(self) -> IntegerFormat:
