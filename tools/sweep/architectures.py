@@ -129,9 +129,9 @@ def _compare_eager(row: Row, sample: Any, artifact: Any) -> None:
 
 def _twin_error(path: Path, feeds: dict[str, Array], expected: Sequence[Array]) -> float:
     import torch
-    from whet.ir.twin import to_fx
 
     from whet.ir.files import load_model
+    from whet.ir.twin import to_fx
 
     model = load_model(path)
     twin = to_fx(model)
