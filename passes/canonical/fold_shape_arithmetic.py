@@ -42,12 +42,12 @@ def _annotate(work: Workbench, known: KnownSizes) -> None:
     """Write sizes that turned out to be expressions over the model's own symbols into the values."""
     for node in work.nodes():
         for value in node.outputs:
-            noted = dimensions(value)
-            if noted is None or all(isinstance(size, int) for size in noted):
+            noted, found = dimensions(value), known.shape(value)
+            if found is None or (noted is not None and len(noted) != len(found)):
                 continue
-            found = known.shape(value)
-            if found is not None and len(found) == len(noted):
-                pairs = zip(found, noted, strict=True)
+            before = (None,) * len(found) if noted is None else noted
+            if not all(isinstance(size, int) for size in before) or noted is None:
+                pairs = zip(found, before, strict=True)
                 value.shape = onnx_ir.Shape([_written(size, old) for size, old in pairs])
 
 
