@@ -1,15 +1,17 @@
 """Where a pass works: it proposes, the workbench proves, commits and counts."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 import onnx_ir
 
 from whet.analysis.base import Analyses
+from whet.analysis.prices import Prices
 from whet.ir.bindings import Bindings
 from whet.ir.values import Array
-from whet.passes.base import Change, Coverage, Failure, Pass
+from whet.passes.base import Change, Coverage, Damage, Failure, Fidelity, Pass
 from whet.passes.proof import Prover, Verdict, VerdictKind, save_reproducer
 from whet.passes.proposal import Builder, FreshNames, Proposal
 
@@ -32,8 +34,26 @@ class Context:
     reproducers: Path | None = None
     progress: Callable[[str], None] = lambda _message: None
     target: str = "onnxruntime"
+    prices: Prices | None = None
+    """Measured milliseconds of single operators; None where nothing may be measured."""
     proven: dict[Hashable, Verdict] = dataclasses.field(default_factory=dict[Hashable, Verdict])
     """Proofs so far, by structure; bindings and examples must stay the same while they are in use."""
+    limit: int | None = None
+    """Stop after this many commits; which one breaks a model is found by bisecting it."""
+    committed: int = 0
+    watch: "Callable[[Workbench, Proposal | None], None] | None" = None
+    """Called just before each commit; without a proposal, just after a change made by hand."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Tell whether no further change may be made."""
+        return self.limit is not None and self.committed >= self.limit
+
+    def record(self, work: "Workbench", proposal: Proposal | None) -> None:
+        """Count one commit and show it to whoever watches."""
+        self.committed += 1
+        if self.watch is not None:
+            self.watch(work, proposal)
 
 
 class Workbench:
@@ -50,7 +70,8 @@ class Workbench:
         self.coverage = Coverage()
         self._pass = step
         self._fresh: FreshNames | None = None
-        self._prover = _prover(model, context) if context.prove else None
+        needed = context.prove or step.fidelity is Fidelity.LOSSY
+        self._prover = _prover(model, context) if needed else None
 
     @property
     def opset(self) -> int:
@@ -85,36 +106,59 @@ class Workbench:
         """Record where a larger pattern stopped matching."""
         self.coverage.near_misses[node.name or node.op_type] = reason
 
-    def propose(self, proposal: Proposal) -> bool:
-        """Prove the proposal and commit it; return whether it was made."""
+    def propose(
+        self,
+        proposal: Proposal,
+        damage: Damage | None = None,
+        samples: Mapping[str, Array] | None = None,
+    ) -> bool:
+        """Prove the proposal and commit it; return whether it was made.
+
+        A lossy pass hands in what the site would be charged with; the measured error is filled in. ``samples`` are
+        real values (by name) for the places where the proof would otherwise draw random ones.
+        """
         site = proposal.site
         self.coverage.eligible += 1
-        if self._prover is not None and not self._proven(proposal):
+        if self.context.exhausted:
             proposal.discard()
             return False
+        verdict = Verdict(VerdictKind.PROVEN)
+        if self._prover is not None:
+            step = self._pass
+            verdict = self._prover.check(proposal, step.fidelity, step.tolerance, samples)
+            if not self._accepted(proposal, verdict):
+                proposal.discard()
+                return False
         self._commit(proposal, site)
+        if damage is not None:
+            self.coverage.damage.append(dataclasses.replace(damage, error=verdict.error))
         return True
 
     def accept(self, proposal: Proposal, proof: str) -> None:
         """Commit a proposal that the pass has proven itself, saying what proves it."""
         self.coverage.eligible += 1
+        if self.context.exhausted:
+            proposal.discard()
+            return
         self.coverage.proofs[proof] += 1
         self._commit(proposal, proposal.site)
 
     def _commit(self, proposal: Proposal, site: str) -> None:
+        self.context.record(self, proposal)
         proposal.commit(self._pass.name)
         self.coverage.changed += 1
         self.coverage.declined.pop(site, None)
 
-    def _proven(self, proposal: Proposal) -> bool:
-        assert self._prover is not None
-        verdict = self._prover.check(proposal, self._pass.fidelity, self._pass.tolerance)
+    def _accepted(self, proposal: Proposal, verdict: Verdict) -> bool:
         if verdict.kind is VerdictKind.PROVEN:
             self.coverage.proofs[verdict.oracle] += 1
             self.coverage.max_error = max(self.coverage.max_error, verdict.error)
             return True
         if verdict.kind is VerdictKind.OPEN:
             self.coverage.declined[proposal.site] = f"cannot be proven: {verdict.reason}"
+            return False
+        if self._pass.fidelity is Fidelity.LOSSY and math.isfinite(verdict.error):
+            self.coverage.declined[proposal.site] = verdict.reason
             return False
         reproducer = ""
         if self.context.reproducers is not None:
@@ -132,6 +176,12 @@ class Workbench:
         self.coverage.changed += count
         if count:
             self.coverage.proofs[proof] += count
+            self.context.record(self, None)
+
+    @property
+    def running(self) -> Pass:
+        """Return the pass at work."""
+        return self._pass
 
     @property
     def declared(self) -> Change:
