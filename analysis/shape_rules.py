@@ -85,7 +85,11 @@ def _of_slice(node: onnx_ir.Node, known: Known) -> Shape | None:
 
 def _of_reshape(node: onnx_ir.Node, known: Known) -> Shape | None:
     target, before = known.content(node.inputs[1]), known.shape(node.inputs[0])
-    if target is None or target.scalar or (0 in target.items and attribute_int(node, "allowzero", 0)):
+    if (
+        target is None
+        or target.scalar
+        or (0 in target.items and attribute_int(node, "allowzero", 0))
+    ):
         return None
     sizes: list[Size | None] = []
     for axis, size in enumerate(target.items):
