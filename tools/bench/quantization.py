@@ -148,6 +148,10 @@ def _embed(model: Path, feeds: Feeds, threads: int) -> np.ndarray[Any, np.dtype[
 
 def _export_minilm(path: Path) -> None:
     import torch
+
+    from whet.tools.sweep.zoo.torchvision_ops import declare
+
+    declare()
     from safetensors.torch import load_file
     from transformers import BertConfig, BertModel
 

@@ -169,3 +169,24 @@ def test_equal_runs_give_equal_models() -> None:
         return bytes(onnx_ir.to_proto(model).SerializeToString(deterministic=True))
 
     assert once() == once()
+
+
+def test_slices_and_paddings_move_integers() -> None:
+    text = """(float[N,8,12,12] x) => (float[N,12,6,6] y)
+    <int64[2] s = {0, 0}, int64[2] e = {12, 12}, int64[2] a = {2, 3}, int64[2] t = {2, 2},
+     int64[8] p = {0, 2, 0, 0, 0, 2, 0, 0}> {
+        c = Conv<pads=[1,1,1,1]>(x, w)
+        d = Slice(c, s, e, a, t)
+        y = Pad(d, p)
+    }"""
+    model = build(text, weights(w=(8, 8, 3, 3)))
+    before = Executor(onnx_ir.to_proto(model)).run({"x": images()})[0]
+    coverage = apply(model, QuantizeStatic(activations="uint8", weights="int7"), context())
+    assert coverage.changed == 3
+    after = Executor(onnx_ir.to_proto(model), optimization="all").run({"x": images()})[0]
+    assert np.linalg.norm(after - before) / np.linalg.norm(before) < 0.05
+    assert (after[:, :2] == 0).all()
+    filled = build(
+        text.replace("Pad(d, p)", "Pad(d, p, q)"), {**weights(w=(8, 8, 3, 3)), "q": np.float32(1)}
+    )
+    assert apply(filled, QuantizeStatic(activations="uint8"), context()).changed == 2
