@@ -100,8 +100,8 @@ def convolve(
     step = max(1, _CHUNK // (w[0].size * group * math.prod(size[1:])))
     for sample in range(n):
         for start in range(0, size[0], step):
-            rest: tuple[slice, ...] = (slice(None),) * (len(size) - 1)
-            part = seen[(sample, ..., slice(start, start + step), *rest)]
+            rows_of_y = slice(start, start + step)
+            part = np.moveaxis(np.moveaxis(seen[sample], -len(size), 0)[rows_of_y], 0, -len(size))
             found = np.matmul(rows, part.reshape(group, rows.shape[2], -1))
             y[sample, :, :, start : start + step] = found.reshape(
                 group, outputs // group, *part.shape[-len(size) :]
