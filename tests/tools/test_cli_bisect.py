@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,11 +35,10 @@ class PlantedFault(Rewrite):
 
 
 @pytest.fixture
-def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     known: dict[str, type[Pass]] = {**registry.all_passes(), "planted-fault": PlantedFault}
     for module in ("whet.passes.registry", "whet.passes.recipes"):
         monkeypatch.setattr(f"{module}.all_passes", lambda: known)
-    yield
 
 
 @pytest.fixture
@@ -77,8 +76,8 @@ def test_the_fault_is_found_with_its_site_and_a_reproducer(
     result = whet("bisect", chain, *RECIPE, "--no-verify", "-o", folder)
     assert result.exit_code == 1, result.output
     assert "culprit planted-fault at add3, rewrite 4 of 6" in result.stdout
-    assert "- v3: float32[batch, 8] = Add(v2, b3)" in result.stdout
-    assert "Add(add3.const, v2)" in result.stdout
+    assert re.search(r"- v3: float32\[batch, 8\] = Add\(.*, b3\)", result.stdout)
+    assert re.search(r"\+ .* = Add\(.*const.*\)", result.stdout)
     reproducer = folder / "planted-fault.add3.onnx"
     assert f"reproducer: {reproducer}" in result.stdout
     import onnxruntime
