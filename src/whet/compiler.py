@@ -16,6 +16,7 @@ import onnx_ir
 
 from whet import __version__
 from whet.analysis.calibration import Dataset, batch_size, read_dataset
+from whet.analysis.kernel_prices import KernelPrices
 from whet.artifact import Artifact, check_destination, digest, replace_folder
 from whet.backends.base import Runner, RuntimeOptions, Target, find_target
 from whet.backends.gate import NeverWorse
@@ -211,6 +212,7 @@ class _Job:
         self._scratch = scratch
         self._folder = scratch / "artifact"
         self._notes: list[str] = []
+        self._kernels: Mapping[str, Mapping[str, float]] = {}
         self._start = time.perf_counter()
 
     def run(self, prepared: Prepared, call: _Call) -> Artifact:
@@ -246,6 +248,7 @@ class _Job:
             notes=self._notes,
             versions=_versions(self._target),
             metric=metric,
+            kernels=self._kernels,
             seconds=time.perf_counter() - self._start,
         )
         text = json.dumps(report.to_json(), indent=1, default=str)
@@ -309,10 +312,18 @@ class _Job:
             progress=self._options.progress,
             target=self._target.name,
         )
-        gate = None
-        if self._options.measure:
-            gate = NeverWorse(self._target, self._options.runtime, bindings, self._scratch)
-        return self._recipe.pipeline(self._target).run(model, context, gate)
+        pipeline = self._recipe.pipeline(self._target)
+        if not self._options.measure:
+            return pipeline.run(model, context)
+        gate = NeverWorse(self._target, self._options.runtime, bindings, self._scratch)
+        if self._target.name != "onnxruntime":
+            return pipeline.run(model, context, gate)
+        version = self._target.versions()["onnxruntime"]
+        with KernelPrices(self._options.runtime, version) as prices:
+            context.prices = prices
+            found = pipeline.run(model, context, gate)
+        self._kernels = prices.used
+        return found
 
     def _lower(self, model: onnx_ir.Model) -> list[str]:
         self._options.progress(f"lower to {self._target.name}")
