@@ -55,16 +55,17 @@ def in_integers(
     step: Step,
     reads: Sequence[onnx_ir.Value],
     grid: Affine,
+    rest: Sequence[onnx_ir.Value | None],
     weights: Weights | None,
     fmt: IntegerFormat,
 ) -> onnx_ir.Value:
     """Return the real output of the step, spelled so that its kernel runs on the integers behind ``reads``.
 
-    ``grid`` is that of the first operand. The activation is left to the output's grid, which ends where it clips.
+    ``grid`` is that of the first operand, ``rest`` are the operands that are not data. The activation is left to the output's
+    grid, which ends where it clips.
     """
     attributes = dict(step.node.attributes)
     if weights is None:
-        rest = [v for v in step.node.inputs[len(reads) :] if v is not None]
         return build.op(step.node.op_type, *reads, *rest, attributes=attributes)
     scales = _with_room(symmetric(weights.matrix, fmt, 0), weights.bias, grid)
     integers = build.constant(quantize(weights.matrix, scales), f"{weights.name}.{fmt.name}")

@@ -8,11 +8,13 @@ import numpy as np
 import onnx_ir
 
 from whet.errors import Mismatch
-from whet.ir.values import attribute_int, constant, dimensions, is_constant, is_op
+from whet.ir.values import attribute_int, attribute_string, constant, dimensions, is_constant, is_op
 
 __all__ = ["Step", "find_steps", "work_of"]
 
-_UNARY = ("MaxPool", "GlobalAveragePool", "AveragePool")
+_MOVES = ("Slice", "Pad")
+"""Operators that only move values (Pad adds zeros): their output has the grid of their input."""
+_UNARY = ("MaxPool", "GlobalAveragePool", "AveragePool", *_MOVES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,12 @@ class Step:
     @property
     def keeps_grid(self) -> bool:
         """Tell whether the output has the very grid of the input."""
-        return self.node.op_type == "MaxPool"
+        return self.node.op_type in ("MaxPool", *_MOVES)
+
+    @property
+    def rest(self) -> tuple[onnx_ir.Value | None, ...]:
+        """Return the operands that are neither data nor weights of a convolution."""
+        return () if self.is_convolution else tuple(self.node.inputs[len(self.reads) :])
 
     @property
     def nodes(self) -> tuple[onnx_ir.Node, ...]:
@@ -70,7 +77,9 @@ def _step(node: onnx_ir.Node) -> Step:
         or reads[0] is reads[1]
     ):
         raise Mismatch("the operands differ in shape")
-    tail = _tail(node)
+    if node.op_type in _MOVES:
+        _check_move(node)
+    tail = None if node.op_type in _MOVES else _tail(node)
     return Step(node, tail, reads, (tail or node).outputs[0])
 
 
@@ -81,6 +90,17 @@ def _check_weights(node: onnx_ir.Node) -> None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and constant(bias) is None:
         raise Mismatch("the bias is not a constant")
+
+
+def _check_move(node: onnx_ir.Node) -> None:
+    if any(v is not None and not is_constant(v) for v in node.inputs[1:]):
+        raise Mismatch("where it moves values to is computed")
+    if node.op_type == "Pad":
+        filling = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        if attribute_string(node, "mode", "constant") != "constant":
+            raise Mismatch("it pads with other values than zeros")
+        if filling is not None and np.any(filling):
+            raise Mismatch("it pads with other values than zeros")
 
 
 def _tail(node: onnx_ir.Node) -> onnx_ir.Node | None:
@@ -116,6 +136,9 @@ def work_of(step: Step, shapes: Sequence[tuple[int, ...]]) -> str:
         assert array is not None
         biased = " + bias" if len(step.node.inputs) > 2 else ""
         weights = f" * {list(array.shape)}{biased} group {attribute_int(step.node, 'group', 1)}"
+    for value in step.rest:
+        array = constant(value)
+        weights += f" {None if array is None else array.tolist()}"
     tail = "" if step.tail is None else f" {step.tail.op_type}"
     listed = " ".join(str(list(shape)) for shape in shapes)
     return f"{step.node.op_type} {listed}{weights}{tail} ({attributes})"

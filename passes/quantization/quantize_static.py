@@ -185,7 +185,7 @@ class _Run:
             if step.keeps_grid:
                 self._grids[out] = grid
             weights = Weights.of(step.node) if step.is_convolution else None
-            result = in_integers(build, step, reads, grid, weights, self._weights)
+            result = in_integers(build, step, reads, grid, step.rest, weights, self._weights)
             after = self._grid(out, plan.format, ranges)
             real = decode(build, encode(build, result, after, out), after, out)
         except (Mismatch, ValueError) as reason:

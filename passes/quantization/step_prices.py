@@ -90,7 +90,8 @@ class StepPrices:
 
         def body(build: Builder, *values: onnx_ir.Value) -> onnx_ir.Value:
             reads = [decode(build, v, grid, "x") for v in values]
-            result = in_integers(build, step, reads, grid, weights, self.weights)
+            rest = [_copied(build, v) for v in step.rest]
+            result = in_integers(build, step, reads, grid, rest, weights, self.weights)
             return encode(build, result, grid, "y")
 
         feeds: dict[str, Array] = {
