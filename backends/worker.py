@@ -288,7 +288,10 @@ def main() -> None:
             answer, arrays = server.answer(message, feeds)
         except (CannotRun, WhetError, OSError, ValueError, MemoryError) as error:
             answer, arrays = {"error": str(error) or type(error).__name__}, {}
-        _send(sink, answer, arrays)
+        try:
+            _send(sink, answer, arrays)
+        except BrokenPipeError:  # the parent gave up; leave without flushing what it will not read
+            os._exit(1)
 
 
 if __name__ == "__main__":
