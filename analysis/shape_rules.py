@@ -71,10 +71,11 @@ def _of_slice(node: onnx_ir.Node, known: Known) -> Shape | None:
     before = known.shape(node.inputs[0])
     contents = [known.content(value) for value in node.inputs[1:]]
     numbers = [None if content is None else content.numbers for content in contents]
-    if before is None or len(numbers) < 3 or any(n is None for n in numbers):
+    if before is None or len(numbers) < 2 or any(n is None for n in numbers):
         return None
-    starts, ends, axes = (tuple(n or ()) for n in numbers[:3])
-    steps = numbers[3] if len(numbers) > 3 and numbers[3] else (1,) * len(axes)
+    starts, ends = numbers[0] or (), numbers[1] or ()
+    axes = (numbers[2] if len(numbers) > 2 else None) or tuple(range(len(starts)))
+    steps = (numbers[3] if len(numbers) > 3 else None) or (1,) * len(starts)
     sizes = list(before)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if not (start == 0 and step == 1 and end >= _ENDLESS):

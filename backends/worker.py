@@ -171,7 +171,7 @@ class _Server:
         if message["do"] == "load":
             return self._load(message), {}
         if message["do"] == "memory":
-            return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}, {}
+            return {"bytes": _peak_resident()}, {}
         assert self._runner is not None
         if message["do"] == "run":
             return {}, {f"{k}": _plain(a) for k, a in enumerate(self._runner.run(feeds))}
@@ -204,6 +204,19 @@ def _plain(array: Array) -> Array:
     if all(isinstance(item, str) for item in array.reshape(-1)):
         return array.astype(np.str_)
     raise CannotRun("an output is a sequence; only tensors can be handed over")
+
+
+def _peak_resident() -> int:
+    """Return the largest resident size of this program.
+
+    ``ru_maxrss`` would count what the parent had at the time of the fork, which outlives exec.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:

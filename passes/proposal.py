@@ -224,7 +224,7 @@ class Builder:
     def constant(self, array: Array, name: str = "") -> onnx_ir.Value:
         """Add a weight under a fresh name (a shared weight's name is never reused)."""
         label = self._fresh(name or f"{self._stem}.const")
-        return self.weight(onnx_ir.tensor(np.ascontiguousarray(array), name=label), label)
+        return self.weight(onnx_ir.tensor(np.asarray(array, order="C"), name=label), label)
 
     def weight(self, tensor: onnx_ir.TensorProtocol, name: str) -> onnx_ir.Value:
         """Add a weight that is already a tensor (packed int4, external, …); ``name`` must be fresh."""

@@ -1,6 +1,7 @@
 """What is in a model, and what stands in the way of runtimes and passes."""
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from whet.passes.registry import all_passes
 from whet.passes.workbench import Context, Workbench
 
 __all__ = ["Inspection", "Port", "Prospect", "inspect_model", "read_for_inspection"]
+
+_QUOTED = re.compile(r"'[^']*'")
+"""Names in a reason, which would keep equal reasons apart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +146,8 @@ def _prospects(model: onnx_ir.Model) -> tuple[Prospect, ...]:
         coverage = work.coverage
         if coverage.changed:
             copy = model.clone()
-        reasons = Counter([*coverage.declined.values(), *coverage.near_misses.values()])
+        told = [*coverage.declined.values(), *coverage.near_misses.values()]
+        reasons = Counter(_QUOTED.sub("'…'", reason) for reason in told)
         if coverage.matched or reasons:
             blocked = dict(reasons.most_common())
             found.append(

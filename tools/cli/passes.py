@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import textwrap
 import typing
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from rich.markup import escape
 
 from whet.printing import new_table, titled
 from whet.tools.cli import options
-from whet.tools.cli.console import print_json, results
+from whet.tools.cli.console import print_json, results, width
 
 if TYPE_CHECKING:
     from whet.passes.base import Pass
@@ -96,9 +97,28 @@ def _explain(cls: type["Pass"]) -> None:
     console = results()
     gate = "; measured, and taken back if it makes the model larger or slower" if cls.gated else ""
     console.print(f"[bold]{cls().name}[/]  {cls.fidelity.value}{gate}\n")
-    console.print(escape((inspect.getdoc(cls) or "").replace("``", "")))
+    for block in (inspect.getdoc(cls) or "").replace("``", "").split("\n\n"):
+        console.print(escape(_reflow(block)))
+        console.print()
     if dataclasses.fields(cls):
-        console.print("\n[bold]Options[/]")
+        console.print("[bold]Options[/]")
         for option in _options(cls):
             console.print(f"  {escape(option)}")
-    console.print(f"\nuse it: whet compile model.onnx -o out --recipe {cls().name}")
+        console.print()
+    console.print(f"use it: whet compile model.onnx -o out --recipe {cls().name}")
+
+
+def _reflow(block: str) -> str:
+    """Fill a paragraph or a list to the width of the console; leave indented code as it is."""
+    if block.startswith("    "):
+        return block
+    items: list[str] = []
+    for line in block.splitlines():
+        if items and not line.startswith("- "):
+            items[-1] += f" {line.strip()}"
+        else:
+            items.append(line)
+    return "\n".join(
+        textwrap.fill(item, width(), subsequent_indent="  " * item.startswith("- "))
+        for item in items
+    )
