@@ -8,6 +8,7 @@ import onnx_ir
 
 from whet.analysis.base import Analyses
 from whet.ir.bindings import Bindings
+from whet.ir.residency import spill
 from whet.ir.values import Array
 from whet.passes.base import Change, Coverage, Failure, Pass
 from whet.passes.proof import Prover, Verdict, VerdictKind, save_reproducer
@@ -32,6 +33,8 @@ class Context:
     reproducers: Path | None = None
     progress: Callable[[str], None] = lambda _message: None
     target: str = "onnxruntime"
+    spill: Path | None = None
+    """Where large new weights lie until the model is lowered; without it they stay in memory."""
     proven: dict[Hashable, Verdict] = dataclasses.field(default_factory=dict[Hashable, Verdict])
     """Proofs so far, by structure; bindings and examples must stay the same while they are in use."""
     limit: int | None = None
@@ -126,6 +129,9 @@ class Workbench:
     def _commit(self, proposal: Proposal, site: str) -> None:
         self.context.record(self, proposal)
         proposal.commit(self._pass.name)
+        if self.context.spill is not None:
+            for value in proposal.initializers:
+                spill(value, self.context.spill)
         self.coverage.changed += 1
         self.coverage.declined.pop(site, None)
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ class _Writer:
         self._data = path.with_name(path.name + ".data")
         self._seed = seed
 
-    def op(self, kind: str, *inputs: str, **attributes: float | list[int]) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append a node and return its output."""
         name = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=f"/{name}", **attributes))
