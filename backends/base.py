@@ -3,15 +3,17 @@
 import dataclasses
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-import onnx_ir
+from typing import TYPE_CHECKING, Any, Protocol
 
 from whet.errors import UnsupportedTarget, UsageError
-from whet.ir.values import Array
-from whet.passes.base import Pass
+from whet.ir.array import Array
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    from whet.passes.base import Pass
 
 __all__ = ["Runner", "RuntimeOptions", "Target", "find_target", "open_runner", "targets"]
 
@@ -67,16 +69,16 @@ class Target(ABC):
 
     name: str
 
-    def legalize(self) -> tuple[Pass, ...]:
+    def legalize(self) -> "tuple[Pass, ...]":
         """Return the passes that bring a model into the form this runtime runs best."""
         return ()
 
     @abstractmethod
-    def refuses(self, model: onnx_ir.Model) -> list[str]:
+    def refuses(self, model: "onnx_ir.Model") -> list[str]:
         """Return the reasons why the runtime cannot take the model; empty if it can."""
 
     @abstractmethod
-    def lower(self, model: onnx_ir.Model, folder: Path) -> list[str]:
+    def lower(self, model: "onnx_ir.Model", folder: Path) -> list[str]:
         """Write the runtime's files into ``folder``; return their names."""
 
     @abstractmethod
@@ -88,20 +90,35 @@ class Target(ABC):
         """Return the versions of what runs the model."""
 
 
-def targets() -> dict[str, Target]:
-    """Return the targets that whet knows, by name."""
+def _onnxruntime() -> Target:
     from whet.backends.onnxruntime import OnnxRuntime
+
+    return OnnxRuntime()
+
+
+def _reference() -> Target:
     from whet.backends.reference import Reference
 
-    return {target.name: target for target in (OnnxRuntime(), Reference())}
+    return Reference()
+
+
+_MAKERS: Mapping[str, Callable[[], Target]] = {
+    "onnxruntime": _onnxruntime,
+    "reference": _reference,
+}
+"""Each imports its target when asked: a process that runs one model needs one of them."""
+
+
+def targets() -> dict[str, Target]:
+    """Return the targets that whet knows, by name."""
+    return {name: make() for name, make in _MAKERS.items()}
 
 
 def find_target(name: str) -> Target:
     """Return a target by name; raises UnsupportedTarget."""
-    known = targets()
-    if name not in known:
-        raise UnsupportedTarget(f"unknown target '{name}'; known: {', '.join(known)}")
-    return known[name]
+    if name not in _MAKERS:
+        raise UnsupportedTarget(f"unknown target '{name}'; known: {', '.join(_MAKERS)}")
+    return _MAKERS[name]()
 
 
 def open_runner(path: Path, target: str, options: RuntimeOptions) -> Runner:

@@ -7,7 +7,7 @@ import onnx_ir
 
 from whet.backends.base import RuntimeOptions, Target
 from whet.backends.measure import compare_speed, slower
-from whet.backends.worker import Worker
+from whet.backends.worker import Turns, Worker
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
 
@@ -18,9 +18,18 @@ class NeverWorse:
     """Compare two states of a model by real bytes and, on the target, real milliseconds."""
 
     def __init__(
-        self, target: Target, options: RuntimeOptions, bindings: Bindings, scratch: Path
+        self,
+        target: Target,
+        options: RuntimeOptions,
+        bindings: Bindings,
+        scratch: Path,
+        turns: Turns | None = None,
     ) -> None:
-        """Measure on ``target``, with the inputs of the first binding; ``scratch`` holds temporary files."""
+        """Measure on ``target``, with the inputs of the first binding; ``scratch`` holds temporary files.
+
+        With ``turns`` only one of the two models is loaded at a time.
+        """
+        self._turns = turns
         self._target = target
         self._options = options
         self._bindings = bindings
@@ -44,11 +53,13 @@ class NeverWorse:
         found = ""
         try:
             with (
-                Worker(old, self._options, self._target.name) as first,
-                Worker(new, self._options, self._target.name) as second,
+                Worker(old, self._options, self._target.name, self._turns) as first,
+                Worker(new, self._options, self._target.name, self._turns) as second,
             ):
                 for _ in range(2):
-                    before, after = compare_speed([first, second], [feeds, feeds])
+                    before, after = compare_speed(
+                        [first, second], [feeds, feeds], together=self._turns is None
+                    )
                     if not slower(before, after):
                         return ""
                     found = f"slower, measured twice: {before} before, {after} after"

@@ -40,22 +40,38 @@ def compare_speed(
     *,
     rounds: int = 7,
     block_seconds: float = 0.12,
+    together: bool = True,
 ) -> list[Timing]:
     """Time each worker on its own feeds, in alternating blocks with a pause between them.
 
     The order within a round turns over from round to round. A model that takes longer than a block gets one run a
-    block.
+    block. Workers that cannot be loaded ``together`` change places twice only: half of the first one's blocks come
+    before those of the others and half behind them.
     """
     samples: list[list[float]] = [[] for _ in workers]
-    for worker, feed in zip(workers, feeds, strict=True):
-        worker.time(feed, 3, block_seconds)
-    for number in range(rounds):
-        order = range(len(workers)) if number % 2 == 0 else reversed(range(len(workers)))
-        for k in order:
-            time.sleep(0.02)
-            found = workers[k].time(feeds[k], 200, block_seconds)
-            samples[k].append(float(np.median(found)))
+    order = _alternating(len(workers), rounds) if together else _enclosing(len(workers), rounds)
+    warm: set[int] = set()
+    for k in order:
+        if k not in warm:
+            warm = {*warm, k} if together else {k}
+            workers[k].time(feeds[k], 3, block_seconds)
+        time.sleep(0.02)
+        found = workers[k].time(feeds[k], 200, block_seconds)
+        samples[k].append(float(np.median(found)))
     return [_summary(s) for s in samples]
+
+
+def _alternating(count: int, rounds: int) -> list[int]:
+    """Return 0 1 1 0 0 1 …"""
+    forward = list(range(count))
+    return [k for turn in range(rounds) for k in (forward if turn % 2 == 0 else forward[::-1])]
+
+
+def _enclosing(count: int, rounds: int) -> list[int]:
+    """Return 0 0 0 1 1 1 1 1 1 0 0 0: a drift of the machine's speed falls on both alike."""
+    half = rounds // 2
+    inner = [k for k in range(1, count) for _ in range(rounds)]
+    return [0] * half + inner + [0] * (rounds - half)
 
 
 def _summary(samples: Sequence[float]) -> Timing:

@@ -4,15 +4,24 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-
-import onnx
-import onnx_ir
+from typing import TYPE_CHECKING
 
 from whet.backends.base import Runner, RuntimeOptions, Target
 from whet.ir.execute import Executor, newest_ir_version
-from whet.ir.saving import save_model
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir
 
 __all__ = ["OnnxRuntime", "lean", "runtime_fusions"]
+
+
+_STREAMED = {
+    "session.disable_prepacking": "1",
+    "session.optimized_model_external_initializers_file_name": "optimized.data",
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
+"""Session entries with which ONNX Runtime saves a model without holding its weights."""
 
 
 class OnnxRuntime(Target):
@@ -20,7 +29,7 @@ class OnnxRuntime(Target):
 
     name = "onnxruntime"
 
-    def refuses(self, model: onnx_ir.Model) -> list[str]:
+    def refuses(self, model: "onnx_ir.Model") -> list[str]:
         """Name operators of domains that a stock ONNX Runtime does not have."""
         known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.ms.internal.nhwc"}
         own = {key[0] for key in model.functions}
@@ -34,8 +43,10 @@ class OnnxRuntime(Target):
             for (domain, kind), count in found.items()
         ]
 
-    def lower(self, model: onnx_ir.Model, folder: Path) -> list[str]:
+    def lower(self, model: "onnx_ir.Model", folder: Path) -> list[str]:
         """Write ``model.onnx``, with ``model.onnx.data`` beside it when the weights are large."""
+        from whet.ir.saving import save_model
+
         save_model(lean(model), folder / "model.onnx")
         return sorted(path.name for path in folder.iterdir())
 
@@ -56,7 +67,7 @@ class OnnxRuntime(Target):
         return {"onnxruntime": version("onnxruntime")}
 
 
-def lean(model: onnx_ir.Model) -> onnx_ir.Model:
+def lean(model: "onnx_ir.Model") -> "onnx_ir.Model":
     """Return a copy without what the runtime does not read: metadata, and the shapes it infers by itself.
 
     Outputs of operators of other domains keep their types, because nobody else can infer them.
@@ -74,7 +85,7 @@ def lean(model: onnx_ir.Model) -> onnx_ir.Model:
     return copy
 
 
-def _forget(node: onnx_ir.Node) -> None:
+def _forget(node: "onnx_ir.Node") -> None:
     for value in node.outputs:
         value.metadata_props.clear()
         if node.domain == "" and not value.is_graph_output():
@@ -83,16 +94,22 @@ def _forget(node: onnx_ir.Node) -> None:
 
 
 def runtime_fusions(path: Path) -> Mapping[str, int]:
-    """Return what ONNX Runtime itself makes of a model: fused operator -> nodes that the file does not have."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Return what ONNX Runtime itself makes of a model: fused operator -> nodes that the file does not have.
+
+    The runtime writes its own form beside ``path`` for a moment, weights in a file of their own: they pass through
+    without being held in memory, and models beyond a protobuf's limit work.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix=".whet-", dir=path.parent) as folder:
         out = Path(folder) / "optimized.onnx"
-        Executor(path, optimization="extended", save_optimized=out)
+        Executor(path, optimization="extended", save_optimized=out, config=_STREAMED)
         after = _count(onnx.load(out, load_external_data=False))
     before = _count(onnx.load(path, load_external_data=False))
     return dict(sorted((after - before).items()))
 
 
-def _count(model: onnx.ModelProto) -> Counter[str]:
+def _count(model: "onnx.ModelProto") -> Counter[str]:
     return Counter(
         f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         for node in model.graph.node

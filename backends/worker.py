@@ -23,12 +23,32 @@ import numpy as np
 
 from whet.backends.base import Runner, RuntimeOptions, open_runner
 from whet.errors import WhetError
+from whet.ir.array import Array
 from whet.ir.execute import CannotRun
-from whet.ir.values import Array
 
-__all__ = ["Child", "Worker"]
+__all__ = ["Child", "Turns", "Worker"]
 
 _HEADER = struct.Struct("<QQ")
+
+
+class Turns:
+    """Let the workers of models that do not fit into memory together hold them one after the other."""
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        self._holder: Worker | None = None
+
+    def take(self, worker: "Worker") -> None:
+        """Unload the model of whoever holds one; ``worker`` is next."""
+        if self._holder is not None and self._holder is not worker:
+            self._holder.rest()
+        self._holder = worker
+
+    def end(self) -> None:
+        """Leave no model loaded."""
+        if self._holder is not None:
+            self._holder.rest()
+        self._holder = None
 
 
 class Child:
@@ -101,9 +121,20 @@ class Child:
 class Worker(Child):
     """Run a model file or an artifact folder in a child process."""
 
-    def __init__(self, path: Path, options: RuntimeOptions, target: str = "onnxruntime") -> None:
-        """Start the child and load the model there; raises CannotRun with the child's reason."""
+    def __init__(
+        self,
+        path: Path,
+        options: RuntimeOptions,
+        target: str = "onnxruntime",
+        turns: Turns | None = None,
+    ) -> None:
+        """Start the child and load the model there; raises CannotRun with the child's reason.
+
+        Of the workers that share ``turns`` only the one that was asked last has its model loaded.
+        """
         super().__init__()
+        self._turns = turns
+        self._peak = 0
         self._load_message = {
             "do": "load",
             "path": str(path),
@@ -117,6 +148,8 @@ class Worker(Child):
             raise
 
     def _start(self) -> None:
+        if self._turns is not None:
+            self._turns.take(self)
         super()._start()
         answer, _ = self._exchange(self._load_message, {})
         self.load_seconds: float = answer["seconds"]
@@ -135,7 +168,14 @@ class Worker(Child):
 
     def peak_bytes(self) -> int:
         """Return the largest resident size the child has had."""
-        return int(self.ask({"do": "memory"})[0]["bytes"])
+        if self._child is not None:
+            self._peak = max(self._peak, int(self.ask({"do": "memory"})[0]["bytes"]))
+        return self._peak
+
+    def rest(self) -> None:
+        """Unload the model; the next request loads it again, in a new process."""
+        self.peak_bytes()
+        self.close()
 
 
 def _cause(code: int) -> str:

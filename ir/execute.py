@@ -3,13 +3,15 @@
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import onnx
 import onnxruntime
 
-from whet.ir.values import Array
+from whet.ir.array import Array
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["CannotRun", "Executor", "newest_ir_version"]
 
@@ -30,7 +32,7 @@ class Executor:
 
     def __init__(
         self,
-        model: onnx.ModelProto | Path | str,
+        model: "onnx.ModelProto | Path | str",
         *,
         optimization: str = "none",
         threads: int = 1,
@@ -62,15 +64,25 @@ class Executor:
         return [_array(item) for item in found]
 
 
-def _open(model: onnx.ModelProto | Path | str, options: Any) -> Any:
-    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+def _open(model: "onnx.ModelProto | Path | str", options: Any) -> Any:
+    if not isinstance(model, Path | str):
+        return _session(model.SerializeToString(), options)
     try:
-        return _session(source, options)
+        return _session(str(model), options)
     except CannotRun as error:
-        if "IR version" not in str(error) or isinstance(model, onnx.ModelProto):
+        if "IR version" not in str(error):
             raise
-    older = onnx.load(str(model))
+    return _open_newer(Path(model), options)
+
+
+def _open_newer(path: Path, options: Any) -> Any:
+    """Open a file of a version that ONNX Runtime does not know yet; external data stay where they are."""
+    import onnx
+
+    older = onnx.load(str(path), load_external_data=False)
     older.ir_version = newest_ir_version()
+    folder = str(path.absolute().parent)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     return _session(older.SerializeToString(), options)
 
 
@@ -84,6 +96,8 @@ def _session(source: str | bytes, options: Any) -> Any:
 @functools.cache
 def newest_ir_version() -> int:
     """Return the newest version of the file format that the installed ONNX Runtime reads."""
+    import onnx
+
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
     values = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy"]
     graph = onnx.helper.make_graph([node], "probe", values[:1], values[1:])

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import onnx_ir
+
+from whet.ir.array import Array
 
 __all__ = [
     "Array",
@@ -22,8 +23,6 @@ __all__ = [
     "weight_bytes",
     "weight_count",
 ]
-
-Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 
 def is_op(node: onnx_ir.Node | None, *op_types: str, domain: str = "") -> bool:

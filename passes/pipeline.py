@@ -8,7 +8,8 @@ import onnx_ir
 
 from whet.analysis.base import Analyses
 from whet.errors import BrokenPass, InvalidModel, NothingChanged
-from whet.ir.values import weight_bytes
+from whet.ir.residency import release
+from whet.ir.values import initializers, weight_bytes
 from whet.passes.base import Coverage, Pass
 from whet.passes.workbench import Context, Workbench
 
@@ -127,6 +128,7 @@ class _Run:
         if backup is not None and changed:
             changed = self._apply_gate(record, backup, work.coverage)
         self._close(record, work.coverage)
+        release(initializers(self.model))
         return changed
 
     def _record(self, step: Pass) -> Step:

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun, Executor
 from whet.ir.float64 import Float64Executor
+from whet.ir.residency import release
 from whet.ir.values import Array, constant
 from whet.passes.base import Fidelity
 from whet.passes.proposal import Proposal
@@ -157,7 +158,10 @@ class Prover:
     def _look_up(self, cut: "_Cut", fidelity: Fidelity, tolerance: float) -> Verdict:
         structure = cut.key()
         if structure is None:
-            return self._execute(cut, fidelity, tolerance)
+            try:
+                return self._execute(cut, fidelity, tolerance)
+            finally:
+                release(cut.fed)
         opsets = tuple(sorted(self._model.graph.opset_imports.items()))
         key = (structure, opsets, fidelity, tolerance, self._seed)
         verdict = self._proven.get(key)

@@ -10,6 +10,7 @@ import onnx_ir
 from whet.analysis.base import Analyses
 from whet.analysis.prices import Prices
 from whet.ir.bindings import Bindings
+from whet.ir.residency import spill
 from whet.ir.values import Array
 from whet.passes.base import Change, Coverage, Damage, Failure, Fidelity, Pass
 from whet.passes.proof import Prover, Verdict, VerdictKind, save_reproducer
@@ -36,6 +37,8 @@ class Context:
     target: str = "onnxruntime"
     prices: Prices | None = None
     """Measured milliseconds of single operators; None where nothing may be measured."""
+    spill: Path | None = None
+    """Where large new weights lie until the model is lowered; without it they stay in memory."""
     proven: dict[Hashable, Verdict] = dataclasses.field(default_factory=dict[Hashable, Verdict])
     """Proofs so far, by structure; bindings and examples must stay the same while they are in use."""
     limit: int | None = None
@@ -146,6 +149,9 @@ class Workbench:
     def _commit(self, proposal: Proposal, site: str) -> None:
         self.context.record(self, proposal)
         proposal.commit(self._pass.name)
+        if self.context.spill is not None:
+            for value in proposal.initializers:
+                spill(value, self.context.spill)
         self.coverage.changed += 1
         self.coverage.declined.pop(site, None)
 

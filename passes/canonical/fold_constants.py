@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import onnx_ir
 
+from whet.ir.residency import release
 from whet.ir.values import constant, is_constant, static_shape
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.canonical.constant_evaluation import Evaluation, evaluate
@@ -23,6 +24,8 @@ _GROWING = frozenset(
 """The size of the result comes from the contents of an operand, not from its size."""
 _TINY = 4096
 """Bytes below which a copy of a weight that others read does not count."""
+_AT_ONCE = 1 << 27
+"""Bytes of results after which one run of the executor is full; the first node may exceed them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +55,10 @@ class FoldConstants(Pass):
             found = evaluate(work.model, chosen.nodes, chosen.results, prove=work.context.prove)
             for value, result in found.items():
                 self._commit(value, result, chosen, work)
+            release(value for node in chosen.nodes for value in node.inputs)
             remove_unread(reversed(chosen.nodes))
             settled.update(node for node in chosen.nodes if node.graph is not None)
-            if work.coverage.changed == before:
+            if work.coverage.changed == before and not chosen.full:
                 return
 
     def _commit(
@@ -100,9 +104,15 @@ class _Choice:
         self.allowed: dict[onnx_ir.Value, int] = {}
         """Value -> bytes that its constant may have because it replaces as many."""
         self._bytes: dict[onnx_ir.Value, int] = {}
+        self._together = 0
         self._work = work
         self._limit = limit
+        self.full = False
+        """Whether something was left for another run because the results take too much memory together."""
         for node in work.nodes():
+            if self._together > _AT_ONCE:
+                self.full = True
+                break
             if node not in settled and self._is_foldable(node):
                 self.nodes.append(node)
         inside = set(self.nodes)
@@ -144,6 +154,7 @@ class _Choice:
         if total > max(freed, self._limit):
             self._work.decline(node, f"the result has {total} bytes, the limit is {self._limit}")
             return False
+        self._together += total
         self._bytes.update((v, s or 0) for v, s in zip(node.outputs, sizes, strict=True))
         self.allowed.update(dict.fromkeys(node.outputs, freed))
         return True

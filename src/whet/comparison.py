@@ -16,7 +16,7 @@ from whet.passes.base import Fidelity
 from whet.passes.pipeline import Step
 from whet.report import Agreement
 
-__all__ = ["accuracy", "agree", "check_agreement", "relative_error"]
+__all__ = ["accuracy", "agree", "check_agreement", "hold_against", "record", "relative_error"]
 
 EXACT_LIMIT = 1e-5
 """Largest relative output error of a compile without lossy passes."""
@@ -55,15 +55,33 @@ def _compare_items(old: Array, new: Array) -> tuple[float, float]:
     return max(p[0] for p in pairs), min(p[1] for p in pairs)
 
 
+def record(
+    model: onnx_ir.Model, bindings: Bindings, runner: Runner, seed: int = 0
+) -> list[list[Array]]:
+    """Return the outputs at every binding, on the inputs that belong to ``seed``."""
+    choices = range(len(bindings.choices))
+    return [runner.run(bindings.feeds(model, choice, seed)) for choice in choices]
+
+
 def agree(
     model: onnx_ir.Model, bindings: Bindings, before: Runner, after: Runner, seed: int = 0
 ) -> list[Agreement]:
     """Run both on the same inputs at every binding and compare every output."""
+    old = record(model, bindings, before, seed)
+    new = record(model, bindings, after, seed)
+    return hold_against(old, new, bindings, before.outputs)
+
+
+def hold_against(
+    old: Sequence[Sequence[Array]],
+    new: Sequence[Sequence[Array]],
+    bindings: Bindings,
+    names: Sequence[str],
+) -> list[Agreement]:
+    """Compare recorded outputs, ``names`` in order, binding by binding."""
     found: list[Agreement] = []
-    for choice, binding in enumerate(bindings.choices):
-        feeds = bindings.feeds(model, choice, seed)
-        old, new = before.run(feeds), after.run(feeds)
-        for name, o, n in zip(before.outputs, old, new, strict=True):
+    for binding, before, after in zip(bindings.choices, old, new, strict=True):
+        for name, o, n in zip(names, before, after, strict=True):
             error, cosine = relative_error(o, n)
             found.append(Agreement(name, dict(binding), error, cosine))
     return found

@@ -5,6 +5,7 @@ import difflib
 import errno
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,9 +24,9 @@ from whet.backends.gate import NeverWorse
 from whet.backends.measure import Timing, compare_speed
 from whet.backends.onnxruntime import runtime_fusions
 from whet.backends.probe import find_bindings
-from whet.backends.worker import Worker
+from whet.backends.worker import Turns, Worker
 from whet.budget import Budget
-from whet.comparison import accuracy, agree, check_agreement
+from whet.comparison import accuracy, check_agreement, hold_against, record
 from whet.errors import BrokenPass, BudgetMissed, InvalidModel, UnsupportedTarget, UsageError
 from whet.ir.bindings import Bindings
 from whet.ir.capture import Captured, capture
@@ -42,6 +43,8 @@ from whet.report import Agreement, Cost, Report
 
 __all__ = ["Options", "Prepared", "compile", "prepare"]
 
+_LARGE = 1 << 30
+"""Models of more bytes are loaded one at a time: the source and its result together take twice the memory."""
 _CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 Evaluate = Callable[[Runner], float]
 Data = str | Path | Mapping[str, Array] | Iterable[Mapping[str, Array]]
@@ -213,6 +216,8 @@ class _Job:
         self._folder = scratch / "artifact"
         self._notes: list[str] = []
         self._kernels: Mapping[str, Mapping[str, float]] = {}
+        self._turns: Turns | None = None
+        """Who has a model loaded, where only one may."""
         self._start = time.perf_counter()
 
     def run(self, prepared: Prepared, call: _Call) -> Artifact:
@@ -224,15 +229,19 @@ class _Job:
             )
         data = _read(call.calibration, prepared.model, "calibration data")
         labels = _read(call.labels, prepared.model, "labels file")
+        self._turns = Turns() if prepared.cost.bytes > _LARGE else None
         self._options.progress("load the source")
         with self._open_source(prepared) as before:
             bindings = self._bindings(prepared, data, before)
+            expected = self._record(prepared, bindings, before)
             model, steps = self._transform(prepared.model, bindings, data)
             files = self._lower(model)
             manifest = self._write_manifest(prepared, model, files)
             self._options.progress("check in a fresh process")
             with self._open_result() as after:
-                agreements = self._compare(prepared, model, steps, bindings, before, after)
+                agreements = self._compare(
+                    prepared, model, steps, bindings, expected, before, after
+                )
                 times = self._measure(model, bindings, before, after)
                 metric = _score(call.evaluate, labels, batch_size(model), before, after)
                 costs = self._costs(prepared, model, files, times, before, after)
@@ -271,7 +280,7 @@ class _Job:
         return found
 
     def _open(self, path: Path, target: str) -> Worker:
-        return Worker(path, self._options.runtime, target)
+        return Worker(path, self._options.runtime, target, self._turns)
 
     def _open_source(self, prepared: Prepared) -> Worker:
         try:
@@ -298,6 +307,16 @@ class _Job:
             self._notes.append(f"fewer sizes than wanted could be executed: {bindings.note}")
         return bindings
 
+    def _record(self, prepared: Prepared, bindings: Bindings, before: Worker) -> list[list[Array]]:
+        """Return what the source computes; a large one is not needed again for a while and goes."""
+        try:
+            found = record(prepared.model, bindings, before, self._options.seed)
+        except CannotRun as error:
+            raise InvalidModel(f"the source does not run: {error}") from error
+        if self._turns is not None:
+            self._turns.end()
+        return found
+
     def _transform(
         self, model: onnx_ir.Model, bindings: Bindings, data: Dataset | None
     ) -> tuple[onnx_ir.Model, list[Step]]:
@@ -311,11 +330,12 @@ class _Job:
             reproducers=self._scratch / "reproducers",
             progress=self._options.progress,
             target=self._target.name,
+            spill=self._scratch / "weights",
         )
         pipeline = self._recipe.pipeline(self._target)
         if not self._options.measure:
             return pipeline.run(model, context)
-        gate = NeverWorse(self._target, self._options.runtime, bindings, self._scratch)
+        gate = NeverWorse(self._target, self._options.runtime, bindings, self._scratch, self._turns)
         if self._target.name != "onnxruntime":
             return pipeline.run(model, context, gate)
         version = self._target.versions()["onnxruntime"]
@@ -329,6 +349,7 @@ class _Job:
         self._options.progress(f"lower to {self._target.name}")
         self._folder.mkdir()
         files = self._target.lower(model, self._folder)
+        shutil.rmtree(self._scratch / "weights", ignore_errors=True)
         reproducers = self._scratch / "reproducers"
         if reproducers.is_dir():
             reproducers.rename(self._folder / "reproducers")
@@ -340,17 +361,24 @@ class _Job:
         model: onnx_ir.Model,
         steps: list[Step],
         bindings: Bindings,
+        expected: list[list[Array]],
         before: Worker,
         after: Worker,
     ) -> list[Agreement]:
         try:
-            found = agree(model, bindings, before, after, self._options.seed)
+            new = record(model, bindings, after, self._options.seed)
         except CannotRun as error:
             raise BrokenPass(f"the result does not run, although it loads: {error}") from error
+        found = hold_against(expected, new, bindings, before.outputs)
         runtime = self._options.runtime
         plain = RuntimeOptions(runtime.threads, "none", runtime.config)
         note = check_agreement(
-            found, steps, model, bindings, before, lambda: Worker(prepared.source, plain)
+            found,
+            steps,
+            model,
+            bindings,
+            before,
+            lambda: Worker(prepared.source, plain, turns=self._turns),
         )
         self._notes += [note] if note else []
         return found
@@ -363,7 +391,7 @@ class _Job:
             return None
         self._options.progress("measure before and after")
         feeds = bindings.feeds(model, 0, self._options.seed)
-        return compare_speed([before, after], [feeds, feeds])
+        return compare_speed([before, after], [feeds, feeds], together=self._turns is None)
 
     def _costs(
         self,
