@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import ml_dtypes
 import numpy as np
 import onnx_ir
 
@@ -16,12 +17,31 @@ from whet.passes.base import Fidelity
 from whet.passes.pipeline import Step
 from whet.report import Agreement
 
-__all__ = ["accuracy", "agree", "check_agreement", "hold_against", "record", "relative_error"]
+__all__ = [
+    "accuracy",
+    "agree",
+    "check_agreement",
+    "hold_against",
+    "output_limit",
+    "record",
+    "relative_error",
+]
 
 EXACT_LIMIT = 1e-5
 """Largest relative output error of a compile without lossy passes."""
 NOISE_FACTOR = 10.0
 """Beyond the limit, this many times what the runtime's own optimizations change in the source is accepted."""
+
+
+def output_limit(output: Array) -> float:
+    """Return the accepted relative error of an output: the limit, or one unit of its type if that is coarser.
+
+    Runtimes keep chains of half-precision operators in float32 as long as they can, so taking a node away moves the
+    last bit.
+    """
+    if output.dtype.kind != "f" and output.dtype.name != "bfloat16":
+        return EXACT_LIMIT
+    return max(EXACT_LIMIT, float(ml_dtypes.finfo(output.dtype).eps))
 
 
 def relative_error(old: Array, new: Array) -> tuple[float, float]:
