@@ -41,6 +41,7 @@ class NeverWorse:
 
     def _slower(self, model: onnx_ir.Model, old: Path, new: Path) -> str:
         feeds = self._bindings.feeds(model, 0)
+        found = ""
         try:
             with (
                 Worker(old, self._options, self._target.name) as first,
@@ -50,6 +51,7 @@ class NeverWorse:
                     before, after = compare_speed([first, second], [feeds, feeds])
                     if not slower(before, after):
                         return ""
+                    found = f"slower, measured twice: {before} before, {after} after"
         except CannotRun as error:
             return f"the result does not run: {error}"
-        return f"slower, measured twice: {before} before, {after} after"
+        return found

@@ -25,7 +25,13 @@ class Timing:
 
     def __str__(self) -> str:
         """Print as ``1.23 ms (1.20–1.31)``."""
-        return f"{self.median:.3g} ms ({self.low:.3g}-{self.high:.3g})"
+        median, low, high = (_digits(x) for x in (self.median, self.low, self.high))
+        return f"{median} ms ({low}-{high})"
+
+
+def _digits(number: float) -> str:
+    """Print three digits, or all before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def compare_speed(

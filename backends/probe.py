@@ -1,11 +1,13 @@
 """Find sizes for the symbolic dimensions at which a model really runs."""
 
+import difflib
 import math
 from collections.abc import Mapping
 
 import onnx_ir
 
 from whet.backends.base import Runner
+from whet.errors import UsageError
 from whet.ir.bindings import Binding, Bindings, candidates, symbols
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, dimensions
@@ -28,6 +30,7 @@ def find_bindings(
     With fewer than two, ``note`` of the result says why.
     """
     names = symbols(model)
+    _check_sizes(fixed or {}, names)
     examples = dict(examples or {})
     known = {**_sizes_of(model, examples), **(fixed or {})}
     found: list[Binding] = []
@@ -35,6 +38,8 @@ def find_bindings(
     start = {n: known[n] for n in names if n in known}
     tries: list[dict[str, int]] = [start] if len(start) == len(names) else []
     tries += [{**c, **(fixed or {})} for c in candidates(names)]
+    if fixed:
+        tries += candidates(names)  # a second size is wanted even where the first is the user's
     for choice in tries:
         if choice in found or (not names and found):
             continue
@@ -52,6 +57,17 @@ def find_bindings(
             break
     note = "" if len(found) >= (_WANTED if names else 1) else reason or "no size could be executed"
     return Bindings(tuple(found), examples, note)
+
+
+def _check_sizes(sizes: Binding, names: tuple[str, ...]) -> None:
+    for name, size in sizes.items():
+        if name not in names:
+            known = ", ".join(names) or "none"
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else f"; known: {known}"
+            raise UsageError(f"the model's inputs have no dynamic dimension '{name}'{hint}")
+        if size < 1:
+            raise UsageError(f"the size of dimension '{name}' is {size}, expected 1 or more")
 
 
 def _sizes_of(model: onnx_ir.Model, examples: Mapping[str, Array]) -> dict[str, int]:

@@ -64,8 +64,10 @@ class Child:
         """Return the child."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End the child."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the child; after an exception, whatever it is doing."""
+        if kind is not None and self._child is not None:
+            self._child.kill()
         self.close()
 
     def _start(self) -> None:
@@ -75,6 +77,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            start_new_session=True,  # Ctrl-C reaches the parent only, which then ends the child
         )
 
     def _exchange(
@@ -185,7 +188,7 @@ class _Server:
         if message["do"] == "race":
             return {"ms": _race(message, feeds)}, {}
         if message["do"] == "memory":
-            return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}, {}
+            return {"bytes": _peak_resident()}, {}
         assert self._runner is not None
         if message["do"] == "run":
             return {}, {f"{k}": _plain(a) for k, a in enumerate(self._runner.run(feeds))}
@@ -258,6 +261,19 @@ def _plain(array: Array) -> Array:
     raise CannotRun("an output is a sequence; only tensors can be handed over")
 
 
+def _peak_resident() -> int:
+    """Return the largest resident size of this program.
+
+    ``ru_maxrss`` would count what the parent had at the time of the fork, which outlives exec.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def main() -> None:
     """Serve the parent until it closes the pipe."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -272,7 +288,10 @@ def main() -> None:
             answer, arrays = server.answer(message, feeds)
         except (CannotRun, WhetError, OSError, ValueError, MemoryError) as error:
             answer, arrays = {"error": str(error) or type(error).__name__}, {}
-        _send(sink, answer, arrays)
+        try:
+            _send(sink, answer, arrays)
+        except BrokenPipeError:  # the parent gave up; leave without flushing what it will not read
+            os._exit(1)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import io
 import logging
 import warnings
 from collections import defaultdict
@@ -191,12 +192,19 @@ def _quiet() -> Generator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _silent() -> Generator[None]:
+    """Drop what is printed: torch shows half-traced graphs when it fails, the error says it all."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _failure(stage: str, what: str, error: Exception) -> UnsupportedModel:
@@ -209,11 +217,11 @@ def _failure(stage: str, what: str, error: Exception) -> UnsupportedModel:
 
 
 def _advice(text: str) -> str:
+    if "data-dependent" in text or "DataDependent" in text:
+        return "Python control flow on tensor values cannot be exported: use torch.cond or a mask."
     if "dynamic" in text.lower() or "specializ" in text or "Constraint" in text:
         return (
             "Example sizes of 0 and 1 are taken as fixed: give free dimensions an example size of "
             "2 or more, and name only those that the program leaves free."
         )
-    if "data-dependent" in text or "GuardOnDataDependent" in text:
-        return "Python control flow on tensor values cannot be exported: use torch.cond or a mask."
     return "Check that torch.export.export and torch.onnx.export(dynamo=True) take the module."

@@ -47,24 +47,29 @@ def load_model(path: str | os.PathLike[str]) -> onnx_ir.Model:
 
 def parse_model(data: bytes, what: str = "the given bytes") -> onnx_ir.Model:
     """Load a model from the bytes of an ONNX file; weights must be inside."""
-    return from_proto(_parse(data, what), what)
+    return _self_contained(_parse(data, what), what)
 
 
 def from_proto(proto: onnx.ModelProto, what: str = "the given ModelProto") -> onnx_ir.Model:
-    """Turn a proto into a model; weights must be inside, ``proto`` itself is left alone."""
+    """Turn a copy of ``proto`` into a model; weights must be inside.
+
+    A copy, because renaming a value in the IR would rename the tensor in the proto.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return _self_contained(copy, what)
+
+
+def _self_contained(proto: onnx.ModelProto, what: str) -> onnx_ir.Model:
     if external_tensors(proto):
         raise UsageError(f"{what} keeps weights in another file: give the path of the file instead")
     return deserialize(proto, what)
 
 
 def deserialize(proto: onnx.ModelProto, what: str) -> onnx_ir.Model:
-    """Turn a proto into a model after checking that the installed onnx knows its versions."""
+    """Turn ``proto``, which the model then owns, into a model after checking its versions."""
     _check_versions(proto, what)
-    if _has_sparse(proto):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
-        densify(copy)
-        proto = copy
+    densify(proto)
     try:
         model = onnx_ir.from_proto(proto)
         sort_nodes(model)
@@ -171,21 +176,6 @@ def _check_versions(proto: onnx.ModelProto, what: str) -> None:
             )
     if proto.ir_version >= 3 and not proto.opset_import:
         raise InvalidModel(f"{what} is truncated or not an ONNX model: it imports no opset")
-
-
-def _has_sparse(proto: onnx.ModelProto) -> bool:
-    nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
-    return bool(proto.graph.sparse_initializer) or any(_node_has_sparse(n) for n in nodes)
-
-
-def _node_has_sparse(node: onnx.NodeProto) -> bool:
-    for attribute in node.attribute:
-        if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
-            return True
-        graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-        if any(g.sparse_initializer or any(map(_node_has_sparse, g.node)) for g in graphs):
-            return True
-    return False
 
 
 def _set_folder(model: onnx_ir.Model, folder: str) -> None:

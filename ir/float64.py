@@ -1,6 +1,6 @@
 """Execute small graphs in float64 where ONNX Runtime has float32 kernels only.
 
-Convolutions and average pooling are computed here, one kernel tap at a time; every other node runs in a session of its
+Convolutions and average pooling are computed here, in double precision; every other node runs in a session of its
 own. This is an oracle for proofs, not a runtime: slow, exact to about 1e-15, and bounded in the work it accepts.
 """
 
@@ -18,8 +18,11 @@ from whet.ir.values import Array
 
 __all__ = ["WORK_LIMIT", "Float64Executor", "average_pool", "convolve", "convolve_transposed"]
 
-WORK_LIMIT = 4_000_000_000
-"""Multiplications that one node may take; at some 5e9 per second this is about a second."""
+WORK_LIMIT = 1_000_000_000
+"""Multiplications that one node may take; about a second on one core; above it, proofs use float32."""
+
+_CHUNK = 2_000_000
+"""Elements of the matrix of windows that are written out at a time."""
 
 Floats = NDArray[np.float64]
 _Attributes = Mapping[str, object]
@@ -90,11 +93,18 @@ def convolve(
     x = _padded(x, pads, 0.0)
     size = _windows(x.shape[2:], kernel, strides, dilations)
     _within_limit(n * math.prod(size) * w.size)
-    blocks = _taps_first(w.reshape(group, outputs // group, w.shape[1], *kernel))
-    y = np.zeros((n, group, outputs // group, math.prod(size)))
-    for tap, place in _taps(kernel, size, strides, dilations):
-        seen = x[:, :, *place].reshape(n, group, -1, math.prod(size))
-        y += np.matmul(blocks[tap], seen)
+    seen = _columns(x, kernel, strides, dilations)
+    seen = seen.reshape(n, group, -1, *seen.shape[2:])
+    rows = w.reshape(group, outputs // group, -1)
+    y = np.empty((n, group, outputs // group, *size))
+    step = max(1, _CHUNK // (w[0].size * group * math.prod(size[1:])))
+    rest = [slice(None)] * (len(size) - 1)
+    for sample in range(n):
+        for start in range(0, size[0], step):
+            block = y[sample, :, :, start : start + step]
+            part = seen[sample][(..., slice(start, start + step), *rest)]
+            found = np.matmul(rows, part.reshape(group, rows.shape[2], -1))
+            block[:] = found.reshape(block.shape)
     return y.reshape(n, outputs, *size)
 
 
@@ -157,6 +167,19 @@ def _padded(x: Floats, pads: Sequence[int], fill: float) -> Floats:
         return x
     amounts = [(0, 0), (0, 0), *((pads[k], pads[count + k]) for k in range(count))]
     return np.pad(x, amounts, constant_values=fill)
+
+
+def _columns(
+    x: Floats, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> Floats:
+    """Return a view ``[n, channel, *kernel, *place]`` of what every window sees."""
+    count = len(kernel)
+    extents = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    view = np.lib.stride_tricks.sliding_window_view(x, extents, axis=tuple(range(2, 2 + count)))
+    places = tuple(slice(None, None, s) for s in strides)
+    view = view[(slice(None), slice(None), *places, *(slice(None, None, d) for d in dilations))]
+    taps, spots = range(2 + count, 2 + 2 * count), range(2, 2 + count)
+    return view.transpose(0, 1, *taps, *spots)
 
 
 def _windows(

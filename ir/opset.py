@@ -15,29 +15,40 @@ from whet.ir.shapes import infer_shapes
 OLDEST = 7
 """Below this opset broadcasting was spelled out by attributes; such models keep their opset."""
 
+LAST_WITH_ALL_KERNELS = 21
+"""The newest opset that has no operator whose older version ONNX Runtime runs but whose own not."""
+
 EARLY = frozenset({"LayerNormalization"})
 """Operators that ONNX Runtime had in the default domain, with the same meaning, before ONNX did."""
 
 OPSET_KEPT = "whet.opset_kept"
-"""Key in ``model.meta`` under which the reason is found why a model kept its opset."""
+"""Key in ``model.meta`` of the reason why a model did not get the opset that was asked for."""
 
 
 def raise_opset(model: onnx_ir.Model, to: int = 23) -> onnx_ir.Model:
     """Return ``model`` with the default domain at opset ``to``.
 
-    A model that is there already, or beyond, is returned as it is. One that has an operator whose
-    meaning cannot be kept is returned as it is too, with the reason in ``model.meta[OPSET_KEPT]``.
-    Otherwise the result is a copy that shares the weights.
+    A model that is there already, or beyond, is returned as it is. Otherwise the result is a copy
+    that shares the weights. When an operator's meaning cannot be kept, or ONNX Runtime would not
+    run it any more, the copy is at opset 21 or, failing that, ``model`` itself is returned; the
+    reason is in ``meta[OPSET_KEPT]`` of what is returned.
     """
-    if all(version >= to for version in _opsets(model)):
-        return model
-    raised = copy_model(model)
-    try:
-        _raise(raised, to)
-    except Mismatch as reason:
-        model.meta[OPSET_KEPT] = str(reason)
-        return model
-    return raised
+    reason = ""
+    for target in sorted({to, min(to, LAST_WITH_ALL_KERNELS)}, reverse=True):
+        if all(version >= target for version in _opsets(model)):
+            break
+        raised = copy_model(model)
+        try:
+            _raise(raised, target)
+        except Mismatch as mismatch:
+            reason = reason or str(mismatch)
+            continue
+        if reason:
+            raised.meta[OPSET_KEPT] = reason
+        return raised
+    if reason:
+        model.meta[OPSET_KEPT] = reason
+    return model
 
 
 def _opsets(model: onnx_ir.Model) -> Iterator[int]:

@@ -343,3 +343,19 @@ def _group_norm_21(node: onnx_ir.Node, edit: Edit) -> None:
         table = edit.insert(node, "Expand", [column, size], dtype=dtype)
         flat = edit.insert(node, "Reshape", [table, edit.constant(node, [-1])], dtype=dtype)
         node.replace_input_with(index, flat)
+
+
+@_follows(
+    22,
+    "GlobalLpPool",
+    "MaxRoiPool",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "RoiAlign",
+)
+def _without_kernel_22(node: onnx_ir.Node, edit: Edit) -> None:
+    """Only types were added, but ONNX Runtime (1.31) runs these up to opset 21."""
+    raise _decline(node, "ONNX Runtime has no kernel for it from opset 22 on")

@@ -106,6 +106,8 @@ class _Run:
 
     def once(self, step: Pass) -> int:
         """Run one pass, verify, gate; return the number of changes that stayed."""
+        if self._context.exhausted:
+            return 0
         self._context.progress(step.name)
         record = self._record(step)
         backup = self.model.clone() if self._gated(step) else None

@@ -190,33 +190,26 @@ class Prover:
         return dataclasses.replace(verdict, cut=proto, feeds=feeds)
 
     def _compare(self, cut: "_Cut", runner: "_Runner", tolerance: float) -> Verdict:
+        """Run both sides at every binding; stop at the first difference that is too large."""
         worst = 0.0
         for index in range(max(2, len(self._bindings.choices))):
             choice = index % len(self._bindings.choices)
             feeds = self._feeds(cut, choice, index, wide=runner.wide)
             try:
                 old, new = runner.run(feeds)
+                if _uninformative(old):
+                    feeds = self._feeds(cut, choice, index, wide=runner.wide, positive=True)
+                    old, new = runner.run(feeds)
             except CannotRun as failure:
                 if not self._old_side_runs(cut, runner, feeds):
                     raise
-                binding = dict(self._bindings.choices[choice])
-                reason = (
-                    f"the replacement does not run, what it replaces does, at {binding}: {failure}"
-                )
-                return Verdict(
-                    VerdictKind.REFUTED, reason, np.inf, runner.oracle, runner.proto, feeds
-                )
-            if _uninformative(old):
-                feeds = self._feeds(cut, choice, index, wide=runner.wide, positive=True)
-                old, new = runner.run(feeds)
+                reason = f"the replacement does not run, what it replaces does: {failure}"
+                return self._refuted(runner, choice, feeds, np.inf, reason)
             error = max((compare(o, n) for o, n in zip(old, new, strict=True)), default=0.0)
             worst = max(worst, error)
             if error > tolerance:
-                binding = dict(self._bindings.choices[choice])
-                reason = f"outputs differ by {error:.3g}, allowed {tolerance:.3g}, at {binding}"
-                return Verdict(
-                    VerdictKind.REFUTED, reason, error, runner.oracle, runner.proto, feeds
-                )
+                reason = f"outputs differ by {error:.3g}, allowed {tolerance:.3g}"
+                return self._refuted(runner, choice, feeds, error, reason)
         return Verdict(VerdictKind.PROVEN, "", worst, runner.oracle)
 
     def _approximate(self, cut: "_Cut", tolerance: float) -> Verdict:
@@ -237,10 +230,16 @@ class Prover:
             worst = max(worst, error)
             if not error <= tolerance:
                 reason = f"its output changes by {error:.3g} of its norm, allowed {tolerance:.3g}"
-                return Verdict(
-                    VerdictKind.REFUTED, reason, error, runner.oracle, runner.proto, feeds
+                return self._refuted(
+                    runner, index % len(self._bindings.choices), feeds, error, reason
                 )
         return Verdict(VerdictKind.PROVEN, "", worst, "calibration" if real else runner.oracle)
+
+    def _refuted(
+        self, runner: "_Runner", choice: int, feeds: dict[str, Array], error: float, reason: str
+    ) -> Verdict:
+        place = f"{reason}, at {dict(self._bindings.choices[choice])}"
+        return Verdict(VerdictKind.REFUTED, place, error, runner.oracle, runner.proto, feeds)
 
     def _old_side_runs(self, cut: "_Cut", runner: "_Runner", feeds: dict[str, Array]) -> bool:
         """Tell whether what is replaced runs where both sides together failed."""

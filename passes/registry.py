@@ -111,9 +111,15 @@ def _convert_number(value: object, whole: bool, where: str) -> int | float:
         raise UsageError(f"{where} is '{value}', expected {kind}") from None
 
 
+_LISTED = 12
+"""So many names are listed in an error; more would hide it."""
+
+
 def nearest(name: str, known: Mapping[str, object]) -> str:
     """Return a hint for an unknown name: the closest known one, or all of them."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
+    if len(known) > _LISTED:
+        return f"; there are {len(known)} (see: whet passes)"
     return f"; known: {', '.join(known)}" if known else " (it has none)"

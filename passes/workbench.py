@@ -38,6 +38,22 @@ class Context:
     """Measured milliseconds of single operators; None where nothing may be measured."""
     proven: dict[Hashable, Verdict] = dataclasses.field(default_factory=dict[Hashable, Verdict])
     """Proofs so far, by structure; bindings and examples must stay the same while they are in use."""
+    limit: int | None = None
+    """Stop after this many commits; which one breaks a model is found by bisecting it."""
+    committed: int = 0
+    watch: "Callable[[Workbench, Proposal | None], None] | None" = None
+    """Called just before each commit; without a proposal, just after a change made by hand."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Tell whether no further change may be made."""
+        return self.limit is not None and self.committed >= self.limit
+
+    def record(self, work: "Workbench", proposal: Proposal | None) -> None:
+        """Count one commit and show it to whoever watches."""
+        self.committed += 1
+        if self.watch is not None:
+            self.watch(work, proposal)
 
 
 class Workbench:
@@ -103,6 +119,9 @@ class Workbench:
         """
         site = proposal.site
         self.coverage.eligible += 1
+        if self.context.exhausted:
+            proposal.discard()
+            return False
         verdict = Verdict(VerdictKind.PROVEN)
         if self._prover is not None:
             step = self._pass
@@ -118,10 +137,14 @@ class Workbench:
     def accept(self, proposal: Proposal, proof: str) -> None:
         """Commit a proposal that the pass has proven itself, saying what proves it."""
         self.coverage.eligible += 1
+        if self.context.exhausted:
+            proposal.discard()
+            return
         self.coverage.proofs[proof] += 1
         self._commit(proposal, proposal.site)
 
     def _commit(self, proposal: Proposal, site: str) -> None:
+        self.context.record(self, proposal)
         proposal.commit(self._pass.name)
         self.coverage.changed += 1
         self.coverage.declined.pop(site, None)
@@ -153,6 +176,12 @@ class Workbench:
         self.coverage.changed += count
         if count:
             self.coverage.proofs[proof] += count
+            self.context.record(self, None)
+
+    @property
+    def running(self) -> Pass:
+        """Return the pass at work."""
+        return self._pass
 
     @property
     def declared(self) -> Change:

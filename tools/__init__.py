@@ -1,1 +1,1 @@
-"""tools"""
+"""What people use: the command line and what stands behind its commands."""

@@ -49,7 +49,7 @@ class EliminateCasts(Rewrite):
             return False
         if "inner" not in found.named:
             return source == target
-        return _mergeable(source, _target(found.node("inner")), target)
+        return mergeable(source, _target(found.node("inner")), target)
 
     def replace(self, found: Match, build: Builder) -> onnx_ir.Value:
         """Return the operand, cast once if its type differs."""
@@ -63,7 +63,7 @@ def _target(node: onnx_ir.Node) -> onnx_ir.DataType:
     return onnx_ir.DataType(attribute_int(node, "to", 0))
 
 
-def _mergeable(source: onnx_ir.DataType, middle: onnx_ir.DataType, to: onnx_ir.DataType) -> bool:
+def mergeable(source: onnx_ir.DataType, middle: onnx_ir.DataType, to: onnx_ir.DataType) -> bool:
     """Tell whether source -> middle -> to equals source -> to, bit for bit."""
     if not _holds(middle, source):
         return False

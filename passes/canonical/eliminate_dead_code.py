@@ -53,9 +53,10 @@ def _drop_outputs(node: onnx_ir.Node, opset: int) -> int:
     for value in unread:
         value.name = ""
     last = max(k for k, value in enumerate(node.outputs) if value.name or k == 0)
-    if last + 1 < len(node.outputs):
+    surplus = len(node.outputs) - (last + 1)
+    if surplus:
         node.resize_outputs(last + 1)
-    return len(unread)
+    return max(len(unread), surplus)
 
 
 def _optional_outputs(node: onnx_ir.Node, opset: int) -> list[bool]:

@@ -35,19 +35,19 @@ class FoldShapeArithmetic(Pass):
                 _fix_target(node, known, work)
             numbers = _numbers(node, known)
             if numbers is not None and _is_needed(node.outputs[0], known):
-                _fold(node, numbers, work)
+                _fold(node, numbers, known, work)
 
 
 def _annotate(work: Workbench, known: KnownSizes) -> None:
     """Write sizes that turned out to be expressions over the model's own symbols into the values."""
     for node in work.nodes():
         for value in node.outputs:
-            noted = dimensions(value)
-            if noted is None or all(isinstance(size, int) for size in noted):
+            noted, found = dimensions(value), known.shape(value)
+            if found is None or (noted is not None and len(noted) != len(found)):
                 continue
-            found = known.shape(value)
-            if found is not None and len(found) == len(noted):
-                pairs = zip(found, noted, strict=True)
+            before = (None,) * len(found) if noted is None else noted
+            if not all(isinstance(size, int) for size in before) or noted is None:
+                pairs = zip(found, before, strict=True)
                 value.shape = onnx_ir.Shape([_written(size, old) for size, old in pairs])
 
 
@@ -59,10 +59,15 @@ def _written(size: Size | None, old: int | str | None) -> int | str | None:
 
 def _numbers(node: onnx_ir.Node, known: KnownSizes) -> Content | None:
     """Return the content of the node's only output if all of it is known."""
-    if len(node.outputs) != 1 or node.op_type == "Constant":
+    if len(node.outputs) != 1 or node.op_type == "Constant" or _is_stored(node):
         return None
     content = known.content(node.outputs[0])
     return content if content is not None and content.numbers is not None else None
+
+
+def _is_stored(node: onnx_ir.Node) -> bool:
+    """Tell whether the node only gives a constant the name of an output."""
+    return node.op_type == "Identity" and is_constant(node.inputs[0])
 
 
 def _is_needed(value: onnx_ir.Value, known: KnownSizes) -> bool:
@@ -74,14 +79,28 @@ def _is_needed(value: onnx_ir.Value, known: KnownSizes) -> bool:
     return any(node.graph is not graph or _numbers(node, known) is None for node in readers)
 
 
-def _fold(node: onnx_ir.Node, content: Content, work: Workbench) -> None:
+def _sources(node: onnx_ir.Node, known: KnownSizes) -> tuple[onnx_ir.Node, ...]:
+    """Return the node and the arithmetic it reads, readers first: only together are their values what they are."""
+    found = {node: None}
+    waiting = [node]
+    while waiting:
+        for value in waiting.pop().inputs:
+            producer = None if value is None else value.producer()
+            if producer is not None and producer not in found and known.content(value) is not None:
+                found[producer] = None
+                waiting.append(producer)
+    return tuple(found)
+
+
+def _fold(node: onnx_ir.Node, content: Content, known: KnownSizes, work: Workbench) -> None:
     old = node.outputs[0]
     kind = np.dtype(np.int64) if old.dtype is None else old.dtype.numpy()
     array = np.asarray(content.numbers, dtype=kind)
     build = work.builder(node)
     new = build.constant(array.reshape(()) if content.scalar else array)
     work.coverage.matched += 1
-    work.propose(Proposal((node,), ((old, new),), (), tuple(build.initializers)))
+    outputs, weights = ((old, new),), tuple(build.initializers)
+    work.propose(Proposal(_sources(node, known), outputs, (), weights))
 
 
 def _fix_target(node: onnx_ir.Node, known: KnownSizes, work: Workbench) -> None:
@@ -90,17 +109,16 @@ def _fix_target(node: onnx_ir.Node, known: KnownSizes, work: Workbench) -> None:
     if x is None or shape is None or is_constant(shape) or content is None or content.scalar:
         return
     work.coverage.matched += 1
-    copies = not attribute_int(node, "allowzero", 0)
-    target = _target(content, known.shape(x) or (), copies)
+    literal = bool(attribute_int(node, "allowzero", 0)) and 0 in content.items
+    target = _target(content, known.shape(x) or (), not literal)
     if target is None:
         work.decline(node, "more than one size of the new shape is not known")
         return
     build = work.builder(node)
-    kept = [a for name, a in node.attributes.items() if name == "allowzero"]
-    new = build.op("Reshape", x, build.ints(*target), attributes={a.name: a for a in kept})
-    work.propose(
-        Proposal((node,), ((node.outputs[0], new),), tuple(build.nodes), tuple(build.initializers))
-    )
+    kept = {"allowzero": 1} if literal else {}
+    new = build.op("Reshape", x, build.ints(*target), attributes=kept)
+    outputs, weights = ((node.outputs[0], new),), tuple(build.initializers)
+    work.propose(Proposal(_sources(node, known), outputs, tuple(build.nodes), weights))
 
 
 def _target(content: Content, before: tuple[Size | None, ...], copies: bool) -> list[int] | None:

@@ -31,7 +31,7 @@ class MergeSlices(Rewrite):
         second = _by_axis(found.root, found["x"])
         merged = dict(first)
         for axis, taken in second.items():
-            merged[axis] = _within(first[axis], taken) if axis in first else taken
+            merged[axis] = within(first[axis], taken) if axis in first else taken
         ordered = [merged[axis] for axis in sorted(merged)]
         return slice_node(build, found.root, found["x"], ordered)
 
@@ -47,7 +47,7 @@ def _by_axis(node: onnx_ir.Node, x: onnx_ir.Value) -> dict[int, Range]:
     return {axis: dataclasses.replace(r, axis=axis) for axis, r in zip(axes, ranges, strict=True)}
 
 
-def _within(outer: Range, inner: Range) -> Range:
+def within(outer: Range, inner: Range) -> Range:
     """Return the range of the original axis that ``inner`` takes of what ``outer`` took."""
     if outer.step != 1 or inner.step != 1:
         raise Mismatch(f"axis {outer.axis} is taken twice, in steps")

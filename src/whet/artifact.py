@@ -123,6 +123,7 @@ def replace_folder(source: Path, target: Path) -> None:
     if target.exists():
         _check_replaceable(target)
     try:
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             source.rename(target)
             return
@@ -141,12 +142,15 @@ def _check_replaceable(target: Path) -> None:
 
 
 def check_destination(target: Path) -> Path:
-    """Return the folder that ``target`` will lie in; refuse early what could not be written at the end."""
+    """Return the nearest folder above ``target`` that exists; refuse early what could not be written at the end.
+
+    Nothing is made yet: a compile that fails leaves no trace.
+    """
     parent = target.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write '{target}': {error.strerror}") from error
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UsageError(f"cannot write '{target}': '{parent}' is a file, expected a folder")
     if not os.access(parent, os.W_OK):
         raise UsageError(f"cannot write '{target}': '{parent}' is not writable")
     if target.exists():

@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import errno
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,9 +26,10 @@ from whet.backends.probe import find_bindings
 from whet.backends.worker import Worker
 from whet.budget import Budget
 from whet.comparison import accuracy, agree, check_agreement
-from whet.errors import BudgetMissed, InvalidModel, UnsupportedTarget, UsageError
+from whet.errors import BrokenPass, BudgetMissed, InvalidModel, UnsupportedTarget, UsageError
 from whet.ir.bindings import Bindings
 from whet.ir.capture import Captured, capture
+from whet.ir.execute import CannotRun
 from whet.ir.prepare import normalize
 from whet.ir.saving import save_model
 from whet.ir.storage import stored_bytes
@@ -39,6 +42,7 @@ from whet.report import Agreement, Cost, Report
 
 __all__ = ["Options", "Prepared", "compile", "prepare"]
 
+_CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 Evaluate = Callable[[Runner], float]
 Data = str | Path | Mapping[str, Array] | Iterable[Mapping[str, Array]]
 
@@ -78,7 +82,7 @@ class Prepared:
     """The name of the source without folders, which would differ from machine to machine."""
     examples: Mapping[str, Array]
     cost: Cost
-    """Operators, parameters and bytes of the source."""
+    """Operators and parameters of the source, functions inlined and constants lifted; its bytes as they came."""
 
 
 def prepare(
@@ -92,9 +96,9 @@ def prepare(
     """Capture a source and bring it to the form that passes expect; ``folder`` holds temporary files."""
     captured = capture(source, inputs, dynamic_shapes=dynamic_shapes, trust=trust)
     path = _source_file(source, captured, folder)
-    cost = Cost(len(captured.model.graph), weight_count(captured.model), stored_bytes(path))
     model = normalize(captured.model)
     verify(model)
+    cost = Cost(len(model.graph), weight_count(model), stored_bytes(path))
     label = Path(source).name if isinstance(source, str | Path) else captured.origin
     return Prepared(model, captured.origin, path, label, captured.feeds, cost)
 
@@ -137,6 +141,7 @@ def compile(
     settings = _options(options)
     recipe = read_recipe(settings.recipe, allow_noop=settings.allow_noop)
     target = find_target(settings.target)
+    _check_measurable(settings, metric=evaluate is not None or labels is not None)
     parent = None if output is None else check_destination(Path(output))
     keep = tempfile.TemporaryDirectory(prefix=".whet-", dir=parent)
     try:
@@ -150,6 +155,12 @@ def compile(
         if output is not None:
             replace_folder(artifact.folder, Path(output))
             artifact.folder = Path(output)
+    except OSError as error:
+        keep.cleanup()
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        reason = os.strerror(error.errno)
+        raise UsageError(f"cannot write '{output or keep.name}': {reason}") from error
     except BaseException:
         keep.cleanup()
         raise
@@ -172,6 +183,14 @@ def _options(given: Mapping[str, Any]) -> Options:
             hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
             raise UsageError(f"unknown option '{name}'{hint}")
     return Options(**given)
+
+
+def _check_measurable(options: Options, *, metric: bool) -> None:
+    """Refuse a limit on something that nobody will measure."""
+    if options.budget.drop is not None and not metric:
+        raise UsageError("a limit on the drop needs a metric: give evaluate or labels")
+    if options.budget.latency is not None and not options.measure:
+        raise UsageError("a limit on the latency needs timing, which is switched off")
 
 
 @dataclasses.dataclass
@@ -203,19 +222,19 @@ class _Job:
             raise UnsupportedTarget(
                 f"target '{self._target.name}' cannot run it: {'; '.join(reasons)}"
             )
-        data = call.calibration and read_dataset(call.calibration, prepared.model)
-        labels = call.labels and read_dataset(call.labels, prepared.model, "labels file")
+        data = _read(call.calibration, prepared.model, "calibration data")
+        labels = _read(call.labels, prepared.model, "labels file")
         self._options.progress("load the source")
-        with self._open(prepared.source, "onnxruntime") as before:
-            bindings = self._bindings(prepared, data or None, before)
-            model, steps = self._transform(prepared.model, bindings, data or None)
+        with self._open_source(prepared) as before:
+            bindings = self._bindings(prepared, data, before)
+            model, steps = self._transform(prepared.model, bindings, data)
             files = self._lower(model)
             manifest = self._write_manifest(prepared, model, files)
             self._options.progress("check in a fresh process")
-            with self._open(self._folder, self._target.name) as after:
+            with self._open_result() as after:
                 agreements = self._compare(prepared, model, steps, bindings, before, after)
                 times = self._measure(model, bindings, before, after)
-                metric = _score(call.evaluate, labels or None, batch_size(model), before, after)
+                metric = _score(call.evaluate, labels, batch_size(model), before, after)
                 costs = self._costs(prepared, model, files, times, before, after)
         report = Report(
             origin=prepared.origin,
@@ -253,6 +272,20 @@ class _Job:
 
     def _open(self, path: Path, target: str) -> Worker:
         return Worker(path, self._options.runtime, target)
+
+    def _open_source(self, prepared: Prepared) -> Worker:
+        try:
+            return self._open(prepared.source, "onnxruntime")
+        except CannotRun as error:
+            raise InvalidModel(f"ONNX Runtime does not load the source: {error}") from error
+
+    def _open_result(self) -> Worker:
+        try:
+            return self._open(self._folder, self._target.name)
+        except CannotRun as error:
+            raise BrokenPass(
+                f"{self._target.name} does not load the result: {error} (find it: whet bisect)"
+            ) from error
 
     def _bindings(self, prepared: Prepared, data: Dataset | None, before: Worker) -> Bindings:
         examples = dict(prepared.examples)
@@ -310,7 +343,10 @@ class _Job:
         before: Worker,
         after: Worker,
     ) -> list[Agreement]:
-        found = agree(model, bindings, before, after, self._options.seed)
+        try:
+            found = agree(model, bindings, before, after, self._options.seed)
+        except CannotRun as error:
+            raise BrokenPass(f"the result does not run, although it loads: {error}") from error
         runtime = self._options.runtime
         plain = RuntimeOptions(runtime.threads, "none", runtime.config)
         note = check_agreement(
@@ -383,6 +419,10 @@ class _Job:
         }
         (self._folder / "whet.json").write_text(json.dumps(manifest, indent=1) + "\n")
         return manifest
+
+
+def _read(data: Data | None, model: onnx_ir.Model, what: str) -> Dataset | None:
+    return None if data is None else read_dataset(data, model, what)
 
 
 def _score(

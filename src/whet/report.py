@@ -3,16 +3,17 @@
 import dataclasses
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
-from rich.table import Table
 
 from whet.backends.measure import Timing
-from whet.passes.base import Damage
+from whet.passes.base import Damage, Fidelity
 from whet.passes.pipeline import Step
+from whet.printing import new_table, summarize, titled, to_plain
 
 __all__ = ["Agreement", "Cost", "Report"]
 
@@ -76,11 +77,13 @@ class Report:
         return max((a.relative_error for a in self.agreements), default=0.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; the schema is this class."""
+        """Return plain data; the schema is this class. Numbers that are not finite become text."""
         data = dataclasses.asdict(self)
         for step, plain in zip(self.steps, data["steps"], strict=True):
+            # asdict takes a Counter apart and counts the pieces.
             plain["coverage"]["proofs"] = dict(step.coverage.proofs)
-        return {"schema": 1, **data}
+        found: dict[str, Any] = to_plain({"schema": 1, **data})
+        return found
 
     def __str__(self) -> str:
         """Print the ledger and the table before/after, a hundred columns wide."""
@@ -90,15 +93,24 @@ class Report:
 
     def print(self, console: Console) -> None:
         """Print to a console."""
-        console.print(self._ledger())
+        if any(_worth_a_row(step) for step in self.steps):
+            console.print(self._ledger())
+            console.print(self._proofs())
+        else:
+            console.print("no pass found anything to change")
         for step in self.steps:
             for failure in step.coverage.failures:
                 console.print(
                     f"[red]refused[/] {escape(step.name)} at {escape(failure.site)}: "
                     f"{escape(failure.reason)} {escape(failure.reproducer)}"
                 )
+            lossy = step.fidelity == Fidelity.LOSSY.value
+            if step.coverage.declined and (lossy or not step.coverage.changed):
+                reason = summarize(step.coverage.declined)[0]
+                console.print(f"[yellow]declined[/] {escape(step.name)}: {escape(reason)}")
             if step.reverted:
                 console.print(f"[yellow]taken back[/] {escape(step.name)}: {escape(step.reverted)}")
+        console.print()
         if self.damage:
             console.print(self._damage())
         console.print(self._costs())
@@ -107,42 +119,40 @@ class Report:
         for note in self.notes:
             console.print(f"[yellow]note[/] {escape(note)}")
 
-    def _ledger(self) -> Table:
-        table = Table(title="Passes", title_justify="left")
+    def _ledger(self) -> Group:
+        table = new_table()
         for name in ("pass", "fidelity"):
-            table.add_column(name)
-        columns = (
-            "matched",
-            "eligible",
-            "changed",
-            "proven",
-            "max error",
-            "Δ ops",
-            "Δ bytes",
-            "ms",
-        )
-        for name in columns:
+            table.add_column(name, no_wrap=True)
+        for name in ("matched", "eligible", "changed", "error ≤", "Δ ops", "Δ bytes"):
             table.add_column(name, justify="right")
         for step in self.steps:
             c = step.coverage
-            if not c.matched and not c.failures:
+            if not _worth_a_row(step):
                 continue
             table.add_row(
                 step.name,
                 step.fidelity,
                 f"{c.matched}",
                 f"{c.eligible}",
-                "taken back" if step.reverted else f"{c.changed}",
-                f"{sum(c.proofs.values())}",
+                "0" if step.reverted else f"{c.changed}",
                 f"{c.max_error:.1e}" if c.max_error else "0",
                 f"{step.ops_after - step.ops_before:+d}",
                 f"{step.bytes_after - step.bytes_before:+,d}",
-                f"{step.seconds * 1e3:.0f}",
             )
-        return table
+        return titled("Passes", table)
 
-    def _costs(self) -> Table:
-        table = Table(title=f"{escape(self.origin)} → {self.target}", title_justify="left")
+    def _proofs(self) -> str:
+        steps = [step for step in self.steps if not step.reverted]
+        changed = sum(step.coverage.changed for step in steps)
+        proofs = sum((step.coverage.proofs for step in steps), Counter[str]())
+        how = ", ".join(f"{count} {oracle}" for oracle, count in sorted(proofs.items()))
+        share = "every one" if proofs.total() >= changed else f"{proofs.total()} of them"
+        seconds = sum(step.seconds for step in self.steps)
+        proven = f"{share} proven ({how})" if changed else "nothing to prove"
+        return f"{changed:,} rewrites, {proven}, in {seconds:.1f} s"
+
+    def _costs(self) -> Group:
+        table = new_table()
         table.add_column("")
         for name in ("before", "after", "after / before"):
             table.add_column(name, justify="right")
@@ -168,11 +178,11 @@ class Report:
         if self.metric is not None:
             before, after = self.metric
             table.add_row("metric", f"{before:.4f}", f"{after:.4f}", _ratio(before, after))
-        return table
+        return titled(f"{self.origin} → {self.target}", table)
 
-    def _damage(self) -> Table:
+    def _damage(self) -> Group:
         rows = self.damage
-        table = Table(title="Damage by layer, worst first", title_justify="left")
+        table = new_table()
         table.add_column("site")
         for name in ("format", "output error", "bytes before", "after", "ms before", "after"):
             table.add_column(name, justify="right")
@@ -188,7 +198,7 @@ class Report:
             )
         if len(rows) > 12:
             table.caption = f"{len(rows) - 12} more in report.json"
-        return table
+        return titled("Damage by layer, worst first", table)
 
     def _agreement_lines(self) -> list[str]:
         if not self.agreements:
@@ -196,14 +206,22 @@ class Report:
         worst = max(self.agreements, key=lambda a: a.relative_error)
         cosine = min(a.cosine for a in self.agreements)
         bindings = {json.dumps(dict(a.binding)) for a in self.agreements}
-        lines = [
-            f"outputs against the source at {len(bindings)} binding(s): relative error "
-            f"≤ {worst.relative_error:.2e} ('{escape(worst.output)}'), cosine ≥ {cosine:.6f}"
-        ]
+        where = f"at {len(bindings)} binding{'s'[: len(bindings) > 1]} of the dimensions"
+        if worst.relative_error == 0.0:
+            lines = [f"outputs {where}: equal to the source's"]
+        else:
+            lines = [
+                f"outputs {where}: relative error ≤ {worst.relative_error:.2e} "
+                f"('{escape(worst.output)}'), cosine ≥ {cosine:.6f}"
+            ]
         if self.fusions:
             listed = ", ".join(f"{k} x{v}" for k, v in list(self.fusions.items())[:8])
             lines.append(f"{self.target} itself fuses further: {escape(listed)}")
         return lines
+
+
+def _worth_a_row(step: Step) -> bool:
+    return bool(step.coverage.matched or step.coverage.failures)
 
 
 def _ratio(before: float, after: float) -> str:

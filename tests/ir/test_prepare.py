@@ -74,8 +74,7 @@ def test_functions_are_inlined():
 
 
 def test_functions_of_another_opset_are_refused():
-    text = FUNCTIONS.replace("[n, 4] x) => (float[n, 4] z) {\n    y = local", "", 0)
-    model = load(text)
+    model = load(FUNCTIONS)
     next(iter(model.functions.values())).opset_imports[""] = 17
     with pytest.raises(UnsupportedModel, match="cannot be inlined"):
         normalize(model)
@@ -211,12 +210,12 @@ def test_absent_trailing_inputs_are_gone():
 
 SHAPES = """
 <ir_version: 10, opset_import: ["" : 23]>
-g (float[n, 6] x) => (float[a, b] y) <int64[2] target = {-1, 3}, float[6, 6] w = {%s}> {
+g (float[n, 6] x) => (float[a, b] y) <int64[2] target = {-1, 3}, float[6, 6] w = {WEIGHTS}> {
     p = MatMul (x, w)
     r = Reshape (p, target)
     y = Relu (r)
 }
-""" % ", ".join(["1"] * 36)
+""".replace("WEIGHTS", ", ".join(["1"] * 36))
 
 
 def test_shapes_are_inferred_through_data():

@@ -1,0 +1,1 @@
+"""The operators, by family; every module here registers its functions when it is imported."""

@@ -1,0 +1,5 @@
+"""The command line: ``whet compile | plan | inspect | bench | diff | bisect | passes``."""
+
+from whet.tools.cli.app import app, main
+
+__all__ = ["app", "main"]

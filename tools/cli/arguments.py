@@ -1,0 +1,47 @@
+"""Read arguments that are more than a string."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from whet.errors import UsageError
+
+if TYPE_CHECKING:
+    from whet.compiler import Evaluate
+
+__all__ = ["read_bindings", "read_function"]
+
+
+def read_bindings(texts: Sequence[str]) -> dict[str, int]:
+    """Read ``["batch=8", "seq=128"]``."""
+    found: dict[str, int] = {}
+    for text in texts:
+        name, sign, number = text.rpartition("=")
+        if not sign or not name or not number.strip().isdecimal() or int(number) < 1:
+            raise UsageError(f"--bind is '{text}', expected NAME=N such as batch=8")
+        if name in found:
+            raise UsageError(f"--bind gives '{name}' twice: {found[name]} and {number}")
+        found[name] = int(number)
+    return found
+
+
+def read_function(text: str | None) -> "Evaluate | None":
+    """Import ``pkg.mod:fn``; the working folder is searched too."""
+    if text is None:
+        return None
+    module, sign, name = text.partition(":")
+    if not sign or not module or not name:
+        raise UsageError(f"--evaluate is '{text}', expected pkg.mod:fn")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        target: object = importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"--evaluate: cannot import '{module}': {error}") from error
+    for part in name.split("."):
+        target = getattr(target, part, None)
+    if not callable(target):
+        raise UsageError(f"--evaluate: '{module}' has no callable '{name}'")
+    return cast("Evaluate", target)

@@ -1,0 +1,132 @@
+"""The options that several commands share, each written once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "AllowNoop",
+    "Bind",
+    "Calibration",
+    "Drop",
+    "Evaluate",
+    "Feeds",
+    "Json",
+    "Labels",
+    "Latency",
+    "Model",
+    "NoMeasure",
+    "NoVerify",
+    "Recipe",
+    "Seed",
+    "Size",
+    "Target",
+    "Threads",
+    "Trust",
+]
+
+_DATA, _BUDGET, _RUN = "Data", "Budget", "How it runs"
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="ONNX file, .pt2 program, or pkg.mod:factory.", show_default=False
+    ),
+]
+Target = Annotated[
+    str, typer.Option(metavar="NAME", help="Runtime to lower to: onnxruntime or reference.")
+]
+Recipe = Annotated[
+    str,
+    typer.Option(
+        metavar="RECIPE",
+        help="auto, exact (nothing lossy), a .toml file, or 'pass,pass{opt=1}' (see: whet passes).",
+    ),
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="F.npz",
+        rich_help_panel=_DATA,
+        help="Real inputs: one array per model input, the leading axis counts samples.",
+    ),
+]
+Evaluate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="pkg.mod:fn",
+        rich_help_panel=_DATA,
+        help="Function from a runner to a metric; larger is better.",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="F.npz",
+        rich_help_panel=_DATA,
+        help="Inputs and an array 'labels': the metric is top-1 accuracy of the first output.",
+    ),
+]
+Drop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE", rich_help_panel=_BUDGET, help="Largest loss of the metric: 1% or 0.01."
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES", rich_help_panel=_BUDGET, help="On disk: 4MB, 300KiB, or 25% of the source."
+    ),
+]
+Latency = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", rich_help_panel=_BUDGET, help="Median of one run: 3ms or 250us."),
+]
+Threads = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        rich_help_panel=_RUN,
+        help="Threads of the runtime; 0 leaves it to the runtime.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(metavar="N", min=0, rich_help_panel=_RUN, help="Seed of every random input."),
+]
+Bind = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME=N",
+        rich_help_panel=_RUN,
+        help="Size of a dynamic dimension, for proofs and timing; repeatable.",
+    ),
+]
+NoVerify = Annotated[
+    bool,
+    typer.Option("--no-verify", help="Commit rewrites without executing them first."),
+]
+NoMeasure = Annotated[
+    bool,
+    typer.Option("--no-measure", help="Time nothing; the never-worse gate is off too."),
+]
+AllowNoop = Annotated[
+    bool,
+    typer.Option("--allow-noop", help="Accept a pass that was asked for and changes nothing."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Load a .pt2 program even if that could run code it brings."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines to stdout.")]
+Feeds = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="F.npz",
+        rich_help_panel=_DATA,
+        help="Inputs: one array per model input. Without it they are drawn at random.",
+    ),
+]
