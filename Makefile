@@ -30,10 +30,16 @@ wheel: $(READY)
 bench: $(READY)
 	$(BIN)/python -m whet.tools.bench
 
-sweep: $(READY)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[sweep]'
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt timm torchvision
-	$(BIN)/python -m whet.tools.sweep
+# timm imports torchvision, whose wheel asks for a CUDA torch and, beside a CPU one, breaks transformers for everybody:
+# both stay out of the environment, in a folder that only the sweep sees.
+SWEEP := $(VENV)/sweep
+$(SWEEP)/.ready: $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt --upgrade \
+		--target $(SWEEP) timm torchvision pillow pyyaml
+	touch $@
+
+sweep: $(SWEEP)/.ready
+	PYTHONPATH=$(SWEEP) $(BIN)/python -m whet.tools.sweep
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

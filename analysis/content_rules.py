@@ -236,8 +236,14 @@ def _of_constant_of_shape(node: onnx_ir.Node, known: Known) -> Content | None:
 
 def _of_product(node: onnx_ir.Node, known: Known) -> Content | None:
     data = known.content(node.inputs[0])
-    if data is None or len(node.inputs) > 1 or "axes" in node.attributes:
+    axes = attribute_ints(node, "axes", ())
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        content = known.content(node.inputs[1])
+        axes = None if content is None else content.numbers
+    if data is None or data.scalar or axes not in ((), (0,), (-1,)):
         return None
+    if not axes and attribute_int(node, "noop_with_empty_axes", 0):
+        return data
     sizes = [size for size in data.items if size is not None]
     if len(sizes) < len(data.items):
         return None

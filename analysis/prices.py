@@ -1,8 +1,26 @@
 """What a way of realizing a site costs: loss, bytes, milliseconds."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
-__all__ = ["Candidate", "Price"]
+from whet.ir.values import Array
+
+__all__ = ["Candidate", "KernelModel", "Price", "Prices"]
+
+KernelModel = Callable[[], tuple[bytes, Mapping[str, Array]]]
+"""Makes a serialized one-operator model and its feeds; called only when something has to be measured."""
+
+
+class Prices(Protocol):
+    """Where passes look up milliseconds."""
+
+    def lookup(self, work: str, formats: Mapping[str, KernelModel]) -> Mapping[str, float]:
+        """Return format -> milliseconds for ``work``, an operator with its shapes and attributes.
+
+        Formats that do not run are left out.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import onnx_ir
 
 from whet.analysis.content_rules import Known, Shape
 from whet.analysis.size_arithmetic import Size, add, divide, product
-from whet.ir.values import attribute_int
+from whet.ir.values import attribute_int, attribute_ints
 
 __all__ = ["SHAPE_RULES", "broadcast"]
 
@@ -85,7 +85,11 @@ def _of_slice(node: onnx_ir.Node, known: Known) -> Shape | None:
 
 def _of_reshape(node: onnx_ir.Node, known: Known) -> Shape | None:
     target, before = known.content(node.inputs[1]), known.shape(node.inputs[0])
-    if target is None or target.scalar or attribute_int(node, "allowzero", 0):
+    if (
+        target is None
+        or target.scalar
+        or (0 in target.items and attribute_int(node, "allowzero", 0))
+    ):
         return None
     sizes: list[Size | None] = []
     for axis, size in enumerate(target.items):
@@ -114,15 +118,96 @@ def _of_expand(node: onnx_ir.Node, known: Known) -> Shape | None:
     return broadcast(before, target.items)
 
 
+def _same(node: onnx_ir.Node, known: Known) -> Shape | None:
+    return known.shape(node.inputs[0])
+
+
+def _of_transpose(node: onnx_ir.Node, known: Known) -> Shape | None:
+    before = known.shape(node.inputs[0])
+    if before is None:
+        return None
+    order = attribute_ints(node, "perm", tuple(reversed(range(len(before))))) or ()
+    return tuple(before[axis] for axis in order)
+
+
+def _axes(node: onnx_ir.Node, known: Known, rank: int) -> tuple[int, ...] | None:
+    """Return the axes, counted from zero, that an attribute or the second input gives; None if neither does."""
+    found = attribute_ints(node, "axes")
+    if found is None and len(node.inputs) > 1:
+        content = known.content(node.inputs[1])
+        found = None if content is None else content.numbers
+    return None if found is None else tuple(axis % rank if rank else 0 for axis in found)
+
+
+def _of_reduction(node: onnx_ir.Node, known: Known) -> Shape | None:
+    before = known.shape(node.inputs[0])
+    axes = None if before is None else _axes(node, known, len(before))
+    if before is None or not axes:
+        return None
+    if attribute_int(node, "keepdims", 1):
+        return tuple(1 if axis in axes else size for axis, size in enumerate(before))
+    return tuple(size for axis, size in enumerate(before) if axis not in axes)
+
+
+def _of_squeeze(node: onnx_ir.Node, known: Known) -> Shape | None:
+    before = known.shape(node.inputs[0])
+    axes = None if before is None else _axes(node, known, len(before))
+    if before is None or axes is None:
+        return None
+    return tuple(size for axis, size in enumerate(before) if axis not in axes)
+
+
+def _of_unsqueeze(node: onnx_ir.Node, known: Known) -> Shape | None:
+    before = known.shape(node.inputs[0])
+    count = len(_axes(node, known, 1) or ())
+    if before is None or not count:
+        return None
+    axes = _axes(node, known, len(before) + count) or ()
+    sizes = iter(before)
+    return tuple(1 if axis in axes else next(sizes) for axis in range(len(before) + count))
+
+
+def _of_gather(node: onnx_ir.Node, known: Known) -> Shape | None:
+    data, index = known.shape(node.inputs[0]), known.shape(node.inputs[1])
+    if not data or index is None:
+        return None
+    axis = attribute_int(node, "axis", 0) % len(data)
+    return (*data[:axis], *index, *data[axis + 1 :])
+
+
+_REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2")
+_UNARY = (
+    *(
+        "Identity",
+        "Cast",
+        "Dropout",
+        "Not",
+        "Neg",
+        "Abs",
+        "Sqrt",
+        "Reciprocal",
+        "Exp",
+        "Log",
+        "Erf",
+    ),
+    *("Relu", "LeakyRelu", "Gelu", "Tanh", "Sigmoid", "HardSigmoid", "HardSwish", "Clip", "Elu"),
+    *("Softmax", "LogSoftmax", "LayerNormalization", "BatchNormalization", "InstanceNormalization"),
+)
 _ELEMENTWISE = (
     *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "And", "Or", "Xor", "Where", "Max", "Min"),
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 )
 SHAPE_RULES: Mapping[str, Callable[[onnx_ir.Node, Known], Shape | None]] = {
+    **dict.fromkeys(_UNARY, _same),
     **dict.fromkeys(_ELEMENTWISE, _of_elementwise),
+    **dict.fromkeys(_REDUCTIONS, _of_reduction),
     "Concat": _of_concat,
     "Expand": _of_expand,
+    "Gather": _of_gather,
     "MatMul": _of_matmul,
     "Reshape": _of_reshape,
     "Slice": _of_slice,
+    "Squeeze": _of_squeeze,
+    "Transpose": _of_transpose,
+    "Unsqueeze": _of_unsqueeze,
 }

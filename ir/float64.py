@@ -98,14 +98,13 @@ def convolve(
     rows = w.reshape(group, outputs // group, -1)
     y = np.empty((n, group, outputs // group, *size))
     step = max(1, _CHUNK // (w[0].size * group * math.prod(size[1:])))
+    rest = [slice(None)] * (len(size) - 1)
     for sample in range(n):
         for start in range(0, size[0], step):
-            rows_of_y = slice(start, start + step)
-            part = np.moveaxis(np.moveaxis(seen[sample], -len(size), 0)[rows_of_y], 0, -len(size))
+            block = y[sample, :, :, start : start + step]
+            part = seen[sample][(..., slice(start, start + step), *rest)]
             found = np.matmul(rows, part.reshape(group, rows.shape[2], -1))
-            y[sample, :, :, start : start + step] = found.reshape(
-                group, outputs // group, *part.shape[-len(size) :]
-            )
+            block[:] = found.reshape(block.shape)
     return y.reshape(n, outputs, *size)
 
 

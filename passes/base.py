@@ -41,7 +41,8 @@ class Fidelity(enum.Enum):
     def tolerance(self) -> float:
         """Return the largest accepted error: max |new - old| over the root mean square of old.
 
-        Written here once. A lossy pass narrows or widens its own through ``Pass.bound``.
+        Written here once. A lossy pass narrows or widens its own through ``Pass.bound``; its error is
+        ||new - old|| / ||old||.
         """
         return {Fidelity.EXACT: 0.0, Fidelity.ROUNDING: 1e-5, Fidelity.LOSSY: 1.0}[self]
 

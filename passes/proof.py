@@ -7,7 +7,7 @@ cut is run at every binding of the symbolic dimensions.
 
 import dataclasses
 import enum
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from whet.passes.base import Fidelity
 from whet.passes.proposal import Proposal
 from whet.passes.structural_key import nodes_key, tensor_key
 
-__all__ = ["Prover", "Verdict", "VerdictKind", "compare", "save_reproducer"]
+__all__ = ["Prover", "Verdict", "VerdictKind", "compare", "relative_error", "save_reproducer"]
 
 _EMBED = 256
 """Constants of up to this many elements are part of the cut; larger ones are fed, which copies nothing."""
@@ -85,6 +85,21 @@ def compare(old: Array, new: Array) -> float:
     return worst / scale if scale > 0 else float("inf")
 
 
+def relative_error(old: Array, new: Array) -> float:
+    """Return ||new - old|| / ||old||; infinite when shape or type differ or ``new`` is not finite where ``old`` is."""
+    if old.shape != new.shape or old.dtype != new.dtype:
+        return float("inf")
+    if old.dtype.kind not in "fVc":
+        return 0.0 if np.array_equal(old, new) else float("inf")
+    before, after = old.astype(np.float64), new.astype(np.float64)
+    finite = np.isfinite(before)
+    if not np.isfinite(after[finite]).all():
+        return float("inf")
+    distance = float(np.linalg.norm(after[finite] - before[finite]))
+    length = float(np.linalg.norm(before[finite]))
+    return distance / length if length > 0 else (0.0 if distance == 0 else float("inf"))
+
+
 class Prover:
     """Execute proposals on their cut-out subgraphs."""
 
@@ -105,13 +120,31 @@ class Prover:
         self._bindings = bindings
         self._seed = seed
 
-    def check(self, proposal: Proposal, fidelity: Fidelity, tolerance: float) -> Verdict:
-        """Execute both sides and compare; grow the cut upstream while it cannot be executed."""
-        cut = _Cut(proposal, self._bindings)
+    def check(
+        self,
+        proposal: Proposal,
+        fidelity: Fidelity,
+        tolerance: float,
+        samples: Mapping[str, Array] | None = None,
+    ) -> Verdict:
+        """Execute both sides and compare; grow the cut upstream while it cannot be executed.
+
+        A lossy rewrite is judged by :func:`relative_error`, on ``samples`` if they name every value that would be
+        drawn at random.
+        """
+        if samples and fidelity is Fidelity.LOSSY:
+            verdict = self._try(_Cut(proposal, self._bindings, samples), fidelity, tolerance)
+            if verdict.kind is not VerdictKind.OPEN:
+                return verdict
+        return self._try(_Cut(proposal, self._bindings), fidelity, tolerance)
+
+    def _try(self, cut: "_Cut", fidelity: Fidelity, tolerance: float) -> Verdict:
         reason = ""
         for _ in range(4):
             try:
                 cut.close()
+                if fidelity is Fidelity.LOSSY:
+                    return self._approximate(cut, tolerance)
                 return self._look_up(cut, fidelity, tolerance)
             except CannotRun as error:
                 reason = reason or str(error)
@@ -161,34 +194,56 @@ class Prover:
         return dataclasses.replace(verdict, cut=proto, feeds=feeds)
 
     def _compare(self, cut: "_Cut", runner: "_Runner", tolerance: float) -> Verdict:
+        """Run both sides at every binding; stop at the first difference that is too large."""
         worst = 0.0
         for index in range(max(2, len(self._bindings.choices))):
             choice = index % len(self._bindings.choices)
             feeds = self._feeds(cut, choice, index, wide=runner.wide)
             try:
                 old, new = runner.run(feeds)
+                if _uninformative(old):
+                    feeds = self._feeds(cut, choice, index, wide=runner.wide, positive=True)
+                    old, new = runner.run(feeds)
             except CannotRun as failure:
                 if not self._old_side_runs(cut, runner, feeds):
                     raise
-                binding = dict(self._bindings.choices[choice])
-                reason = (
-                    f"the replacement does not run, what it replaces does, at {binding}: {failure}"
-                )
-                return Verdict(
-                    VerdictKind.REFUTED, reason, np.inf, runner.oracle, runner.proto, feeds
-                )
-            if _uninformative(old):
-                feeds = self._feeds(cut, choice, index, wide=runner.wide, positive=True)
-                old, new = runner.run(feeds)
+                reason = f"the replacement does not run, what it replaces does: {failure}"
+                return self._refuted(runner, choice, feeds, np.inf, reason)
             error = max((compare(o, n) for o, n in zip(old, new, strict=True)), default=0.0)
             worst = max(worst, error)
             if error > tolerance:
-                binding = dict(self._bindings.choices[choice])
-                reason = f"outputs differ by {error:.3g}, allowed {tolerance:.3g}, at {binding}"
-                return Verdict(
-                    VerdictKind.REFUTED, reason, error, runner.oracle, runner.proto, feeds
-                )
+                reason = f"outputs differ by {error:.3g}, allowed {tolerance:.3g}"
+                return self._refuted(runner, choice, feeds, error, reason)
         return Verdict(VerdictKind.PROVEN, "", worst, runner.oracle)
+
+    def _approximate(self, cut: "_Cut", tolerance: float) -> Verdict:
+        """Measure the error of a rewrite that is meant to have one."""
+        real = bool(cut.samples)
+        if real and not all(_name(v) in cut.samples for v in cut.drawn):
+            raise CannotRun("there is real data for some of the operands only")
+        opsets = dict(self._model.graph.opset_imports)
+        runner = _Runner(
+            cut.proto(opsets, self._model.ir_version, wide=False), cut, Executor, wide=False
+        )
+        count = 1 if real else max(2, len(self._bindings.choices))
+        worst = 0.0
+        for index in range(count):
+            feeds = self._feeds(cut, index % len(self._bindings.choices), index, wide=False)
+            old, new = runner.run(feeds)
+            error = max((relative_error(o, n) for o, n in zip(old, new, strict=True)), default=0.0)
+            worst = max(worst, error)
+            if not error <= tolerance:
+                reason = f"its output changes by {error:.3g} of its norm, allowed {tolerance:.3g}"
+                return self._refuted(
+                    runner, index % len(self._bindings.choices), feeds, error, reason
+                )
+        return Verdict(VerdictKind.PROVEN, "", worst, "calibration" if real else runner.oracle)
+
+    def _refuted(
+        self, runner: "_Runner", choice: int, feeds: dict[str, Array], error: float, reason: str
+    ) -> Verdict:
+        place = f"{reason}, at {dict(self._bindings.choices[choice])}"
+        return Verdict(VerdictKind.REFUTED, place, error, runner.oracle, runner.proto, feeds)
 
     def _old_side_runs(self, cut: "_Cut", runner: "_Runner", feeds: dict[str, Array]) -> bool:
         """Tell whether what is replaced runs where both sides together failed."""
@@ -219,9 +274,11 @@ class Prover:
         rng = np.random.default_rng((self._seed, draw))
         feeds: dict[str, Array] = {}
         for value in cut.drawn:
-            tensor = self._bindings.draw(
-                value, self._bindings.choices[choice], rng, positive=positive
-            )
+            tensor = cut.samples.get(_name(value))
+            if tensor is None:
+                tensor = self._bindings.draw(
+                    value, self._bindings.choices[choice], rng, positive=positive
+                )
             if tensor is None:
                 raise CannotRun(f"the shape of '{value.name}' is not known")
             feeds[_name(value)] = tensor
@@ -247,9 +304,12 @@ def _uninformative(outputs: Sequence[Array]) -> bool:
 class _Cut:
     """The subgraph that contains both sides of a proposal."""
 
-    def __init__(self, proposal: Proposal, bindings: Bindings) -> None:
+    def __init__(
+        self, proposal: Proposal, bindings: Bindings, samples: Mapping[str, Array] | None = None
+    ) -> None:
         self._proposal = proposal
         self._bindings = bindings
+        self.samples = samples or {}
         self._graph = proposal.old[0].graph
         self._context: dict[onnx_ir.Node, None] = dict.fromkeys(proposal.old)
         inside = {v for node in proposal.old for v in node.inputs}
@@ -308,6 +368,8 @@ class _Cut:
         if not isinstance(value.type, onnx_ir.TensorType):
             return False
         dtype = value.type.dtype
+        if value.name in self.samples:
+            return True
         from_model = value.producer() is None
         if not (dtype.is_floating_point() or dtype == onnx_ir.DataType.BOOL or from_model):
             return False

@@ -52,7 +52,9 @@ class Proposal:
             _inherit(old, new)
             _replace(graph, old, new, self.old[0])
         _infer_inner(self.new, graph)
+        weights = [v for node in self.old for v in node.inputs if v is not None]
         remove_unread(self.old)
+        _drop_unread_weights(graph, weights)
 
     def _record_origin(self, origin: str) -> None:
         names = ",".join(node.name or node.op_type for node in self.old[:8])
@@ -85,6 +87,15 @@ def _remove_if_unread(node: onnx_ir.Node) -> bool:
     _detach(node)
     graph.remove(node)
     return True
+
+
+def _drop_unread_weights(graph: onnx_ir.Graph, values: Iterable[onnx_ir.Value]) -> None:
+    """Take initializers that lost their last reader out of the graph; inputs and outputs stay."""
+    for value in values:
+        if value.uses() or value.is_graph_output() or value.is_graph_input():
+            continue
+        if value.name is not None and graph.initializers.get(value.name) is value:
+            graph.initializers.pop(value.name)
 
 
 def _detach(node: onnx_ir.Node) -> None:

@@ -1,16 +1,18 @@
 """Where a pass works: it proposes, the workbench proves, commits and counts."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 import onnx_ir
 
 from whet.analysis.base import Analyses
+from whet.analysis.prices import Prices
 from whet.ir.bindings import Bindings
 from whet.ir.residency import spill
 from whet.ir.values import Array
-from whet.passes.base import Change, Coverage, Failure, Pass
+from whet.passes.base import Change, Coverage, Damage, Failure, Fidelity, Pass
 from whet.passes.proof import Prover, Verdict, VerdictKind, save_reproducer
 from whet.passes.proposal import Builder, FreshNames, Proposal
 
@@ -35,6 +37,8 @@ class Context:
     target: str = "onnxruntime"
     spill: Path | None = None
     """Where large new weights lie until the model is lowered; without it they stay in memory."""
+    prices: Prices | None = None
+    """Measured milliseconds of single operators; None where nothing may be measured."""
     proven: dict[Hashable, Verdict] = dataclasses.field(default_factory=dict[Hashable, Verdict])
     """Proofs so far, by structure; bindings and examples must stay the same while they are in use."""
     limit: int | None = None
@@ -69,7 +73,8 @@ class Workbench:
         self.coverage = Coverage()
         self._pass = step
         self._fresh: FreshNames | None = None
-        self._prover = _prover(model, context) if context.prove else None
+        needed = context.prove or step.fidelity is Fidelity.LOSSY
+        self._prover = _prover(model, context) if needed else None
 
     @property
     def opset(self) -> int:
@@ -104,17 +109,32 @@ class Workbench:
         """Record where a larger pattern stopped matching."""
         self.coverage.near_misses[node.name or node.op_type] = reason
 
-    def propose(self, proposal: Proposal) -> bool:
-        """Prove the proposal and commit it; return whether it was made."""
+    def propose(
+        self,
+        proposal: Proposal,
+        damage: Damage | None = None,
+        samples: Mapping[str, Array] | None = None,
+    ) -> bool:
+        """Prove the proposal and commit it; return whether it was made.
+
+        A lossy pass hands in what the site would be charged with; the measured error is filled in. ``samples`` are
+        real values (by name) for the places where the proof would otherwise draw random ones.
+        """
         site = proposal.site
         self.coverage.eligible += 1
         if self.context.exhausted:
             proposal.discard()
             return False
-        if self._prover is not None and not self._proven(proposal):
-            proposal.discard()
-            return False
+        verdict = Verdict(VerdictKind.PROVEN)
+        if self._prover is not None:
+            step = self._pass
+            verdict = self._prover.check(proposal, step.fidelity, step.tolerance, samples)
+            if not self._accepted(proposal, verdict):
+                proposal.discard()
+                return False
         self._commit(proposal, site)
+        if damage is not None:
+            self.coverage.damage.append(dataclasses.replace(damage, error=verdict.error))
         return True
 
     def accept(self, proposal: Proposal, proof: str) -> None:
@@ -135,15 +155,16 @@ class Workbench:
         self.coverage.changed += 1
         self.coverage.declined.pop(site, None)
 
-    def _proven(self, proposal: Proposal) -> bool:
-        assert self._prover is not None
-        verdict = self._prover.check(proposal, self._pass.fidelity, self._pass.tolerance)
+    def _accepted(self, proposal: Proposal, verdict: Verdict) -> bool:
         if verdict.kind is VerdictKind.PROVEN:
             self.coverage.proofs[verdict.oracle] += 1
             self.coverage.max_error = max(self.coverage.max_error, verdict.error)
             return True
         if verdict.kind is VerdictKind.OPEN:
             self.coverage.declined[proposal.site] = f"cannot be proven: {verdict.reason}"
+            return False
+        if self._pass.fidelity is Fidelity.LOSSY and math.isfinite(verdict.error):
+            self.coverage.declined[proposal.site] = verdict.reason
             return False
         reproducer = ""
         if self.context.reproducers is not None:

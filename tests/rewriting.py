@@ -15,7 +15,7 @@ from whet.passes.base import Coverage, Pass
 from whet.passes.pipeline import Fixpoint, Pipeline, Step
 from whet.passes.workbench import Context, Workbench
 
-__all__ = ["declines", "model_of", "op_types", "outputs_of", "run_pass", "run_recipe"]
+__all__ = ["context_of", "declines", "model_of", "op_types", "outputs_of", "run_pass", "run_recipe"]
 
 
 def model_of(text: str, opset: int = 21, domains: str = "") -> onnx_ir.Model:

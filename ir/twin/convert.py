@@ -1,5 +1,7 @@
 """From the IR to torch.fx: one call of a plain Python function per ONNX node."""
 
+import functools
+import inspect
 import operator
 import re
 from collections import Counter
@@ -235,6 +237,7 @@ class _Scope:
             kwargs[name] = self._constant(tensor, node.outputs[0].name or name)
         kwargs.update(self._subgraphs(node))
         kwargs.update(self._context(node, implementation))
+        _check_signature(node, implementation, args, kwargs)
         source = node if implementation.returns_tuple else node.outputs[0]
         name = _identifier(source.name or node.op_type)
         return self._graph.create_node(
@@ -289,6 +292,21 @@ class _Scope:
             yield "implicit_type", self._plan.types.computed(onnx_ir.DataType.FLOAT)
         if "input_types" in implementation.context:
             yield "input_types", [self._element_type(value) for value in node.inputs]
+
+
+_signature = functools.cache(inspect.signature)
+
+
+def _check_signature(
+    node: onnx_ir.Node, implementation: Operator, args: list[Any], kwargs: dict[str, Any]
+) -> None:
+    """Refuse a node with an attribute that the twin does not know, or without a required input."""
+    if inspect.isbuiltin(implementation.run):  # torch's own: one input, no attributes
+        return
+    try:
+        _signature(implementation.run).bind(*args, **kwargs)
+    except TypeError as error:
+        raise UnsupportedModel(f"{node.op_type} {node.name!r} has no twin: {error}") from error
 
 
 def _free(graph: onnx_ir.Graph) -> Iterator[onnx_ir.Value]:

@@ -39,7 +39,7 @@ def _copies(node: onnx_ir.Node, x: onnx_ir.Value) -> bool:
     sizes, before = constant_ints(node.inputs[1]), dimensions(x)
     if sizes is None or before is None or len(sizes) != len(before):
         return False
-    if attribute_int(node, "allowzero", 0):
+    if 0 in sizes and attribute_int(node, "allowzero", 0):
         return False
     kept = [new in (0, old) for new, old in zip(sizes, before, strict=True)]
     others = [new for new, same in zip(sizes, kept, strict=True) if not same]

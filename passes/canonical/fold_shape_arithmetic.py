@@ -42,12 +42,12 @@ def _annotate(work: Workbench, known: KnownSizes) -> None:
     """Write sizes that turned out to be expressions over the model's own symbols into the values."""
     for node in work.nodes():
         for value in node.outputs:
-            noted = dimensions(value)
-            if noted is None or all(isinstance(size, int) for size in noted):
+            noted, found = dimensions(value), known.shape(value)
+            if found is None or (noted is not None and len(noted) != len(found)):
                 continue
-            found = known.shape(value)
-            if found is not None and len(found) == len(noted):
-                pairs = zip(found, noted, strict=True)
+            before = (None,) * len(found) if noted is None else noted
+            if not all(isinstance(size, int) for size in before) or noted is None:
+                pairs = zip(found, before, strict=True)
                 value.shape = onnx_ir.Shape([_written(size, old) for size, old in pairs])
 
 
@@ -109,14 +109,14 @@ def _fix_target(node: onnx_ir.Node, known: KnownSizes, work: Workbench) -> None:
     if x is None or shape is None or is_constant(shape) or content is None or content.scalar:
         return
     work.coverage.matched += 1
-    copies = not attribute_int(node, "allowzero", 0)
-    target = _target(content, known.shape(x) or (), copies)
+    literal = bool(attribute_int(node, "allowzero", 0)) and 0 in content.items
+    target = _target(content, known.shape(x) or (), not literal)
     if target is None:
         work.decline(node, "more than one size of the new shape is not known")
         return
     build = work.builder(node)
-    kept = [a for name, a in node.attributes.items() if name == "allowzero"]
-    new = build.op("Reshape", x, build.ints(*target), attributes={a.name: a for a in kept})
+    kept = {"allowzero": 1} if literal else {}
+    new = build.op("Reshape", x, build.ints(*target), attributes=kept)
     outputs, weights = ((node.outputs[0], new),), tuple(build.initializers)
     work.propose(Proposal(_sources(node, known), outputs, tuple(build.nodes), weights))
 

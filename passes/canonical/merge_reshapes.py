@@ -39,10 +39,11 @@ class MergeReshapes(Rewrite):
 
     def check(self, found: Match, work: Workbench) -> None:
         """Decline sizes that are computed at run time and empty tensors."""
-        if constant_ints(found["shape"]) is None:
+        sizes = constant_ints(found["shape"])
+        if sizes is None:
             raise Mismatch("the new shape is computed at run time")
-        if any(attribute_int(node, "allowzero", 0) for node in found.nodes):
-            raise Mismatch("allowzero: a tensor may be empty")
+        if 0 in sizes and any(attribute_int(node, "allowzero", 0) for node in found.nodes):
+            raise Mismatch("allowzero: the tensor is empty")
 
     def replace(self, found: Match, build: Builder) -> onnx_ir.Value:
         """Return one reshape."""

@@ -17,6 +17,7 @@ import onnx_ir
 
 from whet import __version__
 from whet.analysis.calibration import Dataset, batch_size, read_dataset
+from whet.analysis.kernel_prices import KernelPrices
 from whet.artifact import Artifact, check_destination, digest, replace_folder
 from whet.backends.base import Runner, RuntimeOptions, Target, find_target
 from whet.backends.gate import NeverWorse
@@ -216,6 +217,7 @@ class _Job:
         self._notes: list[str] = []
         self._turns: Turns | None = None
         """Who has a model loaded, where only one may."""
+        self._kernels: Mapping[str, Mapping[str, float]] = {}
         self._start = time.perf_counter()
 
     def run(self, prepared: Prepared, call: _Call) -> Artifact:
@@ -255,6 +257,7 @@ class _Job:
             notes=self._notes,
             versions=_versions(self._target),
             metric=metric,
+            kernels=self._kernels,
             seconds=time.perf_counter() - self._start,
         )
         text = json.dumps(report.to_json(), indent=1, default=str)
@@ -329,12 +332,18 @@ class _Job:
             target=self._target.name,
             spill=self._scratch / "weights",
         )
-        gate = None
-        if self._options.measure:
-            gate = NeverWorse(
-                self._target, self._options.runtime, bindings, self._scratch, self._turns
-            )
-        return self._recipe.pipeline(self._target).run(model, context, gate)
+        pipeline = self._recipe.pipeline(self._target)
+        if not self._options.measure:
+            return pipeline.run(model, context)
+        gate = NeverWorse(self._target, self._options.runtime, bindings, self._scratch, self._turns)
+        if self._target.name != "onnxruntime":
+            return pipeline.run(model, context, gate)
+        version = self._target.versions()["onnxruntime"]
+        with KernelPrices(self._options.runtime, version) as prices:
+            context.prices = prices
+            found = pipeline.run(model, context, gate)
+        self._kernels = prices.used
+        return found
 
     def _lower(self, model: onnx_ir.Model) -> list[str]:
         self._options.progress(f"lower to {self._target.name}")

@@ -59,6 +59,10 @@ class Report:
     versions: Mapping[str, str]
     metric: tuple[float, float] | None = None
     """The evaluation of source and artifact, where larger is better."""
+    kernels: Mapping[str, Mapping[str, float]] = dataclasses.field(
+        default_factory=dict[str, Mapping[str, float]]
+    )
+    """Measured milliseconds that decisions rest on: work -> format -> milliseconds."""
     seconds: float = 0.0
 
     @property

@@ -222,6 +222,24 @@ def test_all_unsupported_operators_are_named_at_once() -> None:
     assert "my.domain::Zap (opset 3): 1 node, first 'third'" in message
 
 
+def test_an_unknown_attribute_is_refused() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    odd (float[2] x) => (float[2] y) { [n] y = LeakyRelu <alpha = 0.1, alfa = 2> (x) }
+    """
+    with pytest.raises(UnsupportedModel, match=r"LeakyRelu 'n' has no twin: .*'alfa'"):
+        twin_package.to_fx(onnx_ir.from_onnx_text(text))
+
+
+def test_a_missing_required_input_is_refused() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    odd (float[2] x) => (float[2] y) { [n] y = Add (x) }
+    """
+    with pytest.raises(UnsupportedModel, match=r"Add 'n' has no twin: .*'b'"):
+        twin_package.to_fx(onnx_ir.from_onnx_text(text))
+
+
 def test_operators_older_than_their_broadcasting_are_refused() -> None:
     text = """
     <ir_version: 3, opset_import: ["": 6]>

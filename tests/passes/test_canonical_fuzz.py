@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import onnx_ir
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from rewriting import run_recipe
+from rewriting import context_of, outputs_of, run_recipe
 
+from whet.ir.execute import CannotRun
 from whet.ir.shapes import infer_shapes
 from whet.passes.recipes import canonical
 
@@ -244,6 +245,15 @@ def models(draw: Callable[..., int]) -> onnx_ir.Model:
     return infer_shapes(onnx_ir.serde.deserialize_model(model))
 
 
+def _runs(model: onnx_ir.Model) -> bool:
+    """Tell whether ONNX Runtime executes the original: some captures of If it loses."""
+    try:
+        outputs_of(model, context_of(model))
+    except CannotRun:
+        return False
+    return True
+
+
 @settings(
     max_examples=120,
     derandomize=True,
@@ -252,6 +262,7 @@ def models(draw: Callable[..., int]) -> onnx_ir.Model:
 )
 @given(models())
 def test_no_bit_changes(model: onnx_ir.Model) -> None:
+    assume(_runs(model))
     before = len(model.graph)
     model, _ = run_recipe(model, canonical())
     assert len(model.graph) <= before

@@ -32,7 +32,7 @@ def test_json_is_the_report_and_nothing_else(whet: Run, model: Path, tmp_path: P
     result = whet("compile", model, "-o", tmp_path / "out", *QUICK, "--json")
     data = json.loads(result.stdout)
     assert data["folder"] == str(tmp_path / "out")
-    assert {step["name"] for step in data["steps"] if step["coverage"]["changed"]} == {
+    assert {step["name"] for step in data["steps"] if step["coverage"]["changed"]} >= {
         "eliminate-identity",
         "fold-double-transpose",
     }

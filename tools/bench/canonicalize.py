@@ -18,6 +18,7 @@ from rich.table import Table
 
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun, Executor
+from whet.ir.prepare import normalize
 from whet.ir.values import Array
 from whet.passes.pipeline import Pipeline
 from whet.passes.recipes import canonical
@@ -48,11 +49,10 @@ class Row:
 
 
 def with_whet(model: onnx.ModelProto, *, prove: bool) -> onnx.ModelProto:
-    """Infer shapes, canonicalize, and return the result as a protobuf again."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    graph = onnx_ir.serde.deserialize_model(inferred)
+    """Prepare, canonicalize, and return the result as a protobuf again."""
+    ready = normalize(onnx_ir.serde.deserialize_model(model))
     context = Context(bindings=Bindings(SIZES), prove=prove)
-    done, _ = Pipeline((canonical(),)).run(graph, context)
+    done, _ = Pipeline((canonical(),)).run(ready, context)
     return onnx_ir.serde.serialize_model(done)
 
 

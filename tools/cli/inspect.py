@@ -28,6 +28,9 @@ whet inspect model.onnx --text --nodes 20
 """
 
 
+_ROWS = 12
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("inspect", epilog=_EXAMPLES)(_command)
@@ -39,11 +42,13 @@ def _command(
         bool, typer.Option("--text", help="Print the whole model as text instead.")
     ] = False,
     nodes: Annotated[
-        int,
+        int | None,
         typer.Option(
-            metavar="N", min=1, help="Rows in each table; with --text, nodes; the rest is counted."
+            metavar="N",
+            min=1,
+            help="Rows of a table (12 without it); with --text, nodes (all without it).",
         ),
-    ] = 12,
+    ] = None,
     trust: options.Trust = False,
     json: options.Json = False,
 ) -> None:
@@ -66,13 +71,21 @@ def _command(
     elif json:
         print_json(inspection.to_json())
     else:
-        _print(inspection, results(), nodes)
+        _print(inspection, results(), nodes or _ROWS)
 
 
-def _print_text(model: "onnx_ir.Model", limit: int) -> None:
-    from whet.ir.text import print_model
+def _print_text(model: "onnx_ir.Model", limit: int | None) -> None:
+    from whet.ir.text import print_model, print_node
 
-    print(print_model(model))
+    text = print_model(model)
+    if limit is None:
+        print(text)
+        return
+    head = text[: text.index("{\n", text.index("\ngraph ")) + 1]
+    lines = [f"  {print_node(node)}" for node in list(model.graph)[:limit]]
+    rest = len(model.graph) - len(lines)
+    print("\n".join([head, f"  # {len(model.graph.initializers)} weights", *lines]))
+    print(f"  # {rest} more nodes\n}}" if rest else "}")
 
 
 def _print(found: "Inspection", console: Console, limit: int) -> None:

@@ -75,6 +75,9 @@ def _command(
 
 def _print(plan: "Plan", console: Console) -> None:
     console.print(_steps(plan))
+    idle = [step.name for step in plan.steps if not _has_a_row(step)]
+    if idle:
+        console.print(f"would run too, and find nothing: {', '.join(idle)}\n")
     for step in plan.steps:
         if step.problem:
             console.print(f"[red]would stop[/] {step.name}: {escape(step.problem)}")
@@ -100,6 +103,8 @@ def _steps(plan: "Plan") -> Group:
     for name in ("matches", "would change", "Δ bytes"):
         table.add_column(name, justify="right")
     for step in plan.steps:
+        if not _has_a_row(step):
+            continue
         table.add_row(
             step.name,
             step.fidelity,
@@ -107,9 +112,12 @@ def _steps(plan: "Plan") -> Group:
             _count(step.matched),
             _count(step.changed),
             f"{-step.bytes_saved:+,d}" if step.bytes_saved else "·",
-            style="" if step.matched or step.problem else "dim",
         )
     return titled(title, table)
+
+
+def _has_a_row(step: "PlannedStep") -> bool:
+    return bool(step.matched or step.problem or step.declined)
 
 
 def _needs(step: "PlannedStep") -> str:

@@ -223,8 +223,9 @@ def _child(paths: Sequence[Path]) -> Iterator[Outcome]:
             line = child.stdout.readline() if ready else ""
             if not line:
                 return
-            data = json.loads(line)
-            yield Outcome(**{**data, "state": State(data["state"])})
+            data: dict[str, Any] = json.loads(line)
+            data["state"] = State(data["state"])
+            yield Outcome(**data)
     except BrokenPipeError:
         return
     finally:

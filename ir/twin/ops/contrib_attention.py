@@ -10,12 +10,14 @@ from whet.ir.twin.ops.attention import merge_heads, split_heads
 from whet.ir.twin.registry import op
 
 
-def _key_mask(mask: Tensor, keys: int, filter_value: float, dtype: torch.dtype) -> Tensor:
+def _key_mask(mask: Tensor, q: Tensor, keys: int, filter_value: float) -> Tensor:
     """Turn lengths or a 0/1 mask over keys into a bias over (batch, 1, 1 or queries, keys)."""
+    if mask.ndim > 3 or mask.shape[0] != q.shape[0]:
+        raise UnsupportedModel(f"an attention mask of shape {tuple(mask.shape)} has no twin")
     if mask.ndim == 1:
         mask = torch.arange(keys).unsqueeze(0) < mask.unsqueeze(1)
     shape = (mask.shape[0], 1, 1, keys) if mask.ndim == 2 else (mask.shape[0], 1, -1, keys)
-    return (1 - mask.reshape(shape).to(dtype)) * filter_value
+    return (1 - mask.reshape(shape).to(q.dtype)) * filter_value
 
 
 def _attend(
@@ -63,7 +65,7 @@ def multi_head_attention(
     keys = k.shape[2]
     biases = [] if attention_bias is None else [attention_bias]
     if key_padding_mask is not None:
-        biases.append(_key_mask(key_padding_mask, keys, mask_filter_value, q.dtype))
+        biases.append(_key_mask(key_padding_mask, q, keys, mask_filter_value))
     if unidirectional:
         biases.append(_causal(q.shape[2], keys, mask_filter_value, q.dtype))
     y, scores = _attend(q, k, v, scale, biases)
@@ -95,7 +97,7 @@ def packed_attention(
     keys = k.shape[2]
     biases = [] if attention_bias is None else [attention_bias]
     if mask_index is not None:
-        biases.append(_key_mask(mask_index, keys, mask_filter_value, q.dtype))
+        biases.append(_key_mask(mask_index, q, keys, mask_filter_value))
     if unidirectional:
         biases.append(_causal(q.shape[2], keys, mask_filter_value, q.dtype))
     y, _ = _attend(q, k, v, scale, biases)

@@ -80,7 +80,7 @@ def _quantize(
         shift = _aligned(zero_point, x, axis, block_size).to(torch.int64)
     if straight_through:
         return (_rounded_through(quotient) + shift.to(quotient.dtype)).clamp(low, high).to(x.dtype)
-    whole = torch.round(quotient).clamp(-(2**30), 2**30).to(torch.int64)
+    whole = torch.round(quotient).double().clamp(-(2**40), 2**40).to(torch.int64)
     return (whole + shift).clamp(low, high).to(torch_type(target))
 
 

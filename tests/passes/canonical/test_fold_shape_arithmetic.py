@@ -128,12 +128,23 @@ def test_declines_an_open_size_beside_one_that_is_not_known() -> None:
     )
 
 
-def test_allowzero_never_copies() -> None:
+def test_allowzero_without_a_zero_means_nothing() -> None:
     model = folded(
-        f"""(float[N, 8] x) => (float[N, 4, 2] y) {CONSTANTS} {{
-            n = Shape<start = 0, end = 1>(x) t = Concat<axis = 0>(n, four, two) y = Reshape<allowzero = 1>(x, t) }}"""
+        f"""(float[N, M, 8] x) => (float[N, M, 4, 2] y) {CONSTANTS} {{
+            s = Shape<start = 0, end = 2>(x) t = Concat<axis = 0>(s, four, two)
+            y = Reshape<allowzero = 1>(x, t) }}"""
     )
-    assert target(model) == (-1, 4, 2)
+    assert target(model) == (0, 0, 4, 2)
+
+
+def test_allowzero_with_a_zero_is_not_turned_into_a_guess() -> None:
+    declines(
+        """(float[N, 0, M] x) => (float[N, 0, M] y) <int64[1] zero = {0}> {
+            n = Shape<start = 0, end = 1>(x) m = Shape<start = 2, end = 3>(x)
+            t = Concat<axis = 0>(n, zero, m) y = Reshape<allowzero = 1>(x, t) }""",
+        FoldShapeArithmetic(),
+        "more than one size",
+    )
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,17 @@ def test_declines_a_computed_shape() -> None:
     )
 
 
-def test_declines_allowzero() -> None:
-    declines(
+def test_allowzero_without_a_zero_means_nothing() -> None:
+    merged(
         """(float[2, 3] x) => (float[3, 2] y) <int64[1] s = {-1}, int64[2] t = {3, 2}> {
+            a = Reshape<allowzero = 1>(x, s) y = Reshape<allowzero = 1>(a, t) }""",
+        (3, 2),
+    )
+
+
+def test_declines_allowzero_of_an_empty_tensor() -> None:
+    declines(
+        """(float[0, 3] x) => (float[3, 0] y) <int64[1] s = {-1}, int64[2] t = {3, 0}> {
             a = Reshape(x, s) y = Reshape<allowzero = 1>(a, t) }""",
         MergeReshapes(),
         "allowzero",

@@ -1,0 +1,192 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+from fake_prices import FakePrices
+from folding import build, ops, weights
+
+from whet.backends.onnxruntime import runtime_fusions
+from whet.errors import NothingChanged
+from whet.ir.bindings import Bindings
+from whet.ir.execute import Executor
+from whet.ir.files import save_model
+from whet.ir.verify import verify
+from whet.passes.base import Coverage
+from whet.passes.pipeline import Pipeline
+from whet.passes.quantization.quantize_static import QuantizeStatic
+from whet.passes.workbench import Context, Workbench
+
+BLOCK = """(float[N,8,12,12] x) => (float[N,8,1,1] y) {
+    a = Conv<pads=[1,1,1,1]>(x, w, b)
+    r = Relu(a)
+    c = Conv<pads=[1,1,1,1]>(r, v)
+    s = Add(c, r)
+    t = Relu(s)
+    p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(t)
+    d = Conv(p, u)
+    y = GlobalAveragePool(d)
+}"""
+SHAPES = {"w": (8, 8, 3, 3), "b": (8,), "v": (8, 8, 3, 3), "u": (8, 8, 1, 1)}
+BINDINGS = Bindings(({"N": 2}, {"N": 3}))
+FAST = FakePrices(lambda _work, name: {"float32": 2.0, "integer": 1.0}.get(name, 0.1))
+
+
+def images(count: int = 6) -> np.ndarray:
+    return np.random.default_rng(7).standard_normal((count, 8, 12, 12)).astype(np.float32)
+
+
+def context(prices: FakePrices | None = FAST, *, calibrated: bool = True) -> Context:
+    batches = ({"x": images()[:3]}, {"x": images()[3:]}) if calibrated else ()
+    return Context(bindings=BINDINGS, prices=prices, calibration=batches)
+
+
+def block() -> onnx_ir.Model:
+    numbers = weights(**SHAPES)
+    return build(BLOCK, {k: (a * np.float32(0.2)) for k, a in numbers.items()})
+
+
+def apply(model: onnx_ir.Model, step: QuantizeStatic, settings: Context) -> Coverage:
+    work = Workbench(model, step, settings)
+    step.apply(work)
+    verify(model)
+    return work.coverage
+
+
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+def test_a_residual_block_runs_on_integers(activations: str, tmp_path: Path) -> None:
+    model = block()
+    before = Executor(onnx_ir.to_proto(model)).run({"x": images()})[0]
+    coverage = apply(model, QuantizeStatic(activations=activations, weights="int7"), context())
+    assert coverage.changed == 6
+    assert len(coverage.damage) == 6
+    after = Executor(onnx_ir.to_proto(model), optimization="all").run({"x": images()})[0]
+    assert 0 < np.linalg.norm(after - before) / np.linalg.norm(before) < 0.1
+    save_model(model, tmp_path / "m.onnx")
+    if activations == "uint8":  # ONNX Runtime fuses signed activations on some machines only.
+        assert runtime_fusions(tmp_path / "m.onnx")["QLinearConv"] == 3
+
+
+def test_neighbours_share_a_grid_and_relu_disappears() -> None:
+    model = block()
+    apply(model, QuantizeStatic(), context())
+    assert "Relu" not in ops(model)
+    assert ops(model).count("QuantizeLinear") == 7
+    for node in model.graph:
+        producer = node.inputs[0].producer() if node.inputs and node.inputs[0] else None
+        repeated = node.op_type == "QuantizeLinear" and producer is not None
+        assert not (repeated and producer.op_type == "DequantizeLinear")
+
+
+def test_max_pooling_keeps_the_grid() -> None:
+    model = block()
+    apply(model, QuantizeStatic(), context())
+    pool = next(node for node in model.graph if node.op_type == "MaxPool")
+    assert pool.inputs[0] is not None
+    before = pool.inputs[0].producer()
+    after = next(iter(pool.outputs[0].consumers()))
+    assert before is not None
+    for k in (1, 2):
+        left, right = before.inputs[k], after.inputs[k]
+        assert left is not None
+        assert right is not None
+        assert left.const_value is not None
+        assert right.const_value is not None
+        assert np.array_equal(left.const_value.numpy(), right.const_value.numpy())
+
+
+def test_without_calibration_every_place_says_so() -> None:
+    coverage = apply(block(), QuantizeStatic(), context(calibrated=False))
+    assert coverage.changed == 0
+    assert set(coverage.declined.values()) == {"needs calibration data"}
+    pipeline = Pipeline((QuantizeStatic(),), frozenset({"quantize-static"}))
+    with pytest.raises(NothingChanged, match="needs calibration data"):
+        pipeline.run(block(), context(calibrated=False))
+
+
+def test_slower_kernels_stay_in_float() -> None:
+    slow = FakePrices(lambda _work, name: {"float32": 0.28, "integer": 0.31}.get(name, 0.01))
+    model = block()
+    coverage = apply(model, QuantizeStatic(activations="uint8"), context(slow))
+    assert coverage.changed == 0
+    assert coverage.declined["Conv_0"] == "uint8 takes 0.31 ms, float32 0.28 ms"
+    assert apply(model, QuantizeStatic(prefer="size"), context(slow)).changed >= 3
+
+
+def test_a_gain_that_the_crossing_eats_is_declined() -> None:
+    dear = FakePrices(lambda _work, name: {"float32": 2.0, "integer": 1.0}.get(name, 100.0))
+    coverage = apply(block(), QuantizeStatic(activations="uint8"), context(dear))
+    assert coverage.changed == 0
+    assert "crossing" in coverage.declined["Conv_0"]
+
+
+def test_the_faster_sign_is_taken() -> None:
+    signed = FakePrices(lambda work, name: 0.5 if "int8" in work and "uint8" not in work else 1.0)
+    coverage = apply(block(), QuantizeStatic(prefer="size"), context(signed))
+    assert {row.format for row in coverage.damage if "x" in row.format} <= {
+        "int7 x int8",
+        "int8 x int8",
+    }
+
+
+def test_what_stays_in_float_reads_floats() -> None:
+    def rule(work: str, name: str) -> float:
+        if name == "integer":
+            return 50.0 if work.startswith("Add") else 1.0
+        return 2.0 if name == "float32" else 0.01
+
+    model = block()
+    before = Executor(onnx_ir.to_proto(model)).run({"x": images()})[0]
+    coverage = apply(
+        model, QuantizeStatic(activations="uint8", weights="int7"), context(FakePrices(rule))
+    )
+    assert coverage.changed == 5
+    after = Executor(onnx_ir.to_proto(model), optimization="all").run({"x": images()})[0]
+    assert np.linalg.norm(after - before) / np.linalg.norm(before) < 0.1
+
+
+def test_a_bias_that_dwarfs_its_weights_still_fits() -> None:
+    numbers = {"w": np.full((8, 8, 1, 1), 1e-9, np.float32), "b": np.full(8, 1e4, np.float32)}
+    model = build("(float[N,8,12,12] x) => (float[N,8,12,12] y) { y = Conv(x, w, b) }", numbers)
+    apply(model, QuantizeStatic(), context())
+    after = Executor(onnx_ir.to_proto(model)).run({"x": images()})[0]
+    np.testing.assert_allclose(after, 1e4, rtol=0.01)
+
+
+def test_a_second_run_changes_nothing() -> None:
+    model = block()
+    apply(model, QuantizeStatic(), context())
+    text = onnx.printer.to_text(onnx_ir.to_proto(model))
+    apply(model, QuantizeStatic(), context())
+    assert onnx.printer.to_text(onnx_ir.to_proto(model)) == text
+
+
+def test_equal_runs_give_equal_models() -> None:
+    def once() -> bytes:
+        model = block()
+        apply(model, QuantizeStatic(), context())
+        return bytes(onnx_ir.to_proto(model).SerializeToString(deterministic=True))
+
+    assert once() == once()
+
+
+def test_slices_and_paddings_move_integers() -> None:
+    text = """(float[N,8,12,12] x) => (float[N,12,6,6] y)
+    <int64[2] s = {0, 0}, int64[2] e = {12, 12}, int64[2] a = {2, 3}, int64[2] t = {2, 2},
+     int64[8] p = {0, 2, 0, 0, 0, 2, 0, 0}> {
+        c = Conv<pads=[1,1,1,1]>(x, w)
+        d = Slice(c, s, e, a, t)
+        y = Pad(d, p)
+    }"""
+    model = build(text, weights(w=(8, 8, 3, 3)))
+    before = Executor(onnx_ir.to_proto(model)).run({"x": images()})[0]
+    coverage = apply(model, QuantizeStatic(activations="uint8", weights="int7"), context())
+    assert coverage.changed == 3
+    after = Executor(onnx_ir.to_proto(model), optimization="all").run({"x": images()})[0]
+    assert np.linalg.norm(after - before) / np.linalg.norm(before) < 0.05
+    assert (after[:, :2] == 0).all()
+    filled = build(
+        text.replace("Pad(d, p)", "Pad(d, p, q)"), {**weights(w=(8, 8, 3, 3)), "q": np.float32(1)}
+    )
+    assert apply(filled, QuantizeStatic(activations="uint8"), context()).changed == 2
