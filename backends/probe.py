@@ -38,6 +38,8 @@ def find_bindings(
     start = {n: known[n] for n in names if n in known}
     tries: list[dict[str, int]] = [start] if len(start) == len(names) else []
     tries += [{**c, **(fixed or {})} for c in candidates(names)]
+    if fixed:
+        tries += candidates(names)  # a second size is wanted even where the first is the user's
     for choice in tries:
         if choice in found or (not names and found):
             continue

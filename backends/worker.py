@@ -31,6 +31,26 @@ __all__ = ["Child", "Turns", "Worker"]
 _HEADER = struct.Struct("<QQ")
 
 
+class Turns:
+    """Let the workers of models that do not fit into memory together hold them one after the other."""
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        self._holder: Worker | None = None
+
+    def take(self, worker: "Worker") -> None:
+        """Unload the model of whoever holds one; ``worker`` is next."""
+        if self._holder is not None and self._holder is not worker:
+            self._holder.rest()
+        self._holder = worker
+
+    def end(self) -> None:
+        """Leave no model loaded."""
+        if self._holder is not None:
+            self._holder.rest()
+        self._holder = None
+
+
 class Child:
     """A process that answers messages; a context manager. It starts when it is first asked."""
 
@@ -96,26 +116,6 @@ class Child:
         if "error" in answer:
             raise CannotRun(answer["error"])
         return answer, arrays
-
-
-class Turns:
-    """Let the workers of models that do not fit into memory together hold them one after the other."""
-
-    def __init__(self) -> None:
-        """Begin with nobody."""
-        self._holder: Worker | None = None
-
-    def take(self, worker: "Worker") -> None:
-        """Unload the model of whoever holds one; ``worker`` is next."""
-        if self._holder is not None and self._holder is not worker:
-            self._holder.rest()
-        self._holder = worker
-
-    def end(self) -> None:
-        """Leave no model loaded."""
-        if self._holder is not None:
-            self._holder.rest()
-        self._holder = None
 
 
 class Worker(Child):
@@ -328,7 +328,10 @@ def main() -> None:
             answer, arrays = server.answer(message, feeds)
         except (CannotRun, WhetError, OSError, ValueError, MemoryError) as error:
             answer, arrays = {"error": str(error) or type(error).__name__}, {}
-        _send(sink, answer, arrays)
+        try:
+            _send(sink, answer, arrays)
+        except BrokenPipeError:  # the parent gave up; leave without flushing what it will not read
+            os._exit(1)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ class Context:
     reproducers: Path | None = None
     progress: Callable[[str], None] = lambda _message: None
     target: str = "onnxruntime"
-    spill: Path | None = None
-    """Where large new weights lie until the model is lowered; without it they stay in memory."""
     prices: Prices | None = None
     """Measured milliseconds of single operators; None where nothing may be measured."""
+    spill: Path | None = None
+    """Where large new weights lie until the model is lowered; without it they stay in memory."""
     proven: dict[Hashable, Verdict] = dataclasses.field(default_factory=dict[Hashable, Verdict])
     """Proofs so far, by structure; bindings and examples must stay the same while they are in use."""
     limit: int | None = None

@@ -210,7 +210,8 @@ def _merge(planned: dict[str, PlannedStep], step: PlannedStep) -> None:
 
 
 def _needs(name: str) -> tuple[str, ...]:
-    return tuple(sorted(analysis.__name__ for analysis in all_passes()[name].needs))
+    needs = {analysis.__name__ for analysis in all_passes()[name].needs} - {"Sizes"}
+    return tuple(sorted("calibration data" if need == "Ranges" else need for need in needs))
 
 
 def _cost_after(model: onnx_ir.Model, target: Target, folder: Path) -> Cost:

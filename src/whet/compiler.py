@@ -215,9 +215,9 @@ class _Job:
         self._scratch = scratch
         self._folder = scratch / "artifact"
         self._notes: list[str] = []
+        self._kernels: Mapping[str, Mapping[str, float]] = {}
         self._turns: Turns | None = None
         """Who has a model loaded, where only one may."""
-        self._kernels: Mapping[str, Mapping[str, float]] = {}
         self._start = time.perf_counter()
 
     def run(self, prepared: Prepared, call: _Call) -> Artifact:

@@ -1,6 +1,7 @@
 """How results are shown: tables in one style for people, plain data for machines."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -9,7 +10,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["new_table", "titled", "to_plain"]
+__all__ = ["new_table", "summarize", "titled", "to_plain"]
+
+_QUOTED = re.compile(r"'[^']*'")
+"""Names in a reason, which would keep equal reasons apart."""
 
 
 def new_table() -> Table:
@@ -20,6 +24,18 @@ def new_table() -> Table:
 def titled(title: str, table: Table) -> Group:
     """Put a title above a table, which may be narrower, and an empty line below."""
     return Group(Text(title, style="bold"), table, Text())
+
+
+def summarize(reasons: Mapping[str, str]) -> list[str]:
+    """Return each reason once with its number of places, the most frequent first; site -> reason goes in."""
+    alike: dict[str, list[str]] = {}
+    for site, reason in reasons.items():
+        alike.setdefault(_QUOTED.sub("'…'", reason), []).append(site)
+    ranked = sorted(alike.values(), key=len, reverse=True)
+    return [
+        f"{reasons[sites[0]]} (at {sites[0]}{f' and {len(sites) - 1} more' if sites[1:] else ''})"
+        for sites in ranked
+    ]
 
 
 def to_plain(data: Any) -> Any:

@@ -11,9 +11,9 @@ from rich.console import Console, Group
 from rich.markup import escape
 
 from whet.backends.measure import Timing
-from whet.passes.base import Damage
+from whet.passes.base import Damage, Fidelity
 from whet.passes.pipeline import Step
-from whet.printing import new_table, titled, to_plain
+from whet.printing import new_table, summarize, titled, to_plain
 
 __all__ = ["Agreement", "Cost", "Report"]
 
@@ -95,17 +95,22 @@ class Report:
         """Print to a console."""
         if any(_worth_a_row(step) for step in self.steps):
             console.print(self._ledger())
-            console.print(self._proofs() + "\n")
+            console.print(self._proofs())
         else:
-            console.print("no pass found anything to change\n")
+            console.print("no pass found anything to change")
         for step in self.steps:
             for failure in step.coverage.failures:
                 console.print(
                     f"[red]refused[/] {escape(step.name)} at {escape(failure.site)}: "
                     f"{escape(failure.reason)} {escape(failure.reproducer)}"
                 )
+            lossy = step.fidelity == Fidelity.LOSSY.value
+            if step.coverage.declined and (lossy or not step.coverage.changed):
+                reason = summarize(step.coverage.declined)[0]
+                console.print(f"[yellow]declined[/] {escape(step.name)}: {escape(reason)}")
             if step.reverted:
                 console.print(f"[yellow]taken back[/] {escape(step.name)}: {escape(step.reverted)}")
+        console.print()
         if self.damage:
             console.print(self._damage())
         console.print(self._costs())

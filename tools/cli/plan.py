@@ -6,7 +6,7 @@ import typer
 from rich.console import Console, Group
 from rich.markup import escape
 
-from whet.printing import new_table, titled
+from whet.printing import new_table, summarize, titled
 from whet.tools.cli import options
 from whet.tools.cli.arguments import read_bindings, read_function
 from whet.tools.cli.console import print_json, progress, results
@@ -81,10 +81,9 @@ def _print(plan: "Plan", console: Console) -> None:
     for step in plan.steps:
         if step.problem:
             console.print(f"[red]would stop[/] {step.name}: {escape(step.problem)}")
-        for site, reason in list(step.declined.items())[:3]:
-            console.print(f"[dim]declined[/] {step.name} at {escape(site)}: {escape(reason)}")
-        if len(step.declined) > 3:
-            console.print(f"[dim]  and {len(step.declined) - 3} more (--json lists them)[/]")
+        for line in summarize(step.declined)[:2]:
+            console.print(f"[yellow]declines[/] {step.name}: {escape(line)}")
+    console.print()
     console.print(_prediction(plan))
     console.print(_dimensions(plan))
     if plan.bindings_note:
@@ -97,8 +96,8 @@ def _print(plan: "Plan", console: Console) -> None:
 def _steps(plan: "Plan") -> Group:
     title = f"{plan.origin} → {plan.target}, recipe {plan.recipe}: {len(plan.steps)} passes"
     table = new_table()
-    table.add_column("pass")
-    table.add_column("fidelity")
+    table.add_column("pass", no_wrap=True)
+    table.add_column("fidelity", no_wrap=True)
     table.add_column("needs")
     for name in ("matches", "would change", "Δ bytes"):
         table.add_column(name, justify="right")
@@ -121,7 +120,7 @@ def _has_a_row(step: "PlannedStep") -> bool:
 
 
 def _needs(step: "PlannedStep") -> str:
-    found = [*step.needs, *(["timing (never-worse gate)"] if step.gated else [])]
+    found = [*step.needs, *(["timing"] if step.gated else [])]
     return ", ".join(found) or "·"
 
 
