@@ -9,6 +9,7 @@ import onnx_ir
 from whet.analysis.base import Analyses
 from whet.errors import BrokenPass, InvalidModel, NothingChanged
 from whet.ir.residency import release
+from whet.ir.shapes import infer_shapes
 from whet.ir.values import initializers, weight_bytes
 from whet.passes.base import Coverage, Pass
 from whet.passes.workbench import Context, Workbench
@@ -104,6 +105,7 @@ class _Run:
                     version += 1
             if version == start:
                 return
+            infer_shapes(self.model)
 
     def once(self, step: Pass) -> int:
         """Run one pass, verify, gate; return the number of changes that stayed."""

@@ -28,7 +28,7 @@ __all__ = ["Prover", "Verdict", "VerdictKind", "compare", "relative_error", "sav
 
 _EMBED = 256
 """Constants of up to this many elements are part of the cut; larger ones are fed, which copies nothing."""
-_GROWTH = 96
+_GROWTH = 400
 """A cut that needs more context nodes than this is given up."""
 _FLOATS: dict[int, int] = dict.fromkeys(
     (int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.FLOAT16), int(onnx.TensorProto.BFLOAT16)),

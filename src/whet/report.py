@@ -40,6 +40,8 @@ class Agreement:
     relative_error: float
     """||new - old|| / ||old||, in the 2-norm."""
     cosine: float
+    limit: float
+    """The error that a compile without lossy passes may not exceed."""
 
 
 @dataclasses.dataclass

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from whet.backends.base import Runner, RuntimeOptions, find_target
 from whet.backends.probe import find_bindings
-from whet.comparison import relative_error
+from whet.comparison import output_limit, relative_error
 from whet.errors import WhetError
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
@@ -45,7 +45,6 @@ from whet.passes.workbench import Context
 
 __all__ = ["Outcome", "State", "check_model", "onnx_test_models", "run_corpus"]
 
-TOLERANCE = 1e-5
 TIME_LIMIT = 120
 """Seconds for one model."""
 
@@ -137,7 +136,7 @@ def _compare(
                 continue
             gap = relative_error(o, n)[0]
             worst = max(worst, gap)
-            if gap > TOLERANCE:
+            if gap > output_limit(o):
                 detail = f"'{name}' differs by {gap:.2e} at {dict(bindings.choices[choice])}"
                 return Outcome(str(path), State.WRONG, detail, before, after, gap)
     return Outcome(str(path), State.SAME, "", before, after, worst)
