@@ -33,7 +33,7 @@ class _Benchmark:
 
 _ALL = (
     _Benchmark("whet.tools.bench.canonicalize", ("--nodes", "600", "--rounds", "3")),
-    _Benchmark("whet.tools.bench.quantization", ("--quick",)),
+    _Benchmark("whet.tools.bench.quantization", ("--only", "resnet")),
     _Benchmark("whet.tools.bench.compile_time", ("--quick",)),
     _Benchmark("whet.tools.bench.memory", ("--gigabytes", "1.2")),
 )
