@@ -6,9 +6,11 @@
 import argparse
 import copy
 import dataclasses
+import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -132,14 +134,19 @@ def _table(model: onnx.ModelProto, rows: list[Row]) -> Table:
     return table
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args(arguments)
+    parser.add_argument("--json", type=Path, help="store the numbers in this file")
+    options = parser.parse_args(argv)
     model = exported_graph(options.nodes)
-    Console().print(_table(model, measure(model, contenders(), options.rounds)))
+    rows = measure(model, contenders(), options.rounds)
+    Console().print(_table(model, rows))
+    if options.json is not None:
+        options.json.write_text(json.dumps([dataclasses.asdict(r) for r in rows], indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":

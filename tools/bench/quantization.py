@@ -38,22 +38,41 @@ _SENTENCES = (
 )
 
 
-def main() -> None:
-    """Print one line per model and shape."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one line per model and shape; what needs data that are not there is skipped with the reason."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=["resnet", "minilm"])
-    options = parser.parse_args()
+    parser.add_argument("--json", type=Path, help="store the lines in this file")
+    options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
+    lines: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        if options.only != "minilm":
-            _resnet(options.assets, Path(folder), options.threads)
-        if options.only != "resnet":
-            _minilm(Path(folder), options.threads)
+        jobs: dict[str, Callable[[], Iterator[str]]] = {
+            "resnet": lambda: _resnet(options.assets, Path(folder), options.threads),
+            "minilm": lambda: _minilm(Path(folder), options.threads),
+        }
+        for name, job in jobs.items():
+            if options.only not in (None, name):
+                continue
+            for line in _or_skipped(name, job):
+                print(line, flush=True)
+                lines.append(line)
+    if options.json is not None:
+        options.json.write_text(json.dumps(lines, indent=1) + "\n")
+    return 0
 
 
-def _resnet(assets: Path, folder: Path, threads: int) -> None:
+def _or_skipped(name: str, job: Callable[[], Iterator[str]]) -> Iterator[str]:
+    try:
+        yield from job()
+    except (FileNotFoundError, ImportError) as error:
+        yield f"{name}: skipped: {error}"
+
+
+def _resnet(assets: Path, folder: Path, threads: int) -> Iterator[str]:
+    """Yield one line per batch and contender."""
     source = assets / "resnet_cifar10" / "resnet20.onnx"
     train = np.load(assets / "cifar10" / "train_10k.npz")
     test = np.load(assets / "cifar10" / "test_dev.npz")
@@ -73,7 +92,7 @@ def _resnet(assets: Path, folder: Path, threads: int) -> None:
                 found = np.concatenate([worker.run(f)[0] for f in feeds]).argmax(1)
             accuracy = float(np.mean(found == test["labels"]))
             size = path.stat().st_size
-            print(
+            yield (
                 f"resnet20 batch {batch:4} {name:12} {times[name]} {size:,} bytes, top-1 {accuracy:.4f}"
             )
 
@@ -83,7 +102,8 @@ def _images(x: Array) -> Array:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
 
 
-def _minilm(folder: Path, threads: int) -> None:
+def _minilm(folder: Path, threads: int) -> Iterator[str]:
+    """Yield one line per shape and contender."""
     source = folder / "minilm.onnx"
     _export_minilm(source)
     exact = folder / "exact"
@@ -107,7 +127,7 @@ def _minilm(folder: Path, threads: int) -> None:
         for name, path in models.items():
             cosine = (wanted * _embed(path, text, threads)).sum(1)
             size = path.stat().st_size
-            print(
+            yield (
                 f"minilm {batch:2}x{length:3} {name:12} {times[name]} {size:,} bytes, "
                 f"cosine {cosine.min():.5f} at worst, {cosine.mean():.5f} on average"
             )
