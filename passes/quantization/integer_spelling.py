@@ -61,8 +61,8 @@ def in_integers(
 ) -> onnx_ir.Value:
     """Return the real output of the step, spelled so that its kernel runs on the integers behind ``reads``.
 
-    ``grid`` is that of the first operand, ``rest`` are the operands that are not data. The activation is left to the output's
-    grid, which ends where it clips.
+    ``grid`` is that of the first operand, ``rest`` are the operands that are not data. The activation
+    is left to the output's grid, which ends where it clips.
     """
     attributes = dict(step.node.attributes)
     if weights is None:

@@ -10,15 +10,18 @@ from whet.analysis.prices import KernelModel
 from whet.ir.values import Array
 from whet.passes.proposal import Builder, FreshNames
 
-__all__ = ["kernel"]
+__all__ = ["Body", "kernel", "noise"]
+
+Body = Callable[[Builder, Sequence[onnx_ir.Value]], onnx_ir.Value]
+"""Spells the operator with a builder on the model's inputs."""
 
 
 def kernel(
     inputs: Mapping[str, Array],
-    body: Callable[..., onnx_ir.Value],
+    body: Body,
     opset: int,
 ) -> KernelModel:
-    """Return a maker of the model ``y = body(build, *inputs)``, fed with ``inputs``."""
+    """Return a maker of the model ``y = body(build, inputs)``, fed with ``inputs``."""
 
     def make() -> tuple[bytes, Mapping[str, Array]]:
         values = [
@@ -33,7 +36,7 @@ def kernel(
         model = onnx_ir.Model(graph, ir_version=min(onnx.IR_VERSION, 10))
         near = onnx_ir.Node("", "Identity", [], num_outputs=1, name="kernel")
         build = Builder(FreshNames(model), near)
-        result = body(build, *values)
+        result = body(build, values)
         graph.extend(build.nodes)
         for weight in build.initializers:
             graph.register_initializer(weight)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.arrays import Affine, quantize, symmetric
 from whet.passes.quantization.choice import FLOAT, cheapest
 from whet.passes.quantization.formats import INT7, INT8, UINT8_WEIGHT, IntegerFormat
-from whet.passes.quantization.kernels import kernel, noise
+from whet.passes.quantization.kernels import Body, kernel, noise
 from whet.passes.quantization.linear import Linear, read_linear
 from whet.passes.workbench import Workbench
 
@@ -142,16 +142,18 @@ class _Run:
         x, w = noise((rows, inputs)), noise((inputs, outputs), 1)
         axis = self._axis
 
-        def integer(fmt: IntegerFormat) -> Callable[..., onnx_ir.Value]:
-            def body(build: Builder, v: onnx_ir.Value) -> onnx_ir.Value:
+        def integer(fmt: IntegerFormat) -> Body:
+            def body(build: Builder, values: Sequence[onnx_ir.Value]) -> onnx_ir.Value:
                 grid = symmetric(w, fmt, axis)
-                codes = build.ops("DynamicQuantizeLinear", [v], 3)
+                codes = build.ops("DynamicQuantizeLinear", values, 3)
                 return _product(build, codes, _pack(build, quantize(w, grid), grid, "w"))
 
             return body
 
         models = {
-            FLOAT: kernel({"x": x}, lambda b, v: b.op("MatMul", v, b.constant(w)), self.work.opset),
+            FLOAT: kernel(
+                {"x": x}, lambda b, v: b.op("MatMul", v[0], b.constant(w)), self.work.opset
+            ),
             **{n: kernel({"x": x}, integer(_FORMATS[n]), self.work.opset) for n in names},
         }
         channels = "channel" if self.step.per_channel else "tensor"

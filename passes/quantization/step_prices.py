@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir
 
@@ -70,7 +70,7 @@ class StepPrices:
         return self.shapes.get(value.name or "")
 
     def _in_float(self, step: Step, shapes: list[tuple[int, ...]]) -> KernelModel:
-        def body(build: Builder, *values: onnx_ir.Value) -> onnx_ir.Value:
+        def body(build: Builder, values: Sequence[onnx_ir.Value]) -> onnx_ir.Value:
             rest = [_copied(build, v) for v in step.node.inputs[len(values) :]]
             attributes = dict(step.node.attributes)
             result = build.op(step.node.op_type, *values, *rest, attributes=attributes)
@@ -88,7 +88,7 @@ class StepPrices:
         grid = affine(-3.0, 3.0, fmt)
         weights = Weights.of(step.node) if step.is_convolution else None
 
-        def body(build: Builder, *values: onnx_ir.Value) -> onnx_ir.Value:
+        def body(build: Builder, values: Sequence[onnx_ir.Value]) -> onnx_ir.Value:
             reads = [decode(build, v, grid, "x") for v in values]
             rest = [_copied(build, v) for v in step.rest]
             result = in_integers(build, step, reads, grid, rest, weights, self.weights)
@@ -104,9 +104,9 @@ class StepPrices:
     ) -> dict[str, KernelModel]:
         grid, real = affine(-3.0, 3.0, fmt), noise(shape)
         return {
-            "enter": kernel({"x": real}, lambda b, v: encode(b, v, grid, "x"), self.opset),
+            "enter": kernel({"x": real}, lambda b, v: encode(b, v[0], grid, "x"), self.opset),
             "leave": kernel(
-                {"x": quantize(real, grid)}, lambda b, v: decode(b, v, grid, "x"), self.opset
+                {"x": quantize(real, grid)}, lambda b, v: decode(b, v[0], grid, "x"), self.opset
             ),
         }
 

@@ -17,7 +17,7 @@ OPTIONS = RuntimeOptions(threads=1)
 
 
 def model(op: str) -> KernelModel:
-    return kernel({"x": np.ones((2, 3), np.float32)}, lambda build, x: build.op(op, x), 18)
+    return kernel({"x": np.ones((2, 3), np.float32)}, lambda build, x: build.op(op, x[0]), 18)
 
 
 MODELS = {"float32": model("Relu"), "other": model("Neg"), "missing": model("NoSuchOperator")}
