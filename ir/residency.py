@@ -41,7 +41,8 @@ def spill(value: onnx_ir.Value, folder: Path) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     number, path = tempfile.mkstemp(suffix=".weight", dir=folder)
     with os.fdopen(number, "wb") as stream:
-        stream.write(tensor.tobytes()) if not hasattr(tensor, "tofile") else tensor.tofile(stream)
+        write = getattr(tensor, "tofile", None)  # no part of the protocol, but it spares a copy
+        stream.write(tensor.tobytes()) if write is None else write(stream)
     value.const_value = onnx_ir.ExternalTensor(
         os.path.basename(path),
         0,

@@ -82,11 +82,14 @@ def _stopwatch(parts: dict[str, float]) -> Generator[None]:
 def _look_up(place: str) -> Callable[..., Any]:
     """Return the function at a dotted place, in a module or in a class of one."""
     holder, _, name = place.rpartition(".")
-    try:
-        return getattr(importlib.import_module(holder), name)
-    except ModuleNotFoundError:
-        module, _, cls = holder.rpartition(".")
-        return getattr(getattr(importlib.import_module(module), cls), name)
+    module, _, cls = holder.rpartition(".")
+    home: object
+    if cls[0].isupper():
+        home = getattr(importlib.import_module(module), cls)
+    else:
+        home = importlib.import_module(holder)
+    found: Callable[..., Any] = getattr(home, name)
+    return found
 
 
 def _timed(function: Callable[..., Any], label: str, parts: dict[str, float]) -> Callable[..., Any]:

@@ -69,7 +69,7 @@ def _table(rows: Sequence[Row]) -> Table:
         table.add_row(row.name, f"{usage.seconds:.0f}", sizes[0], ratio, *sizes[1:])
     table.caption = (
         "whole tree: largest sum of PSS over all processes at one moment, sampled every 50 ms; "
-        "compiler: VmHWM of its own process; largest process: ru_maxrss"
+        "compiler and largest process: VmHWM"
     )
     return table
 
@@ -81,6 +81,7 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "compile": row.name,
             "model_bytes": row.model_bytes,
             "ratio": row.ratio,
+            "largest": row.usage.largest,
             **{k: v for k, v in dataclasses.asdict(row.usage).items() if k != "output"},
         }
         for row in rows
@@ -98,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     reason = _no_room(options.gigabytes, options.folder)
     if reason:
         console.print(f"memory: skipped: {reason}")
+        if options.json is not None:
+            options.json.write_text(json.dumps({"skipped": reason}) + "\n")
         return 0
     with tempfile.TemporaryDirectory(prefix="whet-memory-", dir=options.folder) as folder:
         rows = measure(options.gigabytes, Path(folder))

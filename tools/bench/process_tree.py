@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 __all__ = ["Usage", "watch"]
 
@@ -22,10 +23,11 @@ class Usage:
     seconds: float
     output: str
     errors: str
-    largest: int
-    """Bytes of the largest single process: ``ru_maxrss`` of the command and all its children, exact."""
     own: int
-    """``VmHWM`` of the command's own process, as last seen before it ended."""
+    """Largest resident size (``VmHWM``) of the command's own process, as last seen before it ended.
+
+    ``ru_maxrss`` would also count what the parent had at the time of the fork.
+    """
     children: dict[str, int]
     """The same for the processes it started, under pid and first words of the command line."""
     tree: int
@@ -33,6 +35,11 @@ class Usage:
     at_peak: dict[str, int]
     """PSS of each process at that moment."""
     samples: int
+
+    @property
+    def largest(self) -> int:
+        """Return the largest resident size of a single process."""
+        return max([self.own, *self.children.values()])
 
 
 def watch(command: Sequence[str], environment: dict[str, str] | None = None) -> Usage:
@@ -47,8 +54,7 @@ def watch(command: Sequence[str], environment: dict[str, str] | None = None) -> 
     )
     sampler = _Sampler(child.pid)
     readers = [_Reader(child.stdout), _Reader(child.stderr)]
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
+    child.wait()
     sampler.stop()
     output, errors = (reader.text() for reader in readers)
     own = sampler.high.pop(child.pid, ("", 0))[1]
@@ -57,7 +63,6 @@ def watch(command: Sequence[str], environment: dict[str, str] | None = None) -> 
         seconds=time.perf_counter() - start,
         output=output,
         errors=errors,
-        largest=usage.ru_maxrss * 1024,
         own=own,
         children={f"{pid} {name}": size for pid, (name, size) in sampler.high.items()},
         tree=sampler.peak,
@@ -69,15 +74,16 @@ def watch(command: Sequence[str], environment: dict[str, str] | None = None) -> 
 class _Reader(threading.Thread):
     """Reads a pipe to its end beside everything else, so that the writer never waits."""
 
-    def __init__(self, pipe: object) -> None:
+    def __init__(self, pipe: IO[str] | None) -> None:
         super().__init__(daemon=True)
         self._pipe = pipe
         self._text = ""
         self.start()
 
     def run(self) -> None:
-        assert hasattr(self._pipe, "read")
-        self._text = self._pipe.read()
+        assert self._pipe is not None
+        with self._pipe:
+            self._text = self._pipe.read()
 
     def text(self) -> str:
         self.join()

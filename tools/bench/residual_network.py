@@ -1,5 +1,7 @@
 """A residual network for small images, as exporters write one: Conv, BatchNormalization, Relu."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -15,7 +17,7 @@ class _Writer:
         self.weights: list[onnx.TensorProto] = []
         self._draw = np.random.default_rng(seed)
 
-    def op(self, kind: str, *inputs: str, **attributes: list[int]) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"/{kind}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
