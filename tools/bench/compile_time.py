@@ -27,15 +27,15 @@ from whet.tools.bench.residual_network import residual_network
 __all__ = ["main", "profile"]
 
 _PLACES = {
-    "capture": "whet.compiler.capture",
+    "capture": "whet.preparation.capture",
     "  raise the opset": "whet.ir.capture.raise_opset",
-    "normalize": "whet.compiler.normalize",
-    "find bindings": "whet.compiler.find_bindings",
-    "run source and result": "whet.compiler.record",
+    "normalize": "whet.preparation.normalize",
+    "find bindings": "whet.job.find_bindings",
+    "run source and result": "whet.job.record",
     "proofs (inside the passes)": "whet.passes.proof.Prover.check",
     "lower": "whet.backends.onnxruntime.OnnxRuntime.lower",
-    "digests": "whet.compiler.digest",
-    "count runtime fusions": "whet.compiler.runtime_fusions",
+    "digests": "whet.manifest.digest",
+    "count runtime fusions": "whet.job.runtime_fusions",
     "start processes and load": "whet.backends.worker.Worker._start",
 }
 """What is timed -> where the function is looked up when it is called."""
