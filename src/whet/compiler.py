@@ -43,7 +43,7 @@ from whet.report import Agreement, Cost, Report
 
 __all__ = ["Options", "Prepared", "compile", "prepare"]
 
-_LARGE = 1 << 30
+_LARGE = 1 << 29
 """Models of more bytes are loaded one at a time: the source and its result together take twice the memory."""
 _CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 Evaluate = Callable[[Runner], float]
