@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["OnnxRuntime", "lean", "runtime_fusions"]
 
 
+_ONE_FILE = 1 << 29
+"""Models of more bytes get a data file, which the runtime maps; it would hold a single file twice while loading."""
 _STREAMED = {
     "session.disable_prepacking": "1",
     "session.optimized_model_external_initializers_file_name": "optimized.data",
@@ -47,7 +49,7 @@ class OnnxRuntime(Target):
         """Write ``model.onnx``, with ``model.onnx.data`` beside it when the weights are large."""
         from whet.ir.saving import save_model
 
-        save_model(lean(model), folder / "model.onnx")
+        save_model(lean(model), folder / "model.onnx", external_threshold=_ONE_FILE)
         return sorted(path.name for path in folder.iterdir())
 
     def open(self, path: Path, options: RuntimeOptions) -> Runner:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir
-from onnx import helper, numpy_helper
 
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun, Executor
@@ -21,19 +20,10 @@ from whet.ir.float64 import Float64Executor
 from whet.ir.residency import release
 from whet.ir.values import Array, constant
 from whet.passes.base import Fidelity
+from whet.passes.cut import Cut, name_of
 from whet.passes.proposal import Proposal
-from whet.passes.structural_key import nodes_key, tensor_key
 
 __all__ = ["Prover", "Verdict", "VerdictKind", "compare", "relative_error", "save_reproducer"]
-
-_EMBED = 256
-"""Constants of up to this many elements are part of the cut; larger ones are fed, which copies nothing."""
-_GROWTH = 400
-"""A cut that needs more context nodes than this is given up."""
-_FLOATS: dict[int, int] = dict.fromkeys(
-    (int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.FLOAT16), int(onnx.TensorProto.BFLOAT16)),
-    int(onnx.TensorProto.DOUBLE),
-)
 
 
 class VerdictKind(enum.Enum):
@@ -133,12 +123,12 @@ class Prover:
         drawn at random.
         """
         if samples and fidelity is Fidelity.LOSSY:
-            verdict = self._try(_Cut(proposal, self._bindings, samples), fidelity, tolerance)
+            verdict = self._try(Cut(proposal, self._bindings, samples), fidelity, tolerance)
             if verdict.kind is not VerdictKind.OPEN:
                 return verdict
-        return self._try(_Cut(proposal, self._bindings), fidelity, tolerance)
+        return self._try(Cut(proposal, self._bindings), fidelity, tolerance)
 
-    def _try(self, cut: "_Cut", fidelity: Fidelity, tolerance: float) -> Verdict:
+    def _try(self, cut: Cut, fidelity: Fidelity, tolerance: float) -> Verdict:
         reason = ""
         for _ in range(4):
             try:
@@ -155,7 +145,7 @@ class Prover:
                 break
         return Verdict(VerdictKind.OPEN, reason)
 
-    def _look_up(self, cut: "_Cut", fidelity: Fidelity, tolerance: float) -> Verdict:
+    def _look_up(self, cut: Cut, fidelity: Fidelity, tolerance: float) -> Verdict:
         structure = cut.key()
         if structure is None:
             try:
@@ -171,7 +161,7 @@ class Prover:
                 self._proven[key] = verdict
         return verdict
 
-    def _execute(self, cut: "_Cut", fidelity: Fidelity, tolerance: float) -> Verdict:
+    def _execute(self, cut: Cut, fidelity: Fidelity, tolerance: float) -> Verdict:
         """Compare both sides on the best oracle that can run them."""
         reason = "no oracle"
         for start in self._runners(cut, wide=fidelity is not Fidelity.EXACT):
@@ -184,16 +174,16 @@ class Prover:
             return verdict if runner.loadable else self._loadable(cut, verdict)
         raise CannotRun(reason)
 
-    def _loadable(self, cut: "_Cut", verdict: Verdict) -> Verdict:
+    def _loadable(self, cut: Cut, verdict: Verdict) -> Verdict:
         """Give a refutation by our own kernels a reproducer that ONNX Runtime loads."""
         if verdict.kind is not VerdictKind.REFUTED:
             return verdict
         proto = cut.proto(dict(self._model.graph.opset_imports), self._model.ir_version, wide=False)
-        types = {_name(v): v.dtype.numpy() for v in [*cut.drawn, *cut.fed] if v.dtype is not None}
+        types = {name_of(v): v.dtype.numpy() for v in [*cut.drawn, *cut.fed] if v.dtype is not None}
         feeds = {name: array.astype(types[name]) for name, array in verdict.feeds.items()}
         return dataclasses.replace(verdict, cut=proto, feeds=feeds)
 
-    def _compare(self, cut: "_Cut", runner: "_Runner", tolerance: float) -> Verdict:
+    def _compare(self, cut: Cut, runner: "_Runner", tolerance: float) -> Verdict:
         """Run both sides at every binding; stop at the first difference that is too large."""
         worst = 0.0
         for index in range(max(2, len(self._bindings.choices))):
@@ -201,7 +191,7 @@ class Prover:
             feeds = self._feeds(cut, choice, index, wide=runner.wide)
             try:
                 old, new = runner.run(feeds)
-                if _uninformative(old):
+                if not _mostly(np.isfinite, old):
                     feeds = self._feeds(cut, choice, index, wide=runner.wide, positive=True)
                     old, new = runner.run(feeds)
             except CannotRun as failure:
@@ -209,6 +199,8 @@ class Prover:
                     raise
                 reason = f"the replacement does not run, what it replaces does: {failure}"
                 return self._refuted(runner, choice, feeds, np.inf, reason)
+            if not _mostly(_is_number, old):
+                raise CannotRun("on random data the result is not a number")
             error = max((compare(o, n) for o, n in zip(old, new, strict=True)), default=0.0)
             worst = max(worst, error)
             if error > tolerance:
@@ -216,10 +208,10 @@ class Prover:
                 return self._refuted(runner, choice, feeds, error, reason)
         return Verdict(VerdictKind.PROVEN, "", worst, runner.oracle)
 
-    def _approximate(self, cut: "_Cut", tolerance: float) -> Verdict:
+    def _approximate(self, cut: Cut, tolerance: float) -> Verdict:
         """Measure the error of a rewrite that is meant to have one."""
         real = bool(cut.samples)
-        if real and not all(_name(v) in cut.samples for v in cut.drawn):
+        if real and not all(name_of(v) in cut.samples for v in cut.drawn):
             raise CannotRun("there is real data for some of the operands only")
         opsets = dict(self._model.graph.opset_imports)
         runner = _Runner(
@@ -245,7 +237,7 @@ class Prover:
         place = f"{reason}, at {dict(self._bindings.choices[choice])}"
         return Verdict(VerdictKind.REFUTED, place, error, runner.oracle, runner.proto, feeds)
 
-    def _old_side_runs(self, cut: "_Cut", runner: "_Runner", feeds: dict[str, Array]) -> bool:
+    def _old_side_runs(self, cut: Cut, runner: "_Runner", feeds: dict[str, Array]) -> bool:
         """Tell whether what is replaced runs where both sides together failed."""
         if not runner.loadable:
             return False
@@ -257,7 +249,7 @@ class Prover:
             return False
         return True
 
-    def _runners(self, cut: "_Cut", *, wide: bool) -> Iterable[Callable[[], "_Runner"]]:
+    def _runners(self, cut: Cut, *, wide: bool) -> Iterable[Callable[[], "_Runner"]]:
         """Yield makers: float64 in ONNX Runtime, float64 with our kernels, and the types as they are."""
         opsets = dict(self._model.graph.opset_imports)
         version = self._model.ir_version
@@ -269,23 +261,23 @@ class Prover:
         yield lambda: _Runner(cut.proto(opsets, version, wide=False), cut, Executor, wide=False)
 
     def _feeds(
-        self, cut: "_Cut", choice: int, draw: int, *, wide: bool, positive: bool = False
+        self, cut: Cut, choice: int, draw: int, *, wide: bool, positive: bool = False
     ) -> dict[str, Array]:
         rng = np.random.default_rng((self._seed, draw))
         feeds: dict[str, Array] = {}
         for value in cut.drawn:
-            tensor = cut.samples.get(_name(value))
+            tensor = cut.samples.get(name_of(value))
             if tensor is None:
                 tensor = self._bindings.draw(
                     value, self._bindings.choices[choice], rng, positive=positive
                 )
             if tensor is None:
                 raise CannotRun(f"the shape of '{value.name}' is not known")
-            feeds[_name(value)] = tensor
+            feeds[name_of(value)] = tensor
         for value in cut.fed:
             array = constant(value)
             assert array is not None
-            feeds[_name(value)] = array
+            feeds[name_of(value)] = array
         if wide:
             feeds = {k: v.astype(np.float64) if _is_float(v) else v for k, v in feeds.items()}
         return feeds
@@ -295,133 +287,14 @@ def _is_float(array: Array) -> bool:
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
-def _uninformative(outputs: Sequence[Array]) -> bool:
-    """Tell whether most of the output is NaN or infinite, which would prove nothing."""
+def _is_number(array: Array) -> Array:
+    return ~np.isnan(array)
+
+
+def _mostly(holds: Callable[[Array], Array], outputs: Sequence[Array]) -> bool:
+    """Tell whether at least half of some float output holds: comparing NaN with NaN would prove nothing."""
     floats = [o for o in outputs if o.dtype.kind == "f" and o.size]
-    return bool(floats) and all(np.isfinite(o).mean() < 0.5 for o in floats)
-
-
-class _Cut:
-    """The subgraph that contains both sides of a proposal."""
-
-    def __init__(
-        self, proposal: Proposal, bindings: Bindings, samples: Mapping[str, Array] | None = None
-    ) -> None:
-        self._proposal = proposal
-        self._bindings = bindings
-        self.samples = samples or {}
-        self._graph = proposal.old[0].graph
-        self._context: dict[onnx_ir.Node, None] = dict.fromkeys(proposal.old)
-        inside = {v for node in proposal.old for v in node.inputs}
-        for _, new in proposal.outputs:
-            producer = new.producer()
-            if producer is not None and producer not in proposal.new and new not in inside:
-                self._context[producer] = None
-        self.drawn: list[onnx_ir.Value] = []
-        self.fed: list[onnx_ir.Value] = []
-        self._embedded: list[onnx_ir.Value] = []
-
-    def close(self) -> None:
-        """Grow until every boundary value is a constant, can be drawn, or is an input of the model."""
-        while True:
-            self.drawn, self.fed, self._embedded = [], [], []
-            missing = self._sort_boundary()
-            if not missing:
-                return
-            for value in missing:
-                self._include(value)
-
-    def grow(self) -> bool:
-        """Take in the producers of everything drawn; False when there is nothing left to take in."""
-        before = len(self._context)
-        for value in self.drawn:
-            producer = value.producer()
-            if producer is not None and producer.graph is self._graph:
-                self._include(value)
-        return len(self._context) > before
-
-    def _include(self, value: onnx_ir.Value) -> None:
-        producer = value.producer()
-        if producer is None or producer.graph is not self._graph:
-            raise CannotRun(f"the type or shape of '{value.name}' is not known")
-        self._context[producer] = None
-        if len(self._context) > _GROWTH:
-            raise CannotRun(f"more than {_GROWTH} nodes would have to be executed")
-
-    def _sort_boundary(self) -> list[onnx_ir.Value]:
-        made = {v for node in self._all() for v in node.outputs}
-        missing: list[onnx_ir.Value] = []
-        new_outputs = [new for _, new in self._proposal.outputs]
-        for value in _unique([*_read(self._all()), *new_outputs]):
-            if value in made:
-                continue
-            if value.const_value is not None and not value.is_graph_input():
-                small = value.const_value.size <= _EMBED
-                (self._embedded if small else self.fed).append(value)
-            elif self._drawable(value):
-                self.drawn.append(value)
-            else:
-                missing.append(value)
-        return missing
-
-    def _drawable(self, value: onnx_ir.Value) -> bool:
-        if not isinstance(value.type, onnx_ir.TensorType):
-            return False
-        dtype = value.type.dtype
-        if value.name in self.samples:
-            return True
-        from_model = value.producer() is None
-        if not (dtype.is_floating_point() or dtype == onnx_ir.DataType.BOOL or from_model):
-            return False
-        return all(self._bindings.shape(value, b) is not None for b in self._bindings.choices)
-
-    def _all(self) -> list[onnx_ir.Node]:
-        return [*self._context, *self._proposal.new]
-
-    def proto(
-        self, opsets: dict[str, int], ir_version: int, *, wide: bool, new_side: bool = True
-    ) -> onnx.ModelProto:
-        """Return a model with the old and the new side, outputs ``old_k`` and ``new_k``."""
-        order = _topological(self._all() if new_side else list(self._context))
-        nodes = [onnx_ir.serde.serialize_node(node) for node in order]
-        outputs: list[onnx.ValueInfoProto] = []
-        for k, (old, new) in enumerate(self._proposal.outputs):
-            for side, value in (("old", old), ("new", new))[: 2 if new_side else 1]:
-                nodes.append(helper.make_node("Identity", [_name(value)], [f"{side}_{k}"]))
-                outputs.append(_declare(f"{side}_{k}", old, wide=wide, shaped=False))
-        inputs = [
-            _declare(_name(v), v, wide=wide, shaped=v in self.fed) for v in [*self.drawn, *self.fed]
-        ]
-        weights = [_embed(v, wide=wide) for v in self._embedded]
-        graph = helper.make_graph(nodes, "cut", inputs, outputs, weights)
-        if wide:
-            _widen(graph)
-        domains = {node.domain for node in nodes} | {""}
-        imports = [helper.make_opsetid(d, opsets.get(d, 1)) for d in sorted(domains)]
-        return helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
-
-    def key(self) -> Hashable | None:
-        """Return what the proof depends on, without names; None where weights are fed or operators are opaque."""
-        if self.fed:
-            return None
-        numbers: dict[onnx_ir.Value, int] = {}
-        nodes = nodes_key(_topological(self._all()), numbers)
-        constants = [(numbers.get(v), _constant_key(v)) for v in self._embedded]
-        if nodes is None or any(key is None for _, key in constants):
-            return None
-        drawn = tuple((numbers.get(v), v.dtype, self._data_key(v)) for v in self.drawn)
-        outputs = tuple((numbers.get(o), numbers.get(n)) for o, n in self._proposal.outputs)
-        return tuple(nodes), tuple(constants), drawn, outputs
-
-    def _data_key(self, value: onnx_ir.Value) -> Hashable:
-        """Return the shapes that are drawn, and the name where real data are drawn from."""
-        shapes = tuple(self._bindings.shape(value, b) for b in self._bindings.choices)
-        return shapes, value.name if value.name in self._bindings.examples else None
-
-    @property
-    def pairs(self) -> int:
-        """Return the number of compared outputs."""
-        return len(self._proposal.outputs)
+    return not floats or any(holds(o).mean() >= 0.5 for o in floats)
 
 
 class _Runner:
@@ -430,7 +303,7 @@ class _Runner:
     def __init__(
         self,
         proto: onnx.ModelProto,
-        cut: _Cut,
+        cut: Cut,
         kind: Callable[[onnx.ModelProto], Executor | Float64Executor],
         *,
         wide: bool,
@@ -446,108 +319,6 @@ class _Runner:
         found = self._executor.run(feeds, self._names)
         half = len(found) // 2
         return found[:half], found[half:]
-
-
-def _constant_key(value: onnx_ir.Value) -> Hashable | None:
-    return None if value.const_value is None else tensor_key(value.const_value)
-
-
-def _name(value: onnx_ir.Value) -> str:
-    assert value.name is not None
-    return value.name
-
-
-def _unique(values: Iterable[onnx_ir.Value]) -> list[onnx_ir.Value]:
-    return list(dict.fromkeys(values))
-
-
-def _read(nodes: Iterable[onnx_ir.Node]) -> Iterable[onnx_ir.Value]:
-    """Yield every value the nodes read, captures of their subgraphs included."""
-    for node in nodes:
-        yield from (v for v in node.inputs if v is not None)
-        for attribute in node.attributes.values():
-            if attribute.type == onnx_ir.AttributeType.GRAPH:
-                yield from _captured(attribute.as_graph())
-            elif attribute.type == onnx_ir.AttributeType.GRAPHS:
-                for graph in attribute.as_graphs():
-                    yield from _captured(graph)
-
-
-def _captured(graph: onnx_ir.Graph) -> Iterable[onnx_ir.Value]:
-    inner = [graph, *graph.subgraphs()]
-    own: set[onnx_ir.Value] = set()
-    for part in inner:
-        own.update(part.inputs)
-        own.update(part.initializers.values())
-        own.update(v for node in part for v in node.outputs)
-    for part in inner:
-        for node in part:
-            yield from (v for v in node.inputs if v is not None and v not in own)
-        yield from (v for v in part.outputs if v not in own)
-
-
-def _topological(nodes: Sequence[onnx_ir.Node]) -> list[onnx_ir.Node]:
-    makers = {v: node for node in nodes for v in node.outputs}
-    order: dict[onnx_ir.Node, None] = {}
-    pending: set[onnx_ir.Node] = set()
-    stack = list(reversed(nodes))
-    while stack:
-        node = stack[-1]
-        if node in order:
-            stack.pop()
-            continue
-        pending.add(node)
-        before = [makers[v] for v in _read([node]) if v in makers and makers[v] not in order]
-        before = [maker for maker in before if maker is not node]
-        if any(maker in pending for maker in before):
-            raise CannotRun(f"'{node.name}' depends on itself")
-        if before:
-            stack.extend(before)
-            continue
-        pending.discard(node)
-        order[node] = None
-        stack.pop()
-    return list(order)
-
-
-def _declare(name: str, value: onnx_ir.Value, *, wide: bool, shaped: bool) -> onnx.ValueInfoProto:
-    if not isinstance(value.type, onnx_ir.TensorType):
-        raise CannotRun(f"the type of '{value.name}' is not known")
-    kind = int(value.type.dtype)
-    if wide:
-        kind = _FLOATS.get(kind, kind)
-    shape: list[int | None] | None = None
-    if shaped and value.const_value is not None:
-        shape = [int(d) for d in value.const_value.shape.numpy()]
-    elif value.shape is not None and not shaped:
-        shape = [None for _ in value.shape]
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def _embed(value: onnx_ir.Value, *, wide: bool) -> onnx.TensorProto:
-    tensor = value.const_value
-    assert tensor is not None
-    if wide and int(tensor.dtype) in _FLOATS:
-        return numpy_helper.from_array(tensor.numpy().astype(np.float64), _name(value))
-    proto = onnx_ir.serde.serialize_tensor(tensor)
-    proto.name = _name(value)
-    return proto
-
-
-def _widen(graph: onnx.GraphProto) -> None:
-    """Turn float32 into float64 where attributes say float32 (Cast, ConstantOfShape, Constant, …)."""
-    for node in graph.node:
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}:
-            raise CannotRun("quantization has no float64 form")
-        for attribute in node.attribute:
-            if attribute.name in {"to", "dtype", "output_dtype", "stash_type"}:
-                attribute.i = _FLOATS.get(attribute.i, attribute.i)
-            elif attribute.type == onnx.AttributeProto.TENSOR:
-                if attribute.t.data_type in _FLOATS:
-                    array = numpy_helper.to_array(attribute.t).astype(np.float64)
-                    attribute.t.CopyFrom(numpy_helper.from_array(array, attribute.t.name))
-            elif attribute.type in {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}:
-                raise CannotRun("a subgraph has no float64 form")
 
 
 def save_reproducer(verdict: Verdict, folder: Path, name: str) -> Path:

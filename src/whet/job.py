@@ -34,7 +34,7 @@ from whet.report import Agreement, Cost, Report
 
 __all__ = ["Call", "Job"]
 
-_LARGE = 1 << 30
+_LARGE = 1 << 29
 """Models of more bytes are loaded one at a time: the source and its result together take twice the memory."""
 
 
