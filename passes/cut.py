@@ -11,7 +11,7 @@ from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.proposal import Proposal
-from whet.passes.structural_key import nodes_key
+from whet.passes.structural_key import nodes_key, tensor_key
 
 __all__ = ["Cut", "name_of"]
 
