@@ -55,8 +55,30 @@ def export(source: Any, inputs: Any, dynamic_shapes: Any) -> Exported:
         try:
             program = torch.export.export(source, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
-            raise _failure("torch.export", _describe(source), error) from error
+            found = _export_directly(source, args, kwargs, shapes)
+            if found is None:
+                raise _failure("torch.export", _describe(source), error) from error
+            return _collect(found, found.exported_program, _describe(source), names)
         return _export_program(program, _describe(source), names)
+
+
+def _export_directly(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> Any | None:
+    """Let torch.onnx capture the module: it decomposes recurrent layers over a free length into loops."""
+    try:
+        return torch.onnx.export(
+            module,
+            args,
+            kwargs=kwargs,
+            dynamic_shapes=shapes,
+            dynamo=True,
+            optimize=False,
+            opset_version=EXPORT_OPSET,
+            verbose=False,
+        )
+    except Exception:
+        return None
 
 
 def _describe(module: torch.nn.Module) -> str:
@@ -89,8 +111,13 @@ def _export_program(program: ExportedProgram, origin: str, names: DimensionNames
             )
         except Exception as error:
             raise _failure("torch.onnx", origin, error) from error
-    assert exported is not None
-    model = exported.model
+    return _collect(exported, program, origin, names)
+
+
+def _collect(
+    exported: Any, program: ExportedProgram, origin: str, names: DimensionNames
+) -> Exported:
+    model: onnx_ir.Model = exported.model
     inline_functions(model)
     leaves = _input_leaves(program)
     names.apply(model, {name: place for name, place, _ in leaves})
