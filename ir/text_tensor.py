@@ -3,9 +3,11 @@
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir
+from numpy.typing import NDArray
 
 from whet.ir.text_syntax import spell_bytes, spell_dtype, spell_floats, spell_shape
 
@@ -59,7 +61,8 @@ def tensor_from_elements(
         return onnx_ir.StringTensor(texts, shape=onnx_ir.Shape(shape))
     if any(isinstance(element, bytes) for element in elements):
         raise ValueError(f"a {spell_dtype(dtype)} tensor holds no strings")
-    return onnx_ir.Tensor(_pack(dtype, elements).reshape(shape), dtype=dtype)
+    packed: NDArray[Any] = _pack(dtype, elements).reshape(shape)
+    return onnx_ir.Tensor(packed, dtype=dtype)
 
 
 def stand_in_tensor(

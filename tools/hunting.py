@@ -6,10 +6,10 @@ from pathlib import Path
 from whet.backends.base import RuntimeOptions, find_target
 from whet.backends.probe import find_bindings
 from whet.backends.worker import Worker
-from whet.compiler import prepare
 from whet.errors import InvalidModel
 from whet.ir.execute import CannotRun
 from whet.passes.recipes import read_recipe
+from whet.preparation import prepare
 from whet.tools.culprit import Culprit, Hunt, Outcome
 
 __all__ = ["hunt"]

@@ -13,14 +13,15 @@ from whet.backends.base import RuntimeOptions, Target, find_target
 from whet.backends.probe import find_bindings
 from whet.backends.worker import Worker
 from whet.budget import Budget
-from whet.compiler import Data, Prepared, prepare
 from whet.errors import InvalidModel, NothingChanged, UsageError
 from whet.ir.bindings import Bindings, symbols
 from whet.ir.execute import CannotRun
+from whet.options import Data
 from whet.passes.pipeline import Pipeline, Step, flatten
 from whet.passes.recipes import Recipe, read_recipe
 from whet.passes.registry import all_passes
 from whet.passes.workbench import Context
+from whet.preparation import Prepared, prepare
 from whet.report import Cost
 
 __all__ = ["Plan", "PlannedStep", "Request", "make_plan"]

@@ -59,7 +59,7 @@ def test_names(cls: str, name: str) -> None:
 def test_unknown_pass_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown pass 'fold-batchnorm'; did you mean 'fold-batch"):
         make_pass("fold-batchnorm")
-    with pytest.raises(UsageError, match="unknown pass 'zzz'; there are .*whet passes"):
+    with pytest.raises(UsageError, match=r"unknown pass 'zzz'; there are .*whet passes"):
         make_pass("zzz")
 
 

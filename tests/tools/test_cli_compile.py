@@ -99,7 +99,7 @@ def test_interrupting_leaves_nothing(
         assert any(p.name.startswith(".whet-") for p in tmp_path.iterdir())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("whet.compiler._Job._transform", interrupt)
+    monkeypatch.setattr("whet.job.Job._transform", interrupt)
     result = whet("compile", model, "-o", tmp_path / "out", *QUICK)
     assert result.exit_code == 130
     assert result.stderr == "error: interrupted; nothing was written\n"

@@ -234,7 +234,7 @@ def test_unwritable_output(
     fails(whet, place, model, code=2, says="is not writable")
 
 
-@pytest.mark.parametrize("place_of_failure", ["ir.saving.replace_all", "compiler.digest"])
+@pytest.mark.parametrize("place_of_failure", ["ir.saving.replace_all", "manifest.digest"])
 def test_full_disk(
     whet: Run,
     place: Path,
@@ -265,7 +265,7 @@ def test_a_defect_is_one_line_and_debug_shows_the_traceback(
     def broken(*_: object) -> None:
         raise ValueError("the sky is falling")
 
-    monkeypatch.setattr("whet.compiler._Job._lower", broken)
+    monkeypatch.setattr("whet.job.Job._lower", broken)
     fails(whet, place, model, code=1, says="ValueError: the sky is falling")
     result = whet("compile", model, "-o", place / "out", *QUICK, "--debug")
     assert result.exit_code == 1

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -27,15 +28,15 @@ from whet.tools.bench.residual_network import residual_network
 __all__ = ["main", "profile"]
 
 _PLACES = {
-    "capture": "whet.compiler.capture",
+    "capture": "whet.preparation.capture",
     "  raise the opset": "whet.ir.capture.raise_opset",
-    "normalize": "whet.compiler.normalize",
-    "find bindings": "whet.compiler.find_bindings",
-    "run source and result": "whet.compiler.record",
+    "normalize": "whet.preparation.normalize",
+    "find bindings": "whet.job.find_bindings",
+    "run source and result": "whet.job.record",
     "proofs (inside the passes)": "whet.passes.proof.Prover.check",
     "lower": "whet.backends.onnxruntime.OnnxRuntime.lower",
-    "digests": "whet.compiler.digest",
-    "count runtime fusions": "whet.compiler.runtime_fusions",
+    "digests": "whet.manifest.digest",
+    "count runtime fusions": "whet.job.runtime_fusions",
     "start processes and load": "whet.backends.worker.Worker._start",
 }
 """What is timed -> where the function is looked up when it is called."""
@@ -61,9 +62,10 @@ def profile(name: str, source: Callable[[], tuple[object, dict[str, Any]]]) -> P
     except ImportError as error:
         found.skipped = str(error)
         return found
-    with _stopwatch(found.parts):
+    with _stopwatch(found.parts), tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        artifact = whet.compile(model, recipe="exact", measure=False, **options)
+        output = Path(folder) / "artifact"
+        artifact = whet.compile(model, recipe="exact", measure=False, output=output, **options)
         found.seconds = time.perf_counter() - start
     assert isinstance(artifact.report, Report)
     found.nodes = artifact.report.before.ops

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from whet.errors import UsageError
 
 if TYPE_CHECKING:
-    from whet.compiler import Evaluate
+    from whet.options import Evaluate
 
 __all__ = ["read_bindings", "read_function"]
 

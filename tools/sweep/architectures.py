@@ -11,12 +11,14 @@ import dataclasses
 import io
 import json
 import logging
+import queue
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -170,6 +172,28 @@ def _quiet() -> Generator[None]:
         yield
 
 
+def _all(names: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
+    """Yield rows as they come, from ``options.jobs`` processes."""
+    console = Console(stderr=True)
+    rows: queue.Queue[Row] = queue.Queue()
+
+    def feed(part: Sequence[str]) -> None:
+        for row in _run(part, options):
+            rows.put(row)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for part in range(options.jobs):
+            pool.submit(feed, names[part :: options.jobs])
+        steps = track(range(len(names)), "compiling", console=console)
+        for _ in steps if console.is_terminal else range(len(names)):
+            row = rows.get()
+            if not console.is_terminal:
+                console.print(
+                    f"{row.name} {row.failure or row.error} {row.seconds:.0f}s", soft_wrap=True
+                )
+            yield row
+
+
 def _run(names: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
     waiting = list(names)
     while waiting:
@@ -204,6 +228,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="architectures (default: all)")
     parser.add_argument("--recipe", default="exact")
     parser.add_argument("--no-measure", action="store_true", help="time nothing")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; needs --no-measure")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(None if arguments is None else list(arguments))
@@ -212,12 +237,13 @@ def main(arguments: Iterable[str] | None = None) -> int:
             row = check_architecture(name, options.recipe, not options.no_measure)
             print(json.dumps(dataclasses.asdict(row)), flush=True)
         return 0
+    if options.jobs > 1 and not options.no_measure:
+        parser.error("--jobs needs --no-measure: timings would disturb each other")
     from whet.tools.sweep.zoo import architecture, architectures
 
     names = [architecture(name).name for name in options.names]
     names = names or [a.name for a in architectures()]
-    console = Console(stderr=True)
-    rows = list(track(_run(names, options), "compiling", total=len(names), console=console))
+    rows = sorted(_all(names, options), key=lambda row: names.index(row.name))
     _show(rows)
     if options.json is not None:
         options.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))

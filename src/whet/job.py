@@ -1,0 +1,333 @@
+"""One compile, step by step."""
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir
+
+from whet.analysis.calibration import Dataset, batch_size, read_dataset
+from whet.analysis.kernel_prices import KernelPrices
+from whet.artifact import Artifact
+from whet.backends.base import RuntimeOptions, Target
+from whet.backends.gate import NeverWorse
+from whet.backends.measure import Timing, compare_speed, slower
+from whet.backends.onnxruntime import runtime_fusions
+from whet.backends.probe import find_bindings
+from whet.backends.worker import Turns, Worker
+from whet.comparison import accuracy, check_agreement, hold_against, record
+from whet.errors import BrokenPass, InvalidModel, UnsupportedTarget
+from whet.ir.bindings import Bindings
+from whet.ir.execute import CannotRun
+from whet.ir.values import Array, weight_count
+from whet.manifest import versions, write_manifest
+from whet.options import Data, Evaluate, Options
+from whet.passes.pipeline import Step
+from whet.passes.recipes import Recipe
+from whet.passes.workbench import Context
+from whet.preparation import Prepared
+from whet.report import Agreement, Cost, Report
+
+__all__ = ["Call", "Job"]
+
+_LARGE = 1 << 29
+"""Models of more bytes are loaded one at a time: the source and its result together take twice the memory."""
+
+
+@dataclasses.dataclass
+class Call:
+    """The arguments of one compile that are data."""
+
+    calibration: Data | None
+    labels: Data | None
+    evaluate: Evaluate | None
+
+
+@dataclasses.dataclass
+class _Scene:
+    """What a result is held against."""
+
+    prepared: Prepared
+    bindings: Bindings
+    expected: list[list[Array]]
+    before: Worker
+    labels: Dataset | None
+    evaluate: Evaluate | None
+
+
+@dataclasses.dataclass
+class _Result:
+    """What was seen of a lowered model."""
+
+    manifest: dict[str, Any]
+    agreements: list[Agreement]
+    costs: tuple[Cost, Cost]
+    metric: tuple[float, float] | None
+    slower: bool
+
+
+class Job:
+    """One compile: the steps in order, and what each leaves for the next."""
+
+    def __init__(self, options: Options, target: Target, recipe: Recipe, scratch: Path) -> None:
+        self._options = options
+        self._target = target
+        self._recipe = recipe
+        self._scratch = scratch
+        self._folder = scratch / "artifact"
+        self._notes: list[str] = []
+        self._kernels: Mapping[str, Mapping[str, float]] = {}
+        self._turns: Turns | None = None
+        """Who has a model loaded, where only one may."""
+        self._start = time.perf_counter()
+
+    def run(self, prepared: Prepared, call: Call) -> Artifact:
+        """Transform, lower, check, write; return the artifact in its temporary folder."""
+        reasons = self._target.refuses(prepared.model)
+        if reasons:
+            raise UnsupportedTarget(
+                f"target '{self._target.name}' cannot run it: {'; '.join(reasons)}"
+            )
+        data = _read(call.calibration, prepared.model, "calibration data")
+        labels = _read(call.labels, prepared.model, "labels file")
+        self._turns = Turns() if prepared.cost.bytes > _LARGE else None
+        self._options.progress("load the source")
+        with self._open_source(prepared) as before:
+            bindings = self._bindings(prepared, data, before)
+            expected = self._record(prepared, bindings, before)
+            scene = _Scene(prepared, bindings, expected, before, labels, call.evaluate)
+            untouched = prepared.model.clone()
+            model, steps = self._transform(prepared.model, bindings, data)
+            result = self._realize(scene, model, steps)
+            if result.slower and any(step.coverage.changed for step in steps):
+                self._take_back(result, steps)
+                result = self._realize(scene, untouched, steps)
+        report = self._report(prepared, steps, result)
+        text = json.dumps(report.to_json(), indent=1, default=str)
+        (self._folder / "report.json").write_text(text)
+        return Artifact(self._folder, result.manifest, report)
+
+    def _realize(self, scene: "_Scene", model: onnx_ir.Model, steps: list[Step]) -> "_Result":
+        """Lower a model, and hold what comes out against the source in a fresh process."""
+        files = self._lower(model)
+        manifest = write_manifest(
+            self._folder,
+            files,
+            model,
+            scene.prepared,
+            self._options,
+            self._recipe,
+            self._target,
+        )
+        self._options.progress("check in a fresh process")
+        with self._open_result() as after:
+            agreements = self._compare(scene, model, steps, after)
+            times, worse = self._measure(model, scene, after)
+            metric = _score(scene, batch_size(model), after)
+            costs = self._costs(scene, model, files, times, after)
+        return _Result(manifest, agreements, costs, metric, worse)
+
+    def _take_back(self, result: "_Result", steps: list[Step]) -> None:
+        """Record that the whole result was slower than the source, so that the source's own graph is shipped."""
+        before, after = (cost.time for cost in result.costs)
+        reason = f"the whole result was slower, measured twice: {before} before, {after} after"
+        for step in steps:
+            if step.coverage.changed and not step.reverted:
+                step.reverted = reason
+
+    def _report(self, prepared: Prepared, steps: list[Step], result: "_Result") -> Report:
+        return Report(
+            origin=prepared.origin,
+            target=self._target.name,
+            recipe=str(self._recipe),
+            steps=steps,
+            before=result.costs[0],
+            after=result.costs[1],
+            agreements=result.agreements,
+            fusions=self._fusions(),
+            notes=self._notes,
+            versions=versions(self._target),
+            metric=result.metric,
+            kernels=self._kernels,
+            seconds=time.perf_counter() - self._start,
+        )
+
+    def missed(self, report: Report) -> list[str]:
+        """Return which limits of the budget the measured result breaks."""
+        drop, size, latency = self._options.budget.limits(report.before.bytes)
+        found: list[str] = []
+        if size is not None and report.after.bytes > size:
+            found.append(f"size is {report.after.bytes:,} bytes, the budget {size:,}")
+        time_after = report.after.time
+        if latency is not None and time_after is not None and time_after.median > latency:
+            found.append(f"latency is {time_after.median:.3g} ms, the budget {latency:g}")
+        if drop is not None and report.metric is not None:
+            lost = report.metric[0] - report.metric[1]
+            if lost > drop:
+                found.append(f"the metric drops by {lost:.4f}, the budget is {drop:g}")
+        return found
+
+    def _open(self, path: Path, target: str) -> Worker:
+        return Worker(path, self._options.runtime, target, self._turns)
+
+    def _open_source(self, prepared: Prepared) -> Worker:
+        try:
+            return self._open(prepared.source, "onnxruntime")
+        except CannotRun as error:
+            raise InvalidModel(f"ONNX Runtime does not load the source: {error}") from error
+
+    def _open_result(self) -> Worker:
+        try:
+            return self._open(self._folder, self._target.name)
+        except CannotRun as error:
+            raise BrokenPass(
+                f"{self._target.name} does not load the result: {error} (find it: whet bisect)"
+            ) from error
+
+    def _bindings(self, prepared: Prepared, data: Dataset | None, before: Worker) -> Bindings:
+        examples = dict(prepared.examples)
+        if data is not None:
+            examples = next(data.batches(batch_size(prepared.model, default=1)))
+        bindings = find_bindings(prepared.model, before, examples, self._options.sizes)
+        if not bindings.choices:
+            raise InvalidModel(f"the source does not run: {bindings.note}")
+        if bindings.note:
+            self._notes.append(f"fewer sizes than wanted could be executed: {bindings.note}")
+        return bindings
+
+    def _record(self, prepared: Prepared, bindings: Bindings, before: Worker) -> list[list[Array]]:
+        """Return what the source computes; a large one is not needed again for a while and goes."""
+        try:
+            found = record(prepared.model, bindings, before, self._options.seed)
+        except CannotRun as error:
+            raise InvalidModel(f"the source does not run: {error}") from error
+        if self._turns is not None:
+            self._turns.end()
+        return found
+
+    def _transform(
+        self, model: onnx_ir.Model, bindings: Bindings, data: Dataset | None
+    ) -> tuple[onnx_ir.Model, list[Step]]:
+        batches = () if data is None else tuple(data.batches(batch_size(model)))
+        context = Context(
+            bindings=bindings,
+            calibration=batches,
+            seed=self._options.seed,
+            threads=self._options.threads,
+            prove=self._options.prove,
+            reproducers=self._scratch / "reproducers",
+            progress=self._options.progress,
+            target=self._target.name,
+            spill=self._scratch / "weights",
+        )
+        pipeline = self._recipe.pipeline(self._target)
+        if not self._options.measure:
+            return pipeline.run(model, context)
+        gate = NeverWorse(self._target, self._options.runtime, bindings, self._scratch, self._turns)
+        if self._target.name != "onnxruntime":
+            return pipeline.run(model, context, gate)
+        version = self._target.versions()["onnxruntime"]
+        with KernelPrices(self._options.runtime, version) as prices:
+            context.prices = prices
+            found = pipeline.run(model, context, gate)
+        self._kernels = prices.used
+        return found
+
+    def _lower(self, model: onnx_ir.Model) -> list[str]:
+        self._options.progress(f"lower to {self._target.name}")
+        if self._folder.exists():
+            self._clear()
+        self._folder.mkdir()
+        files = self._target.lower(model, self._folder)
+        shutil.rmtree(self._scratch / "weights", ignore_errors=True)
+        reproducers = self._scratch / "reproducers"
+        if reproducers.is_dir():
+            reproducers.rename(self._folder / "reproducers")
+        return files
+
+    def _clear(self) -> None:
+        """Remove an earlier result; what its proofs refused stays on record."""
+        reproducers = self._folder / "reproducers"
+        if reproducers.is_dir():
+            reproducers.rename(self._scratch / "reproducers")
+        shutil.rmtree(self._folder)
+
+    def _compare(
+        self, scene: "_Scene", model: onnx_ir.Model, steps: list[Step], after: Worker
+    ) -> list[Agreement]:
+        try:
+            new = record(model, scene.bindings, after, self._options.seed)
+        except CannotRun as error:
+            raise BrokenPass(f"the result does not run, although it loads: {error}") from error
+        found = hold_against(scene.expected, new, scene.bindings, scene.before.outputs)
+        runtime = self._options.runtime
+        plain = RuntimeOptions(runtime.threads, "none", runtime.config)
+        note = check_agreement(
+            found,
+            steps,
+            model,
+            scene.bindings,
+            scene.before,
+            lambda: Worker(scene.prepared.source, plain, turns=self._turns),
+        )
+        self._notes += [note] if note else []
+        return found
+
+    def _measure(
+        self, model: onnx_ir.Model, scene: "_Scene", after: Worker
+    ) -> tuple[list[Timing] | None, bool]:
+        """Return the times of source and result, and whether the result is slower beyond doubt."""
+        if not self._options.measure:
+            self._notes.append("nothing was timed (measuring is switched off)")
+            return None, False
+        self._options.progress("measure before and after")
+        feeds = scene.bindings.feeds(model, 0, self._options.seed)
+        workers = [scene.before, after]
+        times = compare_speed(workers, [feeds, feeds], together=self._turns is None)
+        if slower(times[0], times[1]):
+            times = compare_speed(workers, [feeds, feeds], together=self._turns is None)
+        return times, slower(times[0], times[1])
+
+    def _costs(
+        self,
+        scene: "_Scene",
+        model: onnx_ir.Model,
+        files: list[str],
+        times: list[Timing] | None,
+        after: Worker,
+    ) -> tuple[Cost, Cost]:
+        size = sum((self._folder / name).stat().st_size for name in files)
+        old = dataclasses.replace(
+            scene.prepared.cost,
+            time=None if times is None else times[0],
+            peak_bytes=scene.before.peak_bytes(),
+        )
+        new = Cost(
+            ops=len(model.graph),
+            parameters=weight_count(model),
+            bytes=size,
+            time=None if times is None else times[1],
+            peak_bytes=after.peak_bytes(),
+        )
+        return old, new
+
+    def _fusions(self) -> Mapping[str, int]:
+        if self._target.name != "onnxruntime":
+            return {}
+        return runtime_fusions(self._folder / "model.onnx")
+
+
+def _read(data: Data | None, model: onnx_ir.Model, what: str) -> Dataset | None:
+    return None if data is None else read_dataset(data, model, what)
+
+
+def _score(scene: _Scene, batch: int, after: Worker) -> tuple[float, float] | None:
+    if scene.evaluate is not None:
+        return float(scene.evaluate(scene.before)), float(scene.evaluate(after))
+    if scene.labels is not None:
+        return accuracy(scene.before, scene.labels, batch), accuracy(after, scene.labels, batch)
+    return None

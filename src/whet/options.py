@@ -1,0 +1,53 @@
+"""Everything about a compile that is neither the model nor its data."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from whet.backends.base import Runner, RuntimeOptions
+from whet.budget import Budget
+from whet.errors import UsageError
+from whet.ir.values import Array
+
+__all__ = ["Data", "Evaluate", "Options", "read_options"]
+
+Evaluate = Callable[[Runner], float]
+"""Maps a loaded model to a metric where larger is better."""
+Data = str | Path | Mapping[str, Array] | Iterable[Mapping[str, Array]]
+"""A path to an ``.npz``, stacked arrays by name, or feeds one after the other."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The settings of one compile."""
+
+    target: str = "onnxruntime"
+    recipe: str | Path = "auto"
+    budget: Budget = dataclasses.field(default_factory=Budget)
+    threads: int = 0
+    optimization: str = "all"
+    seed: int = 0
+    prove: bool = True
+    measure: bool = True
+    allow_noop: bool = False
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
+    """Sizes for symbolic dimensions, used for the first binding and for timing."""
+    progress: Callable[[str], None] = lambda _message: None
+
+    @property
+    def runtime(self) -> RuntimeOptions:
+        """Return how the result is run."""
+        return RuntimeOptions(self.threads, self.optimization)
+
+
+def read_options(given: Mapping[str, Any]) -> Options:
+    """Return the options by name; raises UsageError for an unknown one, with the nearest name."""
+    known = [f.name for f in dataclasses.fields(Options)]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+            raise UsageError(f"unknown option '{name}'{hint}")
+    return Options(**given)
