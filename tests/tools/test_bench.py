@@ -14,6 +14,7 @@ from whet.backends.measure import compare_speed
 from whet.backends.worker import Turns, Worker
 from whet.report import Report
 from whet.tools.bench import __main__ as bench
+from whet.tools.bench.compile_time import profile
 from whet.tools.bench.large_model import LAYERS, write_large_model
 from whet.tools.bench.process_tree import watch
 from whet.tools.bench.residual_network import residual_network
@@ -101,3 +102,18 @@ def test_the_memory_benchmark_says_why_it_is_skipped(
     assert memory.main(["--gigabytes", "1e9", "--json", str(file)]) == 0
     assert "memory: skipped:" in capsys.readouterr().out
     assert "needed" in json.loads(file.read_text())["skipped"]
+
+
+def test_every_part_of_a_compile_is_timed() -> None:
+    found = profile("small", lambda: (residual_network(1), {}))
+    assert found.nodes == 31
+    assert not found.skipped
+    assert all(seconds > 0 for seconds in found.parts.values()), found.parts
+    assert sum(found.passes.values()) < found.seconds
+
+
+def test_a_compile_that_needs_what_is_not_installed_is_skipped() -> None:
+    def source() -> tuple[object, dict[str, object]]:
+        raise ImportError("no such library")
+
+    assert profile("none", source).skipped == "no such library"

@@ -7,9 +7,11 @@ deliberately broken model takes it down.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import enum
 import json
+import os
 import select
 import subprocess
 import sys
@@ -211,6 +213,7 @@ def _child(paths: Sequence[Path]) -> Iterator[Outcome]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
     assert child.stdin is not None
     assert child.stdout is not None
@@ -230,6 +233,9 @@ def _child(paths: Sequence[Path]) -> Iterator[Outcome]:
     finally:
         child.kill()
         child.wait()
+        for pipe in (child.stdin, child.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
 def _serve() -> None:
