@@ -1,6 +1,7 @@
 """Export torch modules and programs to the IR, leaving them as they were."""
 
 import contextlib
+import importlib
 import inspect
 import io
 import logging
@@ -51,34 +52,30 @@ def export(source: Any, inputs: Any, dynamic_shapes: Any) -> Exported:
         raise UsageError(f"cannot export a {type(source).__qualname__}: not a torch module")
     args, kwargs = _arguments(source, inputs)
     shapes, names = torch_shapes(source, args, kwargs, dynamic_shapes)
-    with _quiet(), _inference_mode(source):
+    with _quiet(), _inference_mode(source), _recurrent_loops(shapes):
         try:
             program = torch.export.export(source, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
-            found = _export_directly(source, args, kwargs, shapes)
-            if found is None:
-                raise _failure("torch.export", _describe(source), error) from error
-            return _collect(found, found.exported_program, _describe(source), names)
+            raise _failure("torch.export", _describe(source), error) from error
         return _export_program(program, _describe(source), names)
 
 
-def _export_directly(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
-) -> Any | None:
-    """Let torch.onnx capture the module: it decomposes recurrent layers over a free length into loops."""
+@contextlib.contextmanager
+def _recurrent_loops(shapes: Any) -> Generator[None]:
+    """Decompose LSTM and GRU over a free length into loops, as torch's own ONNX exporter does.
+
+    Without it they are unrolled over the example's length, which is then no longer free.
+    """
+    names = ("register_lstm_while_loop_decomposition", "register_gru_while_loop_decomposition")
     try:
-        return torch.onnx.export(
-            module,
-            args,
-            kwargs=kwargs,
-            dynamic_shapes=shapes,
-            dynamo=True,
-            optimize=False,
-            opset_version=EXPORT_OPSET,
-            verbose=False,
-        )
-    except Exception:
-        return None
+        patches: Any = importlib.import_module("torch.export._patches")
+    except ImportError:
+        patches = None
+    with contextlib.ExitStack() as stack:
+        for name in names if shapes else ():
+            if hasattr(patches, name):
+                stack.enter_context(getattr(patches, name)())
+        yield
 
 
 def _describe(module: torch.nn.Module) -> str:
@@ -111,13 +108,8 @@ def _export_program(program: ExportedProgram, origin: str, names: DimensionNames
             )
         except Exception as error:
             raise _failure("torch.onnx", origin, error) from error
-    return _collect(exported, program, origin, names)
-
-
-def _collect(
-    exported: Any, program: ExportedProgram, origin: str, names: DimensionNames
-) -> Exported:
-    model: onnx_ir.Model = exported.model
+    assert exported is not None
+    model = exported.model
     inline_functions(model)
     leaves = _input_leaves(program)
     names.apply(model, {name: place for name, place, _ in leaves})

@@ -17,6 +17,7 @@ from onnx import parser
 
 from whet.errors import InvalidModel, UnsafeModel, UnsupportedModel, UsageError
 from whet.ir.capture import Captured, capture
+from whet.ir.execute import Executor
 from whet.ir.files import save_model
 
 torch = pytest.importorskip("torch")
@@ -396,3 +397,24 @@ def test_numpy_inputs_and_nothing_printed(capfd: pytest.CaptureFixture[str]):
     assert capfd.readouterr() == ("", "")
     onnx.checker.check_model(onnx_ir.to_proto(captured.model))
     assert json.dumps(captured.origin)
+
+
+class Tagger(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = torch.nn.LSTM(3, 4, bidirectional=True, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x)[0]
+
+
+def test_a_recurrent_layer_keeps_its_free_length():
+    torch.manual_seed(0)
+    module = Tagger().eval()
+    found = capture(module, (torch.randn(2, 5, 3),), dynamic_shapes=({0: "batch", 1: "time"},))
+    assert found.model.graph.inputs[0].shape == onnx_ir.Shape(["batch", "time", 3])
+    session = Executor(onnx_ir.to_proto(found.model))
+    for size in ((2, 5, 3), (1, 9, 3)):
+        x = torch.randn(*size)
+        (y,) = session.run({found.model.graph.inputs[0].name: x.numpy()})
+        np.testing.assert_allclose(y, module(x).detach().numpy(), rtol=1e-4, atol=1e-6)
