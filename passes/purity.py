@@ -4,7 +4,7 @@ import onnx_ir
 
 from whet.ir.values import attribute_int, constant
 
-__all__ = ["has_subgraph", "is_deterministic", "is_standard", "may_train"]
+__all__ = ["has_subgraph", "is_deterministic", "is_random", "is_standard", "may_train"]
 
 _STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _RANDOM = frozenset(
@@ -41,6 +41,13 @@ def is_deterministic(node: onnx_ir.Node) -> bool:
     if node.op_type == "Dropout":
         return not may_train(node)
     return node.op_type != "BatchNormalization" or attribute_int(node, "training_mode", 0) == 0
+
+
+def is_random(node: onnx_ir.Node) -> bool:
+    """Tell whether the node draws random numbers."""
+    if not is_standard(node):
+        return False
+    return node.op_type in _RANDOM or (node.op_type == "Dropout" and may_train(node))
 
 
 def may_train(node: onnx_ir.Node) -> bool:

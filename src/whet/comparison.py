@@ -17,6 +17,7 @@ from whet.passes.pipeline import Step
 from whet.report import Agreement
 
 __all__ = [
+    "NOISE_FACTOR",
     "accuracy",
     "agree",
     "check_agreement",
@@ -32,13 +33,16 @@ NOISE_FACTOR = 10.0
 """Beyond the limit, this many times what the runtime's own optimizations change in the source is accepted."""
 
 
-def output_limit(output: Array) -> float:
-    """Return the accepted relative error of an output: the limit, or one unit of its type if that is coarser.
+def output_limit(model: onnx_ir.Model) -> float:
+    """Return the accepted relative error: the limit, or one unit of the coarsest type that the model computes in.
 
     Runtimes keep chains of half-precision operators in float32 as long as they can, so taking a node away moves the
     last bit.
     """
-    return {"float16": 2.0**-10, "bfloat16": 2.0**-7}.get(output.dtype.name, EXACT_LIMIT)
+    types = {v.dtype for node in model.graph.all_nodes() for v in node.outputs}
+    if onnx_ir.DataType.BFLOAT16 in types:
+        return 2.0**-7
+    return 2.0**-10 if onnx_ir.DataType.FLOAT16 in types else EXACT_LIMIT
 
 
 def relative_error(old: Array, new: Array) -> tuple[float, float]:
@@ -86,7 +90,7 @@ def agree(
     """Run both on the same inputs at every binding and compare every output."""
     old = record(model, bindings, before, seed)
     new = record(model, bindings, after, seed)
-    return hold_against(old, new, bindings, before.outputs)
+    return hold_against(old, new, bindings, before.outputs, output_limit(model))
 
 
 def hold_against(
@@ -94,13 +98,14 @@ def hold_against(
     new: Sequence[Sequence[Array]],
     bindings: Bindings,
     names: Sequence[str],
+    limit: float,
 ) -> list[Agreement]:
     """Compare recorded outputs, ``names`` in order, binding by binding."""
     found: list[Agreement] = []
     for binding, before, after in zip(bindings.choices, old, new, strict=True):
         for name, o, n in zip(names, before, after, strict=True):
             error, cosine = relative_error(o, n)
-            found.append(Agreement(name, dict(binding), error, cosine, output_limit(o)))
+            found.append(Agreement(name, dict(binding), error, cosine, limit))
     return found
 
 

@@ -19,7 +19,7 @@ from whet.backends.measure import Timing, compare_speed, slower
 from whet.backends.onnxruntime import runtime_fusions
 from whet.backends.probe import find_bindings
 from whet.backends.worker import Turns, Worker
-from whet.comparison import accuracy, check_agreement, hold_against, record
+from whet.comparison import accuracy, check_agreement, hold_against, output_limit, record
 from whet.errors import BrokenPass, InvalidModel, UnsupportedTarget
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
@@ -263,7 +263,8 @@ class Job:
             new = record(model, scene.bindings, after, self._options.seed)
         except CannotRun as error:
             raise BrokenPass(f"the result does not run, although it loads: {error}") from error
-        found = hold_against(scene.expected, new, scene.bindings, scene.before.outputs)
+        limit = output_limit(model)
+        found = hold_against(scene.expected, new, scene.bindings, scene.before.outputs, limit)
         runtime = self._options.runtime
         plain = RuntimeOptions(runtime.threads, "none", runtime.config)
         note = check_agreement(
