@@ -33,7 +33,7 @@ from rich.table import Table
 
 from whet.backends.base import Runner, RuntimeOptions, find_target
 from whet.backends.probe import find_bindings
-from whet.comparison import NOISE_FACTOR, output_limit, relative_error
+from whet.comparison import agree, unexplained
 from whet.errors import WhetError
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
@@ -46,6 +46,7 @@ from whet.passes.pipeline import Pipeline
 from whet.passes.purity import is_random
 from whet.passes.recipes import exact
 from whet.passes.workbench import Context
+from whet.report import Agreement
 
 __all__ = ["Outcome", "State", "check_model", "onnx_test_models", "run_corpus"]
 
@@ -142,37 +143,32 @@ def _compare(
             )
     except CannotRun as error:
         return Outcome(str(path), State.WRONG, f"the result does not load: {error}", before, after)
-    worst, limit = 0.0, output_limit(model)
-    for choice in range(len(bindings.choices)):
-        feeds = bindings.feeds(model, choice)
-        try:
-            old, again, new = original.run(feeds), original.run(feeds), compiled.run(feeds)
-        except CannotRun as error:
-            return Outcome(
-                str(path), State.WRONG, f"the result does not run: {error}", before, after
-            )
-        for name, o, a, n in zip(original.outputs, old, again, new, strict=True):
-            if not _comparable(o) or relative_error(o, a)[0] > 0:
-                continue
-            worst = max(worst, relative_error(o, n)[0])
-            if worst > limit and not _noise(path, feeds, old, worst):
-                detail = f"'{name}' differs by {worst:.2e} at {dict(bindings.choices[choice])}"
-                return Outcome(str(path), State.WRONG, detail, before, after, worst)
+    try:
+        found = agree(model, bindings, original, compiled)
+        itself = agree(model, bindings, original, original)
+    except CannotRun as error:
+        return Outcome(str(path), State.WRONG, f"the result does not run: {error}", before, after)
+    worst = max((a.relative_error for a in found), default=0.0)
+    bad = [a for a in found if a.relative_error > a.limit]
+    if bad:
+        bad = unexplained(found, itself, _noise(path, model, bindings, original) or itself)
+    if bad:
+        detail = (
+            f"'{bad[0].output}' differs by {bad[0].relative_error:.2e} at {dict(bad[0].binding)}"
+        )
+        return Outcome(str(path), State.WRONG, detail, before, after, worst)
     return Outcome(str(path), State.SAME, "", before, after, worst)
 
 
-def _noise(path: Path, feeds: Mapping[str, Array], old: Sequence[Array], gap: float) -> bool:
-    """Tell whether the runtime's own optimizations move the original about as far."""
+def _noise(
+    path: Path, model: onnx_ir.Model, bindings: Bindings, original: Runner
+) -> list[Agreement]:
+    """Compare the original with itself under all of the runtime's optimizations; empty if it does not run so."""
     try:
-        other = find_target("onnxruntime").open(path, RuntimeOptions(1, "all")).run(feeds)
+        other = find_target("onnxruntime").open(path, RuntimeOptions(1, "all"))
+        return agree(model, bindings, original, other)
     except CannotRun:
-        return False
-    moved = max(relative_error(o, n)[0] for o, n in zip(old, other, strict=True))
-    return gap <= NOISE_FACTOR * moved
-
-
-def _comparable(output: Array) -> bool:
-    return output.dtype.kind in "fiubUOS"
+        return []
 
 
 def _inputs_beside(path: Path, model: onnx_ir.Model) -> dict[str, Array]:
