@@ -46,8 +46,8 @@ class Executor:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-        for key, value in (config or {}).items():
+        entries = {"session.intra_op.allow_spinning": "1" if spin else "0", **(config or {})}
+        for key, value in entries.items():
             options.add_session_config_entry(key, value)
         if save_optimized is not None:
             options.optimized_model_filepath = str(save_optimized)

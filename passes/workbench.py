@@ -12,7 +12,7 @@ from whet.analysis.prices import Prices
 from whet.ir.bindings import Bindings
 from whet.ir.residency import spill
 from whet.ir.values import Array
-from whet.passes.base import Change, Coverage, Damage, Failure, Fidelity, Pass
+from whet.passes.base import Coverage, Damage, Failure, Fidelity, Pass
 from whet.passes.proof import Prover, Verdict, VerdictKind, save_reproducer
 from whet.passes.proposal import Builder, FreshNames, Proposal
 
@@ -188,11 +188,6 @@ class Workbench:
     def running(self) -> Pass:
         """Return the pass at work."""
         return self._pass
-
-    @property
-    def declared(self) -> Change:
-        """Return what the running pass may change."""
-        return self._pass.changes
 
 
 def _prover(model: onnx_ir.Model, context: Context) -> Prover:

@@ -71,3 +71,15 @@ def test_one_slow_measurement_is_doubted(
     assert len(calls) == 2
     assert not any(step.reverted for step in artifact.report.steps)
     assert artifact.report.after.ops == 2
+
+
+def test_how_it_runs_is_kept_in_the_artifact(model: Path, tmp_path: Path) -> None:
+    entry = {"session.intra_op.allow_spinning": "0"}
+    options = {"optimization": "basic", "session": entry, "threads": 1, "measure": False}
+    whet.compile(model, recipe="exact", output=tmp_path / "out", **options)
+    written = json.loads((tmp_path / "out" / "whet.json").read_text())
+    assert written["runtime"] == {"threads": 1, "optimization": "basic", "config": entry}
+    (found,) = whet.load(tmp_path / "out").run({"x": np.ones((1, 8), np.float32)})
+    assert found.shape == (1, 4)
+    with pytest.raises(whet.errors.UsageError, match="optimization level is 'fast'"):
+        whet.compile(model, optimization="fast", output=tmp_path / "other")

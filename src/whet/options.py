@@ -28,6 +28,9 @@ class Options:
     budget: Budget = dataclasses.field(default_factory=Budget)
     threads: int = 0
     optimization: str = "all"
+    """ONNX Runtime's graph optimization level: none, basic, extended, all."""
+    session: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """Session configuration entries of ONNX Runtime; stored in the artifact, used whenever it is loaded."""
     seed: int = 0
     prove: bool = True
     measure: bool = True
@@ -36,10 +39,14 @@ class Options:
     """Sizes for symbolic dimensions, used for the first binding and for timing."""
     progress: Callable[[str], None] = lambda _message: None
 
+    def __post_init__(self) -> None:
+        """Check how the result is to be run before any work is done."""
+        RuntimeOptions(self.threads, self.optimization)
+
     @property
     def runtime(self) -> RuntimeOptions:
         """Return how the result is run."""
-        return RuntimeOptions(self.threads, self.optimization)
+        return RuntimeOptions(self.threads, self.optimization, tuple(sorted(self.session.items())))
 
 
 def read_options(given: Mapping[str, Any]) -> Options:

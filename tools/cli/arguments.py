@@ -11,7 +11,7 @@ from whet.errors import UsageError
 if TYPE_CHECKING:
     from whet.options import Evaluate
 
-__all__ = ["read_bindings", "read_function"]
+__all__ = ["read_bindings", "read_entries", "read_function"]
 
 
 def read_bindings(texts: Sequence[str]) -> dict[str, int]:
@@ -24,6 +24,17 @@ def read_bindings(texts: Sequence[str]) -> dict[str, int]:
         if name in found:
             raise UsageError(f"--bind gives '{name}' twice: {found[name]} and {number}")
         found[name] = int(number)
+    return found
+
+
+def read_entries(texts: Sequence[str]) -> dict[str, str]:
+    """Read ``["session.intra_op.allow_spinning=0"]``."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise UsageError(f"--session is '{text}', expected KEY=VALUE")
+        found[key.strip()] = value.strip()
     return found
 
 

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from whet.tools.cli import options
-from whet.tools.cli.arguments import read_bindings, read_function
+from whet.tools.cli.arguments import read_bindings, read_entries, read_function
 from whet.tools.cli.console import print_json, progress, results
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def _command(
     size: options.Size = None,
     latency: options.Latency = None,
     threads: options.Threads = 0,
+    optimization: options.Optimization = "all",
+    session: options.Session = [],  # noqa: B006 (typer makes a new list for each call)
     seed: options.Seed = 0,
     bind: options.Bind = [],  # noqa: B006 (typer makes a new list for each call)
     no_verify: options.NoVerify = False,
@@ -69,6 +71,8 @@ def _command(
         "recipe": recipe,
         "budget": whet.Budget(drop=drop, size=size, latency=latency),
         "threads": threads,
+        "optimization": optimization,
+        "session": read_entries(session),
         "seed": seed,
         "sizes": read_bindings(bind),
         "prove": not no_verify,

@@ -18,8 +18,10 @@ __all__ = [
     "Model",
     "NoMeasure",
     "NoVerify",
+    "Optimization",
     "Recipe",
     "Seed",
+    "Session",
     "Size",
     "Target",
     "Threads",
@@ -36,6 +38,22 @@ Model = Annotated[
 ]
 Target = Annotated[
     str, typer.Option(metavar="NAME", help="Runtime to lower to: onnxruntime or reference.")
+]
+Optimization = Annotated[
+    str,
+    typer.Option(
+        metavar="LEVEL",
+        rich_help_panel=_RUN,
+        help="ONNX Runtime's own graph optimizations: none, basic, extended or all.",
+    ),
+]
+Session = Annotated[
+    list[str],
+    typer.Option(
+        metavar="KEY=VALUE",
+        rich_help_panel=_RUN,
+        help="Session configuration entry of ONNX Runtime; stored in the artifact. Repeatable.",
+    ),
 ]
 Recipe = Annotated[
     str,
