@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir
 
+    from whet.passes.base import Pass
+
 __all__ = ["OnnxRuntime", "lean", "runtime_fusions"]
 
 
@@ -30,6 +32,12 @@ class OnnxRuntime(Target):
     """ONNX Runtime on the CPU."""
 
     name = "onnxruntime"
+
+    def legalize(self) -> "tuple[Pass, ...]":
+        """Return the passes that choose among ONNX Runtime's own operators."""
+        from whet.passes.recipes import legalization
+
+        return legalization("onnxruntime")
 
     def refuses(self, model: "onnx_ir.Model") -> list[str]:
         """Name operators of domains that a stock ONNX Runtime does not have."""

@@ -47,6 +47,8 @@ class Proposal:
         for value in self.initializers:
             graph.register_initializer(value)
         graph.insert_before(self.old[0], self.new)
+        for node in self.new:
+            graph.opset_imports.setdefault(node.domain, 1)
         self._record_origin(origin)
         for old, new in self.outputs:
             _inherit(old, new)

@@ -13,7 +13,7 @@ from whet.passes.registry import all_passes, make_pass, nearest, parse_passes
 if TYPE_CHECKING:
     from whet.backends.base import Target
 
-__all__ = ["Recipe", "canonical", "exact", "read_recipe"]
+__all__ = ["Recipe", "canonical", "exact", "legalization", "read_recipe"]
 
 _FIRST = (
     "eliminate-dead-code",
@@ -46,6 +46,11 @@ class Recipe:
         return self.name
 
 
+def legalization(folder: str) -> tuple[Pass, ...]:
+    """Return the passes below ``passes/FOLDER``, which choose a runtime's own operators."""
+    return tuple(_found(folder))
+
+
 def canonical() -> Fixpoint:
     """Return the clean-up after which one meaning has one spelling: all exact passes below ``passes/canonical``."""
     found = [step for step in _found("canonical") if step.fidelity is Fidelity.EXACT]
@@ -55,10 +60,11 @@ def canonical() -> Fixpoint:
 def exact() -> Fixpoint:
     """Return every canonical and folding pass, to be repeated until nothing changes.
 
-    They are found by looking: all passes below ``passes/canonical`` and ``passes/fusion`` that are not lossy.
+    They are found by looking: all passes below ``passes/canonical``, ``passes/fusion`` and ``passes/attention`` that
+    are not lossy.
     """
     clean = canonical().passes
-    rest = [step for step in _found("canonical", "fusion") if step not in clean]
+    rest = [step for step in _found("canonical", "fusion", "attention") if step not in clean]
     rest.sort(key=lambda step: step.fidelity is not Fidelity.EXACT)
     return Fixpoint((*clean, *rest, *(step for step in clean if step.name in _ALSO_LAST)))
 

@@ -14,11 +14,11 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.kernels import Body, kernel, noise
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.arrays import Affine, quantize, symmetric
 from whet.passes.quantization.choice import FLOAT, cheapest
 from whet.passes.quantization.formats import INT7, INT8, UINT8_WEIGHT, IntegerFormat
-from whet.passes.quantization.kernels import Body, kernel, noise
 from whet.passes.quantization.linear import Linear, read_linear
 from whet.passes.workbench import Workbench
 

@@ -8,13 +8,13 @@ import onnx_ir
 
 from whet.analysis.prices import KernelModel, Prices
 from whet.ir.values import Array, constant
+from whet.passes.kernels import kernel, noise
 from whet.passes.proposal import Builder
 from whet.passes.quantization.arrays import affine, quantize
 from whet.passes.quantization.choice import FLOAT
 from whet.passes.quantization.formats import IntegerFormat
 from whet.passes.quantization.integer_spelling import Weights, decode, encode, in_integers
 from whet.passes.quantization.integer_steps import Step, work_of
-from whet.passes.quantization.kernels import kernel, noise
 
 __all__ = ["INTEGER", "StepPrices"]
 

@@ -11,7 +11,7 @@ from whet.analysis.prices import KernelModel
 from whet.backends.base import RuntimeOptions
 from whet.backends.race import race
 from whet.backends.worker import Child
-from whet.passes.quantization.kernels import kernel
+from whet.passes.kernels import kernel
 
 OPTIONS = RuntimeOptions(threads=1)
 

@@ -1,0 +1,1 @@
+"""Attention: lifting, masks, biases as factors."""
