@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir
 
 from whet.errors import Mismatch
@@ -17,10 +18,11 @@ _LENGTH = 2
 
 @dataclasses.dataclass(frozen=True)
 class LiftKeyValueCache(Pass):
-    """Replace ``Attention(q, Concat(past_k, k), Concat(past_v, v))`` by an Attention with ``past_key`` and ``past_value``.
+    """Replace ``Attention(q, Concat(past_k, k), Concat(past_v, v))`` by one that takes the past and gives the present.
 
-    The concatenations become the outputs ``present_key`` and ``present_value``. It is a cache if what is concatenated
-    is an output of the model, or its past an input. Declines a causal Attention: without a past, query i sees the keys
+    The pasts become the inputs ``past_key`` and ``past_value``, the concatenations the outputs ``present_key`` and
+    ``present_value``; who asks for the shape of a concatenation gets a sum. It is a cache if what is concatenated is
+    an output of the model, or its past an input. Declines a causal Attention: without a past, query i sees the keys
     0 to i, with a past of length P the keys 0 to i + P.
     """
 
@@ -28,23 +30,27 @@ class LiftKeyValueCache(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Visit every Attention."""
-        position = {node: k for k, node in enumerate(work.nodes())}
         for node in work.nodes("Attention"):
             try:
                 call = read_attention(node)
             except Mismatch:
                 continue
             joins = [_join_of(call.k), _join_of(call.v)]
-            if not any(join is not None and join.is_cache for join in joins):
-                continue
-            work.coverage.matched += 1
-            build = work.builder(node)
-            try:
-                proposal = _lifted(call, joins, position, build)
-            except Mismatch as reason:
-                work.decline(node, str(reason))
-                continue
-            work.propose(proposal)
+            if any(join is not None and join.is_cache for join in joins):
+                work.coverage.matched += 1
+                self._visit(call, joins, work)
+
+    def _visit(self, call: AttentionCall, joins: "list[_Join | None]", work: Workbench) -> None:
+        build = work.builder(call.node)
+        try:
+            keys, values = _checked(call, joins)
+            for join in (keys, values):
+                _replace_shapes(join, work)
+            _check_order(call, (keys, values), work)
+        except Mismatch as reason:
+            work.decline(call.node, str(reason))
+            return
+        work.propose(_lifted(call, keys, values, build))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,27 +81,11 @@ def _join_of(value: onnx_ir.Value) -> _Join | None:
     return _Join(node, past, new)
 
 
-def _lifted(
-    call: AttentionCall,
-    joins: list[_Join | None],
-    position: dict[onnx_ir.Node, int],
-    build: Builder,
-) -> Proposal:
+def _checked(call: AttentionCall, joins: list[_Join | None]) -> tuple[_Join, _Join]:
     keys, values = joins
     if keys is None or values is None:
         missing = "keys" if keys is None else "values"
         raise Mismatch(f"the {missing} are not a past and new ones")
-    _check(call, keys, values, position)
-    inputs = [call.q, keys.new, values.new, call.mask, keys.past, values.past]
-    outputs = build.ops("Attention", inputs, 3, attributes=dict(call.node.attributes))
-    old = (call.node.outputs[0], keys.present, values.present)
-    pairs = tuple(zip(old, outputs, strict=True))
-    return Proposal((call.node, keys.node, values.node), pairs, tuple(build.nodes))
-
-
-def _check(
-    call: AttentionCall, keys: _Join, values: _Join, position: dict[onnx_ir.Node, int]
-) -> None:
     if call.past_key is not None or call.past_value is not None:
         raise Mismatch("the attention has a past already")
     if any(value.uses() or value.is_graph_output() for value in call.node.outputs[1:]):
@@ -107,18 +97,39 @@ def _check(
     lengths = [(dimensions(join.past) or (None,) * 4)[_LENGTH] for join in (keys, values)]
     if lengths[0] != lengths[1] or lengths[0] is None:
         raise Mismatch(f"the past has {lengths[0]} keys and {lengths[1]} values")
-    for join in (keys, values):
+    return keys, values
+
+
+def _replace_shapes(join: _Join, work: Workbench) -> None:
+    """Compute the shape of the concatenation from those of its operands."""
+    for node in dict.fromkeys(use.node for use in join.present.uses()):
+        if not is_op(node, "Shape") or node.graph is not join.node.graph:
+            continue
+        build = work.builder(node)
+        taken = dict(node.attributes)
+        added = np.eye(4, dtype=np.int64)[_LENGTH]
+        start, end = attribute_int(node, "start", 0), attribute_int(node, "end", 4)
+        more = build.op("Shape", join.new, attributes=taken)
+        more = build.op("Mul", more, build.constant(added[start:end]))
+        total = build.op("Add", build.op("Shape", join.past, attributes=taken), more)
+        pairs = ((node.outputs[0], total),)
+        new = tuple(build.nodes)
+        work.propose(Proposal((node, join.node), pairs, new, tuple(build.initializers)))
+
+
+def _check_order(call: AttentionCall, joins: tuple[_Join, _Join], work: Workbench) -> None:
+    """Decline where something before the attention reads what it will give."""
+    place = {node: k for k, node in enumerate(work.graph)}
+    for join in joins:
         for use in join.present.uses():
-            if use.node is not call.node and _runs_before(use.node, call.node, position):
-                raise Mismatch(
-                    f"{use.node.op_type} '{use.node.name}' reads them before the attention"
-                )
+            if use.node is not call.node and place.get(use.node, -1) < place[call.node]:
+                who = f"{use.node.op_type} '{use.node.name}'"
+                raise Mismatch(f"{who} reads the past with the new ones before the attention")
 
 
-def _runs_before(
-    reader: onnx_ir.Node, attention: onnx_ir.Node, position: dict[onnx_ir.Node, int]
-) -> bool:
-    """Tell whether a reader of the joined keys cannot be put behind the attention without moving it."""
-    if reader.graph is not attention.graph:
-        return True
-    return position.get(reader, 0) < position.get(attention, 0)
+def _lifted(call: AttentionCall, keys: _Join, values: _Join, build: Builder) -> Proposal:
+    inputs = [call.q, keys.new, values.new, call.mask, keys.past, values.past]
+    outputs = build.ops("Attention", inputs, 3, attributes=dict(call.node.attributes))
+    old = (call.node.outputs[0], keys.present, values.present)
+    pairs = tuple(zip(old, outputs, strict=True))
+    return Proposal((call.node, keys.node, values.node), pairs, tuple(build.nodes))
