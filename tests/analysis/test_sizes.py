@@ -44,8 +44,8 @@ def shapes(text: str, opset: int = 21) -> dict[str | None, str]:
 def test_shapes_of_results(body: str, shape: str) -> None:
     found = shapes(
         f"""(float[N, M, 4] x, bool[N, 1, 1] c) => (float y) <float[4] v = {{1, 2, 3, 4}},
-            float[4, 6] w = {{{", ".join("1" * 24)}}}, int64[2] s = {{-1, 4}}, int64[1] two = {{2}}, int64[2] e = {{3, 1}},
-            int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] back = {{-1}},
+            float[4, 6] w = {{{", ".join("1" * 24)}}}, int64[2] s = {{-1, 4}}, int64[2] e = {{3, 1}},
+            int64[1] two = {{2}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] back = {{-1}},
             int64[1] huge = {{9223372036854775807}}> {{ {body} }}"""
     )
     assert found["y"] == shape
