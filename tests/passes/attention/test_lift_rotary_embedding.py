@@ -356,7 +356,7 @@ def test_layers_share_constant_tables() -> None:
             {},
             "may change the last axis",
         ),
-        (f"{ANGLES} {EVEN_ODD} {TURN_PAIRS} {SUM}", {}, "may differ"),
+        (f"{ANGLES} {EVEN_ODD} {TURN_PAIRS} {SUM}", {}, "puts different values side by side"),
         (f"{ANGLES} {HALVES} {TURN} {SUM}", {"f": "float[N,3,M,4] f"}, "differ from head to head"),
         (
             f"{ANGLES} {HALVES} {TURN} {SUM}",
