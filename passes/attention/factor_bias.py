@@ -172,7 +172,7 @@ def _take_apart(mask: Mask, call: AttentionCall, any_rows: bool) -> _Parts:
         except Mismatch as reason:
             reasons.append(str(reason))
             added.append(part)
-    found = _merged(_refined([term for term in terms if not _vanishes(term)]))
+    found = _refined(_merged([term for term in terms if not _vanishes(term)]))
     if not found:
         raise Mismatch("; ".join(reasons) or _why_none(mask, causal))
     rest = [condition for condition in conditions if condition not in hidden]
@@ -205,8 +205,8 @@ def _vanishes(term: Term) -> bool:
     return True
 
 
-def _refined(terms: Sequence[Term]) -> list[Term]:
-    return [new for term in terms for new in _against_rounding(term)]
+def _refined(terms: Sequence[Term]) -> tuple[Term, ...]:
+    return tuple(new for term in terms for new in _against_rounding(term))
 
 
 def _against_rounding(term: Term) -> list[Term]:
