@@ -15,6 +15,7 @@ from whet.passes.attention.expression import (
     Apply,
     Expression,
     Index,
+    Last,
     Leaf,
     Number,
     Sum,
@@ -91,6 +92,9 @@ class Emitter:
                 return self._build.constant(np.full((1,) * len(layout), value, dtype.numpy()))
             case Index(axis):
                 return self._index(axis, layout)
+            case Last(axis):
+                size = self._placed(self._size(axis), (None,), layout)
+                return self._build.op("Sub", size, self._build.constant(np.asarray(1, np.int64)))
             case Leaf():
                 return self._leaf(body, layout)
             case Sum():
