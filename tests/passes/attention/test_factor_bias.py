@@ -84,7 +84,7 @@ CASES = {
         COORDINATES,
     ),
     "inner product": Biased(
-        """zt = Transpose<perm=[0,2,1]>(z) p = MatMul(x, zt) 
+        """zt = Transpose<perm=[0,2,1]>(z) p = MatMul(x, zt)
         bias = Unsqueeze(p, ax1)""",
         lambda f, i, j: (f["x"].astype(float) @ f["z"].astype(float).swapaxes(-1, -2))[:, None],
         3,
@@ -108,7 +108,7 @@ CASES = {
         ", int64[B,M] mask",
     ),
     "padding in numbers": Biased(
-        """c = Cast<to=1>(mask) 
+        """c = Cast<to=1>(mask)
         h = Sub(unit, c) g = Mul(h, least) b1 = Unsqueeze(g, ax12)
         e = Concat<axis=0>(ax1, ax1, n, ax1) bias = Expand(b1, e)""",
         lambda f, i, j: seen(f) + 0 * i,
