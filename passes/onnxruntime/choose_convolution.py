@@ -28,8 +28,9 @@ def _activated(x: Pattern) -> tuple[Op, ...]:
 class ChooseConvolution(Choice):
     """Spell ``f(conv(x) + skip)`` and ``f(conv(x))`` as FusedConv.
 
-    f is Relu, LeakyRelu, Clip, Sigmoid, Tanh or HardSigmoid. The runtime fuses the activation by itself in general; the addition only in its blocked layouts, which need channel
-    counts that its vectors divide. ``skip`` must have the shape of the convolution's result: nothing is broadcast.
+    f is Relu, LeakyRelu, Clip, Sigmoid, Tanh or HardSigmoid. The runtime fuses the activation by itself in general; the
+    addition only in its blocked layouts, which need channel counts that its vectors divide. ``skip`` must have the
+    shape of the convolution's result: nothing is broadcast.
     """
 
     patterns = (*_activated(_RESIDUAL), *_activated(_CONV))

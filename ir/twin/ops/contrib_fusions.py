@@ -10,13 +10,22 @@ from whet.ir.twin.ops.convolution import conv
 from whet.ir.twin.ops.normalization import layer_normalization
 from whet.ir.twin.registry import op
 
+
+def _leaky_relu(x: Tensor, alpha: float) -> Tensor:
+    return torch.where(x < 0, alpha * x, x)
+
+
+def _hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
+    return torch.clamp(alpha * x + beta, 0, 1)
+
+
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "Relu": torch.relu,
     "Sigmoid": torch.sigmoid,
     "Tanh": torch.tanh,
-    "LeakyRelu": lambda x, alpha: torch.where(x < 0, alpha * x, x),
+    "LeakyRelu": _leaky_relu,
     "Clip": torch.clamp,
-    "HardSigmoid": lambda x, alpha, beta: torch.clamp(alpha * x + beta, 0, 1),
+    "HardSigmoid": _hard_sigmoid,
 }
 
 
