@@ -80,5 +80,5 @@ def keeps(
 def keeps_without_gain(model: onnx_ir.Model, step: Pass) -> None:
     """Check that nothing changes where nothing may be measured, and where the plain operators are as fast."""
     keeps(model, step, "nothing may be measured", None)
-    keeps(model, step, "the plain operators are as fast: 1 ms", TIE)
+    keeps(model, step, "takes 0.96 ms, the plain operators 1 ms", TIE)
     keeps(model, step, "the runtime does not run", ONLY_PLAIN)

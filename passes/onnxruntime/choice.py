@@ -54,6 +54,10 @@ class Choice(Pass):
         """Tell whether the place is one the pass is about; if not it is no match, and nothing is recorded."""
         return True
 
+    def near(self, root: onnx_ir.Node) -> bool:
+        """Tell whether it is worth a word that no pattern matches at ``root``."""
+        return True
+
     @abstractmethod
     def spell(self, found: Match, build: Builder, shapes: SeenShapes) -> Spelled:
         """Return the pattern in the runtime's operator; may raise Mismatch."""
@@ -88,7 +92,7 @@ class Choice(Pass):
         tried = [match(p, root) for p in self.patterns if root.op_type in p.op_types]
         found = [m for m in tried if isinstance(m, Match)]
         missed = [reason for reason in tried if isinstance(reason, str) and reason]
-        if missed and not found:
+        if missed and not found and self.near(root):
             work.near_miss(root, "; ".join(dict.fromkeys(missed)))
         return [m for m in found if self.applies(m)]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir
 
 from whet.errors import Mismatch
-from whet.ir.values import attribute_float, attribute_int
+from whet.ir.values import attribute_float, attribute_int, is_op
 from whet.passes.onnxruntime.choice import (
     MICROSOFT,
     Choice,
@@ -52,6 +52,11 @@ class ChooseEmbedding(Choice):
 
     patterns = (_normalized(_THREE), _normalized(_TWO))
 
+    def near(self, root: onnx_ir.Node) -> bool:
+        """Speak of norms behind the sum of an embedding only."""
+        total = _producer(root.inputs[0])
+        return total is not None and any(is_op(_producer(v), "Gather") for v in total.inputs)
+
     def spell(self, found: Match, build: Builder, shapes: SeenShapes) -> Spelled:
         """Return the fused operator, placed where the sum was: its readers may come before the norm."""
         norm, total = found.node("norm"), found.node("sum").outputs[0]
@@ -84,6 +89,10 @@ class ChooseEmbedding(Choice):
         if read_too:
             outputs.append((total, made[2]))
         return Spelled("EmbedLayerNormalization", tuple(outputs), found.node("sum"))
+
+
+def _producer(value: onnx_ir.Value | None) -> onnx_ir.Node | None:
+    return None if value is None else value.producer()
 
 
 def _parts(found: Match) -> list[_Part]:
