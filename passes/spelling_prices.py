@@ -119,7 +119,8 @@ class SpellingPrices:
         array = constant(value)
         if array is not None and array.size == 1:
             return f"{array.reshape(-1)[0]:g}"
-        kind = "" if value.dtype in {None, onnx_ir.DataType.FLOAT} else str(value.dtype).lower()
+        plain = value.dtype in {None, onnx_ir.DataType.FLOAT}
+        kind = "" if plain else f":{value.dtype}".lower()
         sizes = ",".join(map(str, self._shapes.first(value)))
         return f"{'w' if array is not None else ''}{kind}[{sizes}]"
 
