@@ -1,0 +1,105 @@
+"""Masks inside a bias table: where keys are shut out, and exact factors of such patterns.
+
+A mask with values 0 and L whose rows take g different forms is ``onehot(form of row i) . form(j)``: rank g, and every
+product is one value plus zeros, so nothing is rounded. Shifted windows (region i equals region j or not) have one form
+per region, padding has one form.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from whet.ir.values import Array
+
+__all__ = ["Split", "as_floats", "blind", "forms", "is_causal", "is_pattern", "pattern_factors", "split_mask"]
+
+_HARD = -1e4
+"""Values up to this one shut a key out altogether, whatever is added to them."""
+_SOFT = -50.0
+"""Values up to this one are taken for a mask (Swin writes -100), and kept to the bit."""
+_FLOOR = -1e30
+"""Stands for minus infinity in factors: zero times infinity is not a number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """``table = finite + mask``."""
+
+    finite: Array
+    mask: Array | None
+    """Zeros and one negative level; None where nothing is masked."""
+
+
+def is_pattern(table: Array) -> bool:
+    """Tell whether the table is a mask: it takes the value 0 and one of at most -50, nothing else."""
+    if table.dtype == np.bool_:
+        return True
+    low = float(table.min(initial=0.0))
+    return low <= _SOFT and bool(((table == 0) | (table == low)).all())
+
+
+def split_mask(table: Array) -> Split:
+    """Take masked places out of ``[..., n, m]``.
+
+    Where a table of moderate values had a common level added (-100), subtracting it gives back the values. Where keys
+    are shut out for good, what lies below does not count and becomes the mean of the rest of its row.
+    """
+    hard = table <= _HARD
+    if hard.any():
+        return Split(_fill(table, hard), np.where(hard, -np.inf, 0.0).astype(np.float32))
+    soft = table <= _SOFT
+    if not soft.any() or soft.all():
+        return Split(table, None)
+    level = float(np.round(np.median(table[soft]) / 100.0) * 100.0)
+    finite = np.where(soft, table.astype(np.float64) - level, table)
+    if level >= 0 or np.abs(finite).max() > -_SOFT:
+        return Split(table, None)
+    return Split(finite, np.where(soft, level, 0.0).astype(np.float32))
+
+
+def _fill(table: Array, hidden: Array) -> Array:
+    count = (~hidden).sum(axis=-1, keepdims=True)
+    sums = np.where(hidden, 0.0, table.astype(np.float64)).sum(axis=-1, keepdims=True)
+    return np.asarray(np.where(hidden, sums / np.maximum(count, 1), table))
+
+
+def as_floats(mask: Array) -> Array:
+    """Return a mask of floats: false is minus infinity."""
+    if mask.dtype == np.bool_:
+        return np.where(mask, 0.0, -np.inf).astype(np.float32)
+    return mask.astype(np.float32)
+
+
+def is_causal(mask: Array) -> bool:
+    """Tell whether query i sees keys 0 to i and no others, in every matrix."""
+    n, m = mask.shape[-2:]
+    return bool(((mask > _HARD) == np.tri(n, m, dtype=np.bool_)).all() and (mask[mask > _HARD] == 0).all())
+
+
+def blind(mask: Array) -> bool:
+    """Tell whether some query sees no key at all: what attention returns there depends on how that is written."""
+    return bool(np.isneginf(mask).all(axis=-1).any())
+
+
+def forms(mask: Array) -> int:
+    """Return how many different rows the matrices have, at most."""
+    matrices = mask.reshape(-1, *mask.shape[-2:])
+    return max(len(np.unique(matrix, axis=0)) for matrix in matrices)
+
+
+def pattern_factors(mask: Array) -> tuple[Array, Array]:
+    """Return ``left [..., n, g]`` and ``right [..., m, g]`` with ``left right'`` the mask, exactly.
+
+    Minus infinity becomes -1e30. Matrices with fewer forms are padded with zeros.
+    """
+    matrices = np.maximum(mask, _FLOOR).reshape(-1, *mask.shape[-2:])
+    n, m = mask.shape[-2:]
+    rank = forms(mask)
+    left = np.zeros((len(matrices), n, rank), np.float32)
+    right = np.zeros((len(matrices), m, rank), np.float32)
+    for k, matrix in enumerate(matrices):
+        rows, form = np.unique(matrix, axis=0, return_inverse=True)
+        left[k, np.arange(n), form.reshape(-1)] = 1.0
+        right[k, :, : len(rows)] = rows.T
+    outer = mask.shape[:-2]
+    return left.reshape(*outer, n, rank), right.reshape(*outer, m, rank)
