@@ -6,12 +6,11 @@ import numpy as np
 import onnx_ir
 
 from whet.errors import Mismatch
-from whet.ir.values import Array
 from whet.passes.attention.bias_terms import Bias, Term
 from whet.passes.attention.call import AttentionSizes
 from whet.passes.attention.length_table import LengthTable, read_length_table
+from whet.passes.attention.low_rank import Real
 from whet.passes.attention.mask_patterns import (
-    as_floats,
     blind,
     forms,
     is_causal,
@@ -29,12 +28,13 @@ _FEW = 8
 class BiasPlan:
     """``bias = table + sum of patterns + rest``, with the causal mask apart."""
 
-    table: Array | None = None
+    table: Real | None = None
     """``[period, heads or 1, n or 1, m]``, finite; at the greatest length if that is free."""
-    patterns: list[Array] = dataclasses.field(default_factory=list[Array])
+    patterns: list[Real] = dataclasses.field(default_factory=list[Real])
     """Masks of few forms, ``[period, heads or 1, n or 1, m]``."""
-    rest: list[onnx_ir.Value] = dataclasses.field(default_factory=list[onnx_ir.Value])
-    stored: list[Array] = dataclasses.field(default_factory=list[Array])
+    rest: list[Term] = dataclasses.field(default_factory=list[Term])
+    """What stays a mask."""
+    stored: list[Real] = dataclasses.field(default_factory=list[Real])
     """Masks of many forms that were part of a table; they stay masks."""
     causal: bool = False
     length: int | None = None
@@ -42,7 +42,7 @@ class BiasPlan:
     nodes: tuple[onnx_ir.Node, ...] = ()
 
     @property
-    def parts(self) -> list[Array]:
+    def parts(self) -> list[Real]:
         """Return the tables that factors take the place of."""
         return [*self.patterns, *([] if self.table is None else [self.table])]
 
@@ -55,9 +55,10 @@ def plan_bias(model: onnx_ir.Model, bias: Bias, sizes: AttentionSizes, longest: 
     free = _length_tables(model, computed)
     if free:
         _add_length_tables(plan, free, longest)
-    plan.rest += [term.value for term in computed if all(t.value is not term.value for t in free)]
+    factored = {table.value for table in free}
+    plan.rest += [term for term in computed if term.value not in factored]
     if free:
-        plan.rest += [term.value for term in tables]
+        plan.rest += tables
     else:
         for term in tables:
             _add_constant(plan, term, sizes)
@@ -74,18 +75,18 @@ def _add_constant(plan: BiasPlan, term: Term, sizes: AttentionSizes) -> None:
         return
     if not is_pattern(term.table):
         _add_table(plan, term.table)
-    elif not _add_pattern(plan, as_floats(term.table), sizes):
-        plan.rest.append(term.value)
+    elif not _add_pattern(plan, term.table, sizes):
+        plan.rest.append(term)
 
 
-def _add_table(plan: BiasPlan, table: Array) -> None:
+def _add_table(plan: BiasPlan, table: Real) -> None:
     try:
         plan.table = table if plan.table is None else plan.table.astype(np.float64) + table
     except ValueError as error:
         raise Mismatch(f"the tables do not fit together: {error}") from error
 
 
-def _add_pattern(plan: BiasPlan, mask: Array, sizes: AttentionSizes) -> bool:
+def _add_pattern(plan: BiasPlan, mask: Real, sizes: AttentionSizes) -> bool:
     """Put a mask among those with factors, or drop it for the causal flag; False if it must stay a mask."""
     if not mask.any():
         return True
@@ -112,11 +113,12 @@ def _take_mask_out(plan: BiasPlan, sizes: AttentionSizes) -> None:
 
 def _length_tables(model: onnx_ir.Model, computed: list[Term]) -> list[LengthTable]:
     """Return the summands that depend on the length only and are no mere masks."""
-    found = [table for term in computed if (table := read_length_table(model, term.value))]
+    plain = [term.value for term in computed if term.fill is None]
+    found = [table for value in plain if (table := read_length_table(model, value))]
     return [table for table in found if not _is_mask(table.probe())]
 
 
-def _is_mask(table: Array) -> bool:
+def _is_mask(table: Real) -> bool:
     return not table.any() or is_pattern(table) or bool(np.isneginf(table).any())
 
 

@@ -12,10 +12,14 @@ import onnx_ir
 
 from whet.errors import Mismatch
 from whet.ir.values import Array, attribute_int, constant, constant_ints, dimensions, is_op, rank
+from whet.passes.attention.low_rank import Real
 from whet.passes.canonical.constant_evaluation import evaluate
 from whet.passes.purity import is_deterministic
 
-__all__ = ["Bias", "Term", "read_bias", "upstream"]
+__all__ = ["HIDES", "Bias", "Term", "read_bias", "upstream"]
+
+HIDES = -1e4
+"""Values up to this one shut a key out altogether, whatever is added to them."""
 
 _REACH = 64
 """A summand that takes more nodes than this is not evaluated."""
@@ -43,8 +47,13 @@ class Term:
     """One summand."""
 
     value: onnx_ir.Value
-    table: Array | None
-    """``[period, heads or 1, queries or 1, keys or 1]``: sample b gets matrix b modulo the period. None if computed."""
+    table: Real | None
+    """``[period, heads or 1, queries or 1, keys or 1]``: sample b gets matrix b modulo the period. None if computed.
+
+    False is minus infinity.
+    """
+    fill: float | None = None
+    """If there is one, the value is a condition: the summand is 0 where it holds and ``fill`` elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +77,33 @@ class _Reader:
             table = None if found is None else _rank4(found)
         node = value.producer()
         if table is not None:
-            self.terms.append(Term(value, table))
+            self.terms.append(Term(value, _floats(table)))
         elif is_op(node, "Add"):
             assert node is not None
             self.nodes[node] = None
             for operand in node.inputs:
                 assert operand is not None
                 self.read(operand)
+        elif is_op(node, "Where") and (fill := self._fill(value)) is not None:
+            assert node is not None
+            condition, body = node.inputs[:2]
+            assert condition is not None
+            assert body is not None
+            self.nodes[node] = None
+            self.terms.append(Term(condition, None, fill))
+            self.read(body)
         else:
             self.terms.append(Term(value, None))
+
+    def _fill(self, value: onnx_ir.Value) -> float | None:
+        """Return what a Where puts in place of a summand, if that shuts keys out and the summand is no number."""
+        node = value.producer()
+        assert node is not None
+        body, fill = (None if v is None else self._broadcast(v) for v in node.inputs[1:3])
+        if fill is None or fill.size != 1 or (body is not None and body.size == 1):
+            return None
+        low = float(fill.reshape(-1)[0])
+        return low if low <= HIDES else None
 
     def _broadcast(self, value: onnx_ir.Value) -> Array | None:
         """Return a constant that broadcasts to the value, of the same rank; None if it is not one."""
@@ -153,6 +180,12 @@ def _merged(
     return table[0] if same and None not in before[2:] else None
 
 
+def _floats(table: Array) -> Real:
+    if table.dtype == np.bool_:
+        return np.where(table, np.float32(0), np.float32(-np.inf))
+    return table.astype(np.float32, copy=False)
+
+
 def _rank4(table: Array) -> Array | None:
     return table.reshape((1,) * (4 - table.ndim) + table.shape) if table.ndim <= 4 else None
 
@@ -160,7 +193,7 @@ def _rank4(table: Array) -> Array | None:
 def upstream(
     value: onnx_ir.Value, known: Callable[[onnx_ir.Value], bool]
 ) -> tuple[onnx_ir.Node, ...] | None:
-    """Return the nodes that compute ``value`` from values that are ``known``, readers first; None if others are needed."""
+    """Return the nodes that compute ``value`` from ``known`` values, readers first; None if others are needed."""
     wanted: dict[onnx_ir.Node, None] = {}
     waiting = [value]
     while waiting:
@@ -192,9 +225,9 @@ def _readers_first(nodes: dict[onnx_ir.Node, None]) -> list[onnx_ir.Node]:
 
 
 def read_bias(model: onnx_ir.Model, mask: onnx_ir.Value) -> Bias:
-    """Take a bias apart; raises Mismatch if it is not of floats or booleans."""
-    if mask.dtype is None or not (mask.dtype.is_floating_point() or mask.dtype == onnx_ir.DataType.BOOL):
-        raise Mismatch(f"the type of the bias '{mask.name}' is not known")
+    """Take a bias apart; raises Mismatch if it is not of float32 or booleans."""
+    if mask.dtype not in {onnx_ir.DataType.FLOAT, onnx_ir.DataType.BOOL}:
+        raise Mismatch(f"the bias '{mask.name}' is of type {mask.dtype}, not FLOAT or BOOL")
     reader = _Reader(model)
     reader.read(mask)
     return Bias(tuple(reader.terms), tuple(reader.nodes))

@@ -12,12 +12,13 @@ import onnx_ir
 from whet.analysis.activations import Sampler, first_samples, observed_shapes
 from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
-from whet.ir.values import Array, dimensions
+from whet.ir.values import dimensions, static_shape
 from whet.passes.attention.bias_plan import BiasPlan, plan_bias
-from whet.passes.attention.bias_terms import read_bias
+from whet.passes.attention.bias_terms import Term, read_bias
 from whet.passes.attention.break_even import Payoff, check_pays
 from whet.passes.attention.call import AttentionCall, AttentionSizes, read_attention
 from whet.passes.attention.factors import append_factors
+from whet.passes.attention.low_rank import Real
 from whet.passes.attention.mask_patterns import pattern_factors
 from whet.passes.attention.table_rank import Request, TableFactors, factor_table
 from whet.passes.base import Change, Damage, Fidelity, Pass
@@ -67,8 +68,8 @@ class FactorBiasTable(Pass):
 class _Pair:
     """``left [period, heads or 1, n or 1, r]`` and ``right [period, key heads or 1, m, r]``."""
 
-    left: Array
-    right: Array
+    left: Real
+    right: Real
 
     @property
     def rank(self) -> int:
@@ -124,7 +125,7 @@ class _Run:
         feeds = first_samples(self._work.model, context.calibration[0])
         return Sampler(self._work.model, names, feeds, context.threads)
 
-    def _samples(self, sampler: Sampler | None, call: AttentionCall) -> tuple[Array, ...]:
+    def _samples(self, sampler: Sampler | None, call: AttentionCall) -> tuple[Real, ...]:
         """Return q, k and v on calibration data; empty where there are none."""
         if sampler is None:
             return ()
@@ -132,22 +133,22 @@ class _Run:
             found = [sampler(value.name or "") for value in (call.q, call.k, call.v)]
         except CannotRun:
             return ()
-        arrays = tuple(array for array in found if array is not None)
+        arrays = tuple(array.astype(np.float32) for array in found if array is not None)
         return arrays if len(arrays) == 3 else ()
 
-    def _rewrite(self, call: AttentionCall, samples: tuple[Array, ...]) -> None:
+    def _rewrite(self, call: AttentionCall, samples: tuple[Real, ...]) -> None:
         assert call.mask is not None
         model = self._work.model
         sizes = call.sizes(self._shapes([call.q, call.k, call.v, call.mask]))
         plan = plan_bias(model, read_bias(model, call.mask), sizes, self._step.max_length)
         pair = self._factor(call, plan, sizes, samples)
+        payoff = self._payoff(call, sizes, pair.rank, plan)
         build = self._work.builder(call.node)
         weights = self._weights.get(pair.key) or (
             build.constant(pair.left, f"{call.mask.name}.left"),
             build.constant(pair.right, f"{call.mask.name}.right"),
         )
         mask = _join(build, plan, sizes)
-        payoff = self._payoff(call, sizes, pair.rank, plan, mask)
         left = _place(build, weights[0], call.q, plan, sizes)
         right = _place(build, weights[1], call.k, plan, sizes)
         causal = call.causal or plan.causal
@@ -177,7 +178,7 @@ class _Run:
         call: AttentionCall,
         plan: BiasPlan,
         sizes: AttentionSizes,
-        samples: tuple[Array, ...],
+        samples: tuple[Real, ...],
     ) -> _Pair:
         pairs = [_Pair(*pattern_factors(pattern)) for pattern in plan.patterns]
         if plan.table is not None:
@@ -195,28 +196,32 @@ class _Run:
         sizes: AttentionSizes,
         rank: int,
         plan: BiasPlan,
-        mask: onnx_ir.Value | None,
     ) -> Payoff | None:
         if self._step.when == "always":
             return None
-        shape = self._rest_shape(plan)
-        causal = call.causal or plan.causal
         return check_pays(
-            self._work, call, sizes, rank, mask=mask, mask_shape=shape, causal=causal
+            self._work,
+            call,
+            sizes,
+            rank,
+            mask_kind="float" if plan.rest or plan.stored else "",
+            mask_shape=self._rest_shape(plan),
+            causal=call.causal or plan.causal,
         )
 
     def _rest_shape(self, plan: BiasPlan) -> tuple[int, ...] | None:
         """Return the shape, of rank 4, of the mask that is left."""
-        found = self._shapes(plan.rest)
+        values = [term.value for term in plan.rest]
+        found = self._shapes(values)
         shapes = [*found.values(), *(mask.shape for mask in plan.stored)]
         if not shapes:
             return None
-        if len(found) < len({v.name for v in plan.rest}):
+        if len(found) < len(set(values)):
             raise Mismatch("the shape of the mask that would be left is not known")
         shape = np.broadcast_shapes(*shapes)
         return (1,) * (4 - len(shape)) + shape
 
-    def _named(self, call: AttentionCall, samples: tuple[Array, ...]) -> dict[str, Array]:
+    def _named(self, call: AttentionCall, samples: tuple[Real, ...]) -> dict[str, Real]:
         if not samples:
             return {}
         operands = (call.q, call.k, call.v)
@@ -233,7 +238,7 @@ def _check_form(call: AttentionCall) -> None:
         raise Mismatch(f"the operands are of type {call.q.dtype}, not FLOAT")
 
 
-def _side_by_side(parts: Sequence[Array]) -> Array:
+def _side_by_side(parts: Sequence[Real]) -> Real:
     """Concatenate factors along the rank after broadcasting the rest."""
     outer = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
     wide = [np.broadcast_to(part, (*outer, part.shape[-1])) for part in parts]
@@ -242,7 +247,7 @@ def _side_by_side(parts: Sequence[Array]) -> Array:
 
 def _join(build: Builder, plan: BiasPlan, sizes: AttentionSizes) -> onnx_ir.Value | None:
     """Add up what stays a mask."""
-    values = list(plan.rest)
+    values = [_summand(build, term) for term in plan.rest]
     for mask in plan.stored:
         if mask.shape[0] not in {1, sizes.batch}:
             raise Mismatch(f"a mask of {mask.shape[0]} samples, the batch has {sizes.batch}")
@@ -250,6 +255,13 @@ def _join(build: Builder, plan: BiasPlan, sizes: AttentionSizes) -> onnx_ir.Valu
     if not values:
         return None
     return functools.reduce(lambda one, other: build.op("Add", one, other), values)
+
+
+def _summand(build: Builder, term: Term) -> onnx_ir.Value:
+    if term.fill is None:
+        return term.value
+    zero, fill = (build.constant(np.asarray(x, np.float32)) for x in (0.0, term.fill))
+    return build.op("Where", term.value, zero, fill)
 
 
 def _place(
@@ -260,7 +272,7 @@ def _place(
     sizes: AttentionSizes,
 ) -> onnx_ir.Value:
     """Repeat a factor for the batch and cut it to the length, as the operand has them."""
-    period, _, length, _ = (int(d) for d in dimensions(factor) or ())
+    period, _, length, _ = static_shape(factor) or (1, 1, 1, 1)
     if plan.length is not None and length > 1:
         end = build.op("Shape", operand, attributes={"start": 2, "end": 3})
         factor = build.op("Slice", factor, build.ints(0), end, build.ints(2))

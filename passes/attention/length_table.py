@@ -12,6 +12,7 @@ from whet.ir.bindings import Binding, evaluate_dimension
 from whet.ir.execute import CannotRun, Executor
 from whet.ir.values import Array, attribute_int, constant, dimensions, is_op
 from whet.passes.attention.bias_terms import upstream
+from whet.passes.attention.low_rank import Real
 
 __all__ = ["LengthTable", "read_length_table"]
 
@@ -29,7 +30,7 @@ class LengthTable:
     longest: int | None
     """The size of the constant that it is cut from; None if it is computed for any length."""
 
-    def at(self, length: int) -> Array:
+    def at(self, length: int) -> Real:
         """Return ``[1, heads or 1, length, length]``; raises Mismatch if it does not come out so."""
         proto, feeds = self._model({self.symbol: length})
         try:
@@ -39,13 +40,13 @@ class LengthTable:
         if table.ndim > 4 or table.shape[-2:] != (length, length):
             shape = list(table.shape)
             raise Mismatch(f"at length {length} the table has shape {shape}")
-        return table.reshape((1,) * (4 - table.ndim) + table.shape)
+        return table.reshape((1,) * (4 - table.ndim) + table.shape).astype(np.float32)
 
-    def probe(self) -> Array:
+    def probe(self) -> Real:
         """Return the table at a small length."""
         return self.at(_PROBE if self.longest is None else min(_PROBE, self.longest))
 
-    def corner_of(self, table: Array) -> bool:
+    def corner_of(self, table: Real) -> bool:
         """Tell whether shorter tables are the corners of longer ones: the entries depend on the positions only."""
         small = self.probe()
         size = min(small.shape[-1], table.shape[-1])
@@ -91,7 +92,7 @@ def read_length_table(model: onnx_ir.Model, value: onnx_ir.Value) -> LengthTable
     if sizes is None or len(sizes) < 2 or sizes[-1] != sizes[-2] or not isinstance(sizes[-1], str):
         return None
     nodes = upstream(value, _is_given)
-    if nodes is None or value.dtype is None or not value.dtype.is_floating_point():
+    if nodes is None or value.dtype != onnx_ir.DataType.FLOAT:
         return None
     opsets = tuple(sorted(model.graph.opset_imports.items()))
     return LengthTable(value, sizes[-1], nodes, opsets, _longest(nodes))

@@ -1,19 +1,20 @@
 """Low-rank factors of a bias table.
 
-A softmax cannot tell ``B`` from ``B + c 1'``: a constant per query moves all scores of a row alike. Over all ``c`` and all
-matrices X of rank r, ``||B - c 1' - X||`` is least for the row means c and the truncated singular value decomposition
-of what remains (X may be taken orthogonal to 1, so c and X do not compete). Energies below are shares of the squared
-Frobenius norm *after* the row means are gone.
+A softmax cannot tell ``B`` from ``B + c 1'``: a constant per query moves all scores of a row alike. Over all ``c`` and
+all matrices X of rank r, ``||B - c 1' - X||`` is least for the row means c and the truncated singular value
+decomposition of what remains (X may be taken orthogonal to 1, so c and X do not compete). Energies below are shares of
+the squared Frobenius norm *after* the row means are gone.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
-
-from whet.ir.values import Array
+import numpy.typing as npt
 
 __all__ = [
     "Factors",
+    "Real",
     "Sample",
     "Spectrum",
     "attend",
@@ -23,6 +24,8 @@ __all__ = [
     "output_error",
     "smallest_rank",
 ]
+
+Real = npt.NDArray[np.floating[Any]]
 
 _EXACT = 1e-12
 """The share of the energy, above full rank's zero, that float32 cannot hold anyway: a residual of 1e-6 of the norm."""
@@ -35,8 +38,8 @@ _POWERS = 4
 class Factors:
     """``table ~ left right'`` with ``left [..., n, rank]`` and ``right [..., m, rank]``, in float32."""
 
-    left: Array
-    right: Array
+    left: Real
+    right: Real
     energy: float
     """The smallest share, over the matrices, of the energy that is kept."""
 
@@ -45,7 +48,7 @@ class Factors:
         """Return the rank that all matrices share."""
         return int(self.left.shape[-1])
 
-    def product(self) -> Array:
+    def product(self) -> Real:
         """Return ``left right'`` in float64."""
         right = self.right.astype(np.float64)
         return np.asarray(self.left.astype(np.float64) @ np.swapaxes(right, -1, -2))
@@ -55,13 +58,13 @@ class Factors:
 class Spectrum:
     """Leading singular triples of every matrix of a centered table, in float64."""
 
-    u: Array
+    u: Real
     """``[..., n, k]``."""
-    s: Array
+    s: Real
     """``[..., k]``, falling."""
-    v: Array
+    v: Real
     """``[..., m, k]``."""
-    lost: Array
+    lost: Real
     """``[..., k + 1]``: the energy (squared Frobenius norm) that is lost at rank 0, 1, …, k."""
 
     @property
@@ -89,7 +92,7 @@ class Spectrum:
             float(1.0 - (self.lost[..., rank] / total).max()),
         )
 
-    def part(self, matrices: int, rows: Array, columns: int) -> "Spectrum":
+    def part(self, matrices: int, rows: Real, columns: int) -> "Spectrum":
         """Return what belongs to some rows of the first matrices, and to the first columns."""
         return dataclasses.replace(
             self,
@@ -104,19 +107,19 @@ class Spectrum:
 class Sample:
     """Operands on which an error is measured: q ``[..., n, d]``, k ``[..., m, d]``, v ``[..., m, e]``."""
 
-    q: Array
-    k: Array
-    v: Array
+    q: Real
+    k: Real
+    v: Real
     scale: float
 
 
-def center(table: Array) -> Array:
+def center(table: Real) -> Real:
     """Subtract from every row its mean, in float64; attention with the result is the same."""
     wide = table.astype(np.float64)
     return np.asarray(wide - wide.mean(axis=-1, keepdims=True))
 
 
-def decompose(table: Array, energy: float = 1.0, limit: int | None = None) -> Spectrum:
+def decompose(table: Real, energy: float = 1.0, limit: int | None = None) -> Spectrum:
     """Decompose the centered matrices ``[..., n, m]``, with at most ``limit`` triples.
 
     Large matrices get no more triples than it takes to hold ``energy``, by projecting on the range of a random product.
@@ -137,7 +140,7 @@ def decompose(table: Array, energy: float = 1.0, limit: int | None = None) -> Sp
     return Spectrum(u[..., :limit], s[..., :limit], v[..., :limit], lost[..., : limit + 1])
 
 
-def _leading(matrices: Array, count: int) -> Spectrum:
+def _leading(matrices: Real, count: int) -> Spectrum:
     """Return leading triples by randomized subspace iteration (Halko, Martinsson and Tropp, 2011)."""
     rng = np.random.default_rng(0)
     transposed = np.swapaxes(matrices, -1, -2)
@@ -151,17 +154,19 @@ def _leading(matrices: Array, count: int) -> Spectrum:
     total = (matrices**2).sum(axis=(-2, -1))[..., None]
     lost = np.concatenate([total, np.maximum(total - np.cumsum(s**2, axis=-1), 0.0)], axis=-1)
     v = np.swapaxes(vh, -1, -2)
-    return Spectrum((basis @ u)[..., :count], s[..., :count], v[..., :count], lost[..., : count + 1])
+    return Spectrum(
+        (basis @ u)[..., :count], s[..., :count], v[..., :count], lost[..., : count + 1]
+    )
 
 
-def factor(table: Array, *, rank: int = 0, energy: float = 1.0) -> Factors:
+def factor(table: Real, *, rank: int = 0, energy: float = 1.0) -> Factors:
     """Return factors of ``[..., n, m]`` up to a constant per row: of ``rank``, or the least that keeps ``energy``."""
     spectrum = decompose(table, energy, rank or None)
     wanted = min(rank, spectrum.largest) if rank else spectrum.rank(energy)
     return spectrum.factors(spectrum.largest if wanted is None else wanted)
 
 
-def attend(sample: Sample, bias: Array) -> Array:
+def attend(sample: Sample, bias: Real) -> Real:
     """Return ``softmax(scale q k' + bias) v`` in float64; rows in which every key is masked are zero."""
     q, k, v = (x.astype(np.float64) for x in (sample.q, sample.k, sample.v))
     scores = sample.scale * q @ np.swapaxes(k, -1, -2) + bias
@@ -171,7 +176,7 @@ def attend(sample: Sample, bias: Array) -> Array:
     return np.asarray(weights / np.where(sums > 0, sums, 1.0) @ v)
 
 
-def output_error(table: Array, factors: Factors, sample: Sample) -> float:
+def output_error(table: Real, factors: Factors, sample: Sample) -> float:
     """Return ``||y' - y|| / ||y||`` of the attention's output on ``sample``."""
     expected = attend(sample, table.astype(np.float64))
     found = attend(sample, factors.product())
@@ -181,7 +186,7 @@ def output_error(table: Array, factors: Factors, sample: Sample) -> float:
 
 
 def smallest_rank(
-    table: Array, spectrum: Spectrum, sample: Sample, bound: float, start: int = 1
+    table: Real, spectrum: Spectrum, sample: Sample, bound: float, start: int = 1
 ) -> int | None:
     """Return the smallest rank from ``start`` on whose output error is at most ``bound``; None if there is none.
 

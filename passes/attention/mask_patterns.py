@@ -8,13 +8,21 @@ per region, padding has one form.
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 
-from whet.ir.values import Array
+from whet.passes.attention.bias_terms import HIDES
+from whet.passes.attention.low_rank import Real
 
-__all__ = ["Split", "as_floats", "blind", "forms", "is_causal", "is_pattern", "pattern_factors", "split_mask"]
+__all__ = [
+    "Split",
+    "blind",
+    "forms",
+    "is_causal",
+    "is_pattern",
+    "pattern_factors",
+    "split_mask",
+]
 
-_HARD = -1e4
-"""Values up to this one shut a key out altogether, whatever is added to them."""
 _SOFT = -50.0
 """Values up to this one are taken for a mask (Swin writes -100), and kept to the bit."""
 _FLOOR = -1e30
@@ -25,26 +33,24 @@ _FLOOR = -1e30
 class Split:
     """``table = finite + mask``."""
 
-    finite: Array
-    mask: Array | None
+    finite: Real
+    mask: Real | None
     """Zeros and one negative level; None where nothing is masked."""
 
 
-def is_pattern(table: Array) -> bool:
+def is_pattern(table: Real) -> bool:
     """Tell whether the table is a mask: it takes the value 0 and one of at most -50, nothing else."""
-    if table.dtype == np.bool_:
-        return True
     low = float(table.min(initial=0.0))
     return low <= _SOFT and bool(((table == 0) | (table == low)).all())
 
 
-def split_mask(table: Array) -> Split:
+def split_mask(table: Real) -> Split:
     """Take masked places out of ``[..., n, m]``.
 
     Where a table of moderate values had a common level added (-100), subtracting it gives back the values. Where keys
     are shut out for good, what lies below does not count and becomes the mean of the rest of its row.
     """
-    hard = table <= _HARD
+    hard = table <= HIDES
     if hard.any():
         return Split(_fill(table, hard), np.where(hard, -np.inf, 0.0).astype(np.float32))
     soft = table <= _SOFT
@@ -57,37 +63,32 @@ def split_mask(table: Array) -> Split:
     return Split(finite, np.where(soft, level, 0.0).astype(np.float32))
 
 
-def _fill(table: Array, hidden: Array) -> Array:
+def _fill(table: Real, hidden: npt.NDArray[np.bool_]) -> Real:
     count = (~hidden).sum(axis=-1, keepdims=True)
     sums = np.where(hidden, 0.0, table.astype(np.float64)).sum(axis=-1, keepdims=True)
     return np.asarray(np.where(hidden, sums / np.maximum(count, 1), table))
 
 
-def as_floats(mask: Array) -> Array:
-    """Return a mask of floats: false is minus infinity."""
-    if mask.dtype == np.bool_:
-        return np.where(mask, 0.0, -np.inf).astype(np.float32)
-    return mask.astype(np.float32)
-
-
-def is_causal(mask: Array) -> bool:
+def is_causal(mask: Real) -> bool:
     """Tell whether query i sees keys 0 to i and no others, in every matrix."""
     n, m = mask.shape[-2:]
-    return bool(((mask > _HARD) == np.tri(n, m, dtype=np.bool_)).all() and (mask[mask > _HARD] == 0).all())
+    return bool(
+        ((mask > HIDES) == np.tri(n, m, dtype=np.bool_)).all() and (mask[mask > HIDES] == 0).all()
+    )
 
 
-def blind(mask: Array) -> bool:
+def blind(mask: Real) -> bool:
     """Tell whether some query sees no key at all: what attention returns there depends on how that is written."""
     return bool(np.isneginf(mask).all(axis=-1).any())
 
 
-def forms(mask: Array) -> int:
+def forms(mask: Real) -> int:
     """Return how many different rows the matrices have, at most."""
     matrices = mask.reshape(-1, *mask.shape[-2:])
     return max(len(np.unique(matrix, axis=0)) for matrix in matrices)
 
 
-def pattern_factors(mask: Array) -> tuple[Array, Array]:
+def pattern_factors(mask: Real) -> tuple[Real, Real]:
     """Return ``left [..., n, g]`` and ``right [..., m, g]`` with ``left right'`` the mask, exactly.
 
     Minus infinity becomes -1e30. Matrices with fewer forms are padded with zeros.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from whet.errors import Mismatch
-from whet.ir.values import Array
 from whet.passes.attention.call import AttentionSizes
 from whet.passes.attention.low_rank import (
     Factors,
+    Real,
     Sample,
     Spectrum,
     decompose,
@@ -44,7 +44,7 @@ class TableFactors:
     request: Request
     _spectra: dict[object, Spectrum] = dataclasses.field(default_factory=dict[object, Spectrum])
 
-    def spectrum(self, table: Array) -> Spectrum:
+    def spectrum(self, table: Real) -> Spectrum:
         """Return the spectrum of ``[..., n, m]``, with as many triples as can be of use."""
         key = table.shape, hashlib.sha256(np.ascontiguousarray(table).tobytes()).digest()
         if key not in self._spectra:
@@ -56,7 +56,7 @@ class TableFactors:
 
 
 def factor_table(
-    made: TableFactors, table: Array, sizes: AttentionSizes, operands: Sequence[Array], scale: float
+    made: TableFactors, table: Real, sizes: AttentionSizes, operands: Sequence[Real], scale: float
 ) -> Factors:
     """Return ``left [period, heads or 1, n, r]`` and ``right [period, key heads or 1, m, r]`` of a table.
 
@@ -67,19 +67,21 @@ def factor_table(
     spectrum = made.spectrum(stacked)
     rank = _by_energy(spectrum, stacked, made.request)
     if not made.request.rank and made.request.energy < 1:
-        trial = _trial(stacked, spectrum, table.shape, sizes, _operands(table, sizes, operands), scale)
+        trial = _trial(
+            stacked, spectrum, table.shape, sizes, _operands(table, sizes, operands), scale
+        )
         rank = trial.smallest(made.request.error, rank)
     found = spectrum.factors(rank)
     return dataclasses.replace(found, left=found.left.reshape(*table.shape[:3], rank))
 
 
-def _stack(table: Array, group: int) -> Array:
+def _stack(table: Real, group: int) -> Real:
     """Put the heads that share a key head below one another: their factors must share the side of the keys."""
     period, heads, n, m = table.shape
     return table.reshape(period, heads // group, group * n, m)
 
 
-def _by_energy(spectrum: Spectrum, table: Array, request: Request) -> int:
+def _by_energy(spectrum: Spectrum, table: Real, request: Request) -> int:
     if request.rank:
         return min(request.rank, spectrum.largest)
     rank = spectrum.rank(request.energy)
@@ -99,7 +101,7 @@ def _by_energy(spectrum: Spectrum, table: Array, request: Request) -> int:
 class _Trial:
     """Some rows of a table, their spectrum, and operands to try ranks on."""
 
-    table: Array
+    table: Real
     spectrum: Spectrum
     sample: Sample
 
@@ -114,9 +116,7 @@ class _Trial:
         return found
 
 
-def _operands(
-    table: Array, sizes: AttentionSizes, real: Sequence[Array]
-) -> tuple[Array, Array, Array]:
+def _operands(table: Real, sizes: AttentionSizes, real: Sequence[Real]) -> tuple[Real, Real, Real]:
     """Return real q, k, v if there are any, else random ones as long as the table."""
     if real:
         q, k, v = real
@@ -124,19 +124,21 @@ def _operands(
     batch = min(max(sizes.batch, len(table)), _SAMPLES)
     queries = table.shape[2] if table.shape[2] > 1 else sizes.queries
     keys = batch, sizes.key_heads, table.shape[3]
-    return (
-        noise((batch, sizes.heads, queries, sizes.head)),
-        noise((*keys, sizes.head), 1),
-        noise((*keys, sizes.value_head), 2),
+    shapes = (
+        (batch, sizes.heads, queries, sizes.head),
+        (*keys, sizes.head),
+        (*keys, sizes.value_head),
     )
+    q, k, v = (noise(shape, seed).astype(np.float32) for seed, shape in enumerate(shapes))
+    return q, k, v
 
 
 def _trial(
-    stacked: Array,
+    stacked: Real,
     spectrum: Spectrum,
     shape: tuple[int, ...],
     sizes: AttentionSizes,
-    operands: tuple[Array, Array, Array],
+    operands: tuple[Real, Real, Real],
     scale: float,
 ) -> _Trial:
     q, k, v = operands
