@@ -10,13 +10,25 @@ from whet.ir.shapes import infer_shapes
 from whet.passes.attention.low_rank import Real, Sample, attend
 from whet.passes.proposal import Builder, FreshNames
 
-__all__ = ["AttentionModel", "bucket_table", "relative_table_1d", "outputs", "reference", "relative_table_2d", "shifted_windows", "smooth_table"]
+__all__ = [
+    "AttentionModel",
+    "bucket_table",
+    "outputs",
+    "reference",
+    "relative_table_1d",
+    "relative_table_2d",
+    "shifted_windows",
+    "smooth_table",
+]
+
+FLOAT = onnx_ir.DataType.FLOAT
+Shape = Sequence[int | str]
 
 
 class AttentionModel:
     """A graph under construction: operands q, k, v and as many attentions as are added."""
 
-    def __init__(self, q: Sequence[int | str], k: Sequence[int | str], value_head: int | None = None) -> None:
+    def __init__(self, q: Shape, k: Shape, value_head: int | None = None) -> None:
         v = [*k[:3], k[3] if value_head is None else value_head]
         self.q, self.k, self.v = (_input(n, s) for n, s in (("q", q), ("k", k), ("v", v)))
         self.graph = onnx_ir.Graph(
@@ -26,12 +38,17 @@ class AttentionModel:
         near = onnx_ir.Node("", "Identity", [], num_outputs=1, name="n")
         self.build = Builder(FreshNames(self.model), near)
 
-    def input(self, name: str, shape: Sequence[int | str], dtype: onnx_ir.DataType = onnx_ir.DataType.FLOAT) -> onnx_ir.Value:
+    def input(
+        self,
+        name: str,
+        shape: Shape,
+        dtype: onnx_ir.DataType = FLOAT,
+    ) -> onnx_ir.Value:
         value = _input(name, shape, dtype)
         self.graph.inputs.append(value)
         return value
 
-    def attention(self, bias: onnx_ir.Value | None, **attributes: float | int) -> onnx_ir.Value:
+    def attention(self, bias: onnx_ir.Value | None, **attributes: float) -> onnx_ir.Value:
         result = self.build.op("Attention", self.q, self.k, self.v, bias, attributes=attributes)
         result.type = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
         self.graph.outputs.append(result)
@@ -44,7 +61,7 @@ class AttentionModel:
         return infer_shapes(self.model)
 
 
-def _input(name: str, shape: Sequence[int | str], dtype: onnx_ir.DataType = onnx_ir.DataType.FLOAT) -> onnx_ir.Value:
+def _input(name: str, shape: Shape, dtype: onnx_ir.DataType = FLOAT) -> onnx_ir.Value:
     return onnx_ir.Value(name=name, shape=onnx_ir.Shape(shape), type=onnx_ir.TensorType(dtype))
 
 
@@ -52,7 +69,9 @@ def outputs(model: onnx_ir.Model, feeds: Mapping[str, np.ndarray]) -> list[np.nd
     return list(Executor(onnx_ir.to_proto(model)).run(feeds))
 
 
-def reference(feeds: Mapping[str, np.ndarray], bias: Real, scale: float | None = None, causal: bool = False) -> Real:
+def reference(
+    feeds: Mapping[str, np.ndarray], bias: Real, scale: float | None = None, causal: bool = False
+) -> Real:
     q, k, v = feeds["q"], feeds["k"], feeds["v"]
     group = q.shape[1] // k.shape[1]
     k, v = (np.repeat(x, group, axis=1) for x in (k, v))
@@ -84,13 +103,15 @@ def relative_table_2d(values: np.ndarray, height: int, width: int) -> np.ndarray
 
 
 def bucket_table(values: np.ndarray, n: int, farthest: int = 128) -> np.ndarray:
-    """Gather ``[heads, n, n]`` from ``[buckets, heads]`` by T5's buckets: exact near, logarithmic up to ``farthest``."""
+    """Gather ``[heads, n, n]`` from ``[buckets, heads]`` by T5's buckets: exact near, then logarithmic."""
     half = len(values) // 2
     offset = np.arange(n)[None, :] - np.arange(n)[:, None]
     far = np.abs(offset)
     near = half // 2
     ratio = np.log(np.maximum(far, 1) / near) / np.log(farthest / near)
-    bucket = np.where(far < near, far, np.minimum(near + (ratio * (half - near)).astype(int), half - 1))
+    bucket = np.where(
+        far < near, far, np.minimum(near + (ratio * (half - near)).astype(int), half - 1)
+    )
     return np.moveaxis(values[bucket + half * (offset > 0)], -1, 0)
 
 

@@ -14,12 +14,12 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import dimensions, static_shape
 from whet.passes.attention.bias_plan import BiasPlan, plan_bias
-from whet.passes.attention.bias_terms import Term, read_bias
+from whet.passes.attention.bias_terms import Term
 from whet.passes.attention.break_even import Payoff, check_pays
 from whet.passes.attention.call import AttentionCall, AttentionSizes, read_attention
 from whet.passes.attention.factors import append_factors
 from whet.passes.attention.low_rank import Real
-from whet.passes.attention.mask_patterns import pattern_factors
+from whet.passes.attention.mask_patterns import FLOOR, pattern_factors
 from whet.passes.attention.table_rank import Request, TableFactors, factor_table
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.proposal import Builder, Proposal
@@ -66,14 +66,13 @@ class FactorBiasTable(Pass):
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-    """``left [period, heads or 1, n or 1, r]`` and ``right [period, key heads or 1, m, r]``."""
+    """``left [period, heads or 1, n or 1, r]`` and ``right [period, key heads or 1, m, r]``.
+
+    A last column of ones on the left stands for one of the keys that is computed.
+    """
 
     left: Real
     right: Real
-
-    @property
-    def rank(self) -> int:
-        return int(self.left.shape[-1])
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -138,24 +137,22 @@ class _Run:
 
     def _rewrite(self, call: AttentionCall, samples: tuple[Real, ...]) -> None:
         assert call.mask is not None
-        model = self._work.model
         sizes = call.sizes(self._shapes([call.q, call.k, call.v, call.mask]))
-        plan = plan_bias(model, read_bias(model, call.mask), sizes, self._step.max_length)
+        plan = plan_bias(self._work.model, call, sizes, self._step.max_length)
         pair = self._factor(call, plan, sizes, samples)
-        payoff = self._payoff(call, sizes, pair.rank, plan)
+        payoff = self._payoff(call, sizes, pair.left.shape[-1], plan)
         build = self._work.builder(call.node)
         weights = self._weights.get(pair.key) or (
             build.constant(pair.left, f"{call.mask.name}.left"),
             build.constant(pair.right, f"{call.mask.name}.right"),
         )
-        mask = _join(build, plan, sizes)
+        mask = _join(build, call, plan, sizes)
         left = _place(build, weights[0], call.q, plan, sizes)
-        right = _place(build, weights[1], call.k, plan, sizes)
-        causal = call.causal or plan.causal
-        result = append_factors(build, call, left, right, mask=mask, causal=causal)
+        right = _with_columns(build, call, plan, _place(build, weights[1], call.k, plan, sizes))
+        result = append_factors(build, call, left, right, mask=mask, causal=plan.causal)
         damage = Damage(
             site=call.node.name or call.node.op_type,
-            format=f"bias rank {pair.rank}",
+            format=f"bias rank {pair.left.shape[-1]}",
             error=0.0,
             bytes_before=sum(4 * part.size for part in plan.parts),
             bytes_after=pair.left.nbytes + pair.right.nbytes,
@@ -187,8 +184,10 @@ class _Run:
             pairs.insert(0, _Pair(found.left, found.right))
         if any(pair.right.shape[1] not in {1, sizes.key_heads} for pair in pairs):
             raise Mismatch(f"a mask per head, but {sizes.key_heads} heads of keys")
-        left = _side_by_side([pair.left for pair in pairs])
-        return _Pair(left, _side_by_side([pair.right for pair in pairs]))
+        left = [pair.left for pair in pairs]
+        if plan.columns:
+            left.append(np.ones((1, 1, 1, 1), np.float32))
+        return _Pair(_side_by_side(left), _side_by_side([pair.right for pair in pairs]))
 
     def _payoff(
         self,
@@ -205,11 +204,11 @@ class _Run:
             sizes,
             rank,
             mask_kind="float" if plan.rest or plan.stored else "",
-            mask_shape=self._rest_shape(plan),
-            causal=call.causal or plan.causal,
+            mask_shape=self._rest_shape(plan, sizes),
+            causal=plan.causal,
         )
 
-    def _rest_shape(self, plan: BiasPlan) -> tuple[int, ...] | None:
+    def _rest_shape(self, plan: BiasPlan, sizes: AttentionSizes) -> tuple[int, ...] | None:
         """Return the shape, of rank 4, of the mask that is left."""
         values = [term.value for term in plan.rest]
         found = self._shapes(values)
@@ -218,8 +217,8 @@ class _Run:
             return None
         if len(found) < len(set(values)):
             raise Mismatch("the shape of the mask that would be left is not known")
-        shape = np.broadcast_shapes(*shapes)
-        return (1,) * (4 - len(shape)) + shape
+        shape = np.broadcast_shapes(*shapes, (1, 1, sizes.queries, 1))
+        return tuple(int(size) for size in shape)
 
     def _named(self, call: AttentionCall, samples: tuple[Real, ...]) -> dict[str, Real]:
         if not samples:
@@ -245,16 +244,39 @@ def _side_by_side(parts: Sequence[Real]) -> Real:
     return np.concatenate(wide, axis=-1, dtype=np.float32)
 
 
-def _join(build: Builder, plan: BiasPlan, sizes: AttentionSizes) -> onnx_ir.Value | None:
-    """Add up what stays a mask."""
+def _join(
+    build: Builder, call: AttentionCall, plan: BiasPlan, sizes: AttentionSizes
+) -> onnx_ir.Value | None:
+    """Add up what stays a mask, with a row for every query: not all kernels repeat one."""
     values = [_summand(build, term) for term in plan.rest]
+    full = any((dimensions(term.value) or (1, 1))[-2:-1] not in {(), (1,)} for term in plan.rest)
     for mask in plan.stored:
-        if mask.shape[0] not in {1, sizes.batch}:
-            raise Mismatch(f"a mask of {mask.shape[0]} samples, the batch has {sizes.batch}")
-        values.append(build.constant(mask))
+        values.append(_repeated(build, build.constant(mask), call.q, sizes))
+        full = full or mask.shape[-2] > 1
     if not values:
         return None
-    return functools.reduce(lambda one, other: build.op("Add", one, other), values)
+    total = functools.reduce(lambda one, other: build.op("Add", one, other), values)
+    if full:
+        return total
+    count = build.op("Shape", call.q, attributes={"start": 2, "end": 3})
+    shape = build.op("Concat", build.ints(1, 1), count, build.ints(1), attributes={"axis": 0})
+    return build.op("Expand", total, shape)
+
+
+def _with_columns(
+    build: Builder, call: AttentionCall, plan: BiasPlan, right: onnx_ir.Value
+) -> onnx_ir.Value:
+    """Put what the graph adds for each key beside the factor of the keys."""
+    if not plan.columns:
+        return right
+    summands = [_summand(build, term) for term in plan.columns]
+    total = functools.reduce(lambda one, other: build.op("Add", one, other), summands)
+    floor = build.constant(np.asarray(FLOOR, np.float32))
+    column = build.op("Transpose", build.op("Max", total, floor), attributes={"perm": [0, 1, 3, 2]})
+    outer = build.op("Shape", call.k, attributes={"start": 0, "end": 3})
+    shape = build.op("Concat", outer, build.ints(1), attributes={"axis": 0})
+    both = [build.op("Expand", value, shape) for value in (right, column)]
+    return build.op("Concat", *both, attributes={"axis": -1})
 
 
 def _summand(build: Builder, term: Term) -> onnx_ir.Value:
@@ -272,16 +294,23 @@ def _place(
     sizes: AttentionSizes,
 ) -> onnx_ir.Value:
     """Repeat a factor for the batch and cut it to the length, as the operand has them."""
-    period, _, length, _ = static_shape(factor) or (1, 1, 1, 1)
+    length = (static_shape(factor) or (1, 1, 1))[2]
     if plan.length is not None and length > 1:
         end = build.op("Shape", operand, attributes={"start": 2, "end": 3})
         factor = build.op("Slice", factor, build.ints(0), end, build.ints(2))
-    batch = (dimensions(operand) or (None,))[0]
-    if period in {1, batch}:
-        return factor
+    return _repeated(build, factor, operand, sizes)
+
+
+def _repeated(
+    build: Builder, table: onnx_ir.Value, operand: onnx_ir.Value, sizes: AttentionSizes
+) -> onnx_ir.Value:
+    """Repeat a table of several samples as often as it fits into the batch."""
+    period = (static_shape(table) or (1,))[0]
+    if period in {1, (dimensions(operand) or (None,))[0]}:
+        return table
     if sizes.batch % period:
         raise Mismatch(f"the table has {period} samples, the batch {sizes.batch}")
     count = build.op("Shape", operand, attributes={"start": 0, "end": 1})
     times = build.op("Div", count, build.ints(period))
     repeats = build.op("Concat", times, build.ints(1, 1, 1), attributes={"axis": 0})
-    return build.op("Tile", factor, repeats)
+    return build.op("Tile", table, repeats)

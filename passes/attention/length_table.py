@@ -86,16 +86,17 @@ def _shape(value: onnx_ir.Value, binding: Binding) -> Array:
     return np.asarray([1 if size is None else size for size in sizes], np.int64)[start:end]
 
 
-def read_length_table(model: onnx_ir.Model, value: onnx_ir.Value) -> LengthTable | None:
-    """Read a value that depends on the free length only; None if it depends on data, or on no free length."""
-    sizes = dimensions(value)
-    if sizes is None or len(sizes) < 2 or sizes[-1] != sizes[-2] or not isinstance(sizes[-1], str):
+def read_length_table(
+    model: onnx_ir.Model, value: onnx_ir.Value, symbol: str | None
+) -> LengthTable | None:
+    """Read a value that depends on the free length ``symbol`` only; None if it depends on data, or there is none."""
+    if symbol is None or value.dtype != onnx_ir.DataType.FLOAT:
         return None
     nodes = upstream(value, _is_given)
-    if nodes is None or value.dtype != onnx_ir.DataType.FLOAT:
+    if nodes is None:
         return None
     opsets = tuple(sorted(model.graph.opset_imports.items()))
-    return LengthTable(value, sizes[-1], nodes, opsets, _longest(nodes))
+    return LengthTable(value, symbol, nodes, opsets, _longest(nodes))
 
 
 def _is_given(value: onnx_ir.Value) -> bool:

@@ -14,9 +14,11 @@ from whet.passes.attention.bias_terms import HIDES
 from whet.passes.attention.low_rank import Real
 
 __all__ = [
+    "FLOOR",
     "Split",
     "blind",
     "forms",
+    "hides",
     "is_causal",
     "is_pattern",
     "pattern_factors",
@@ -25,7 +27,9 @@ __all__ = [
 
 _SOFT = -50.0
 """Values up to this one are taken for a mask (Swin writes -100), and kept to the bit."""
-_FLOOR = -1e30
+_GAP = 20.0
+"""No table has nothing between its values and those that far below."""
+FLOOR = -1e30
 """Stands for minus infinity in factors: zero times infinity is not a number."""
 
 
@@ -35,7 +39,7 @@ class Split:
 
     finite: Real
     mask: Real | None
-    """Zeros and one negative level; None where nothing is masked."""
+    """Zeros, and what stands where keys are shut out; None where nothing is."""
 
 
 def is_pattern(table: Real) -> bool:
@@ -52,9 +56,9 @@ def split_mask(table: Real) -> Split:
     """
     hard = table <= HIDES
     if hard.any():
-        return Split(_fill(table, hard), np.where(hard, -np.inf, 0.0).astype(np.float32))
+        return Split(_fill(table, hard), np.where(hard, table, 0.0).astype(np.float32))
     soft = table <= _SOFT
-    if not soft.any() or soft.all():
+    if not soft.any() or soft.all() or table[~soft].min() - table[soft].max() < _GAP:
         return Split(table, None)
     level = float(np.round(np.median(table[soft]) / 100.0) * 100.0)
     finite = np.where(soft, table.astype(np.float64) - level, table)
@@ -77,9 +81,17 @@ def is_causal(mask: Real) -> bool:
     )
 
 
-def blind(mask: Real) -> bool:
+def hides(mask: Real) -> bool:
+    """Tell whether keys are shut out for good."""
+    return bool((mask <= HIDES).any())
+
+
+def blind(mask: Real, causal: bool = False) -> bool:
     """Tell whether some query sees no key at all: what attention returns there depends on how that is written."""
-    return bool(np.isneginf(mask).all(axis=-1).any())
+    seen = mask > HIDES
+    if causal:
+        seen = seen & np.tri(*mask.shape[-2:], dtype=np.bool_)
+    return bool((~seen).all(axis=-1).any())
 
 
 def forms(mask: Real) -> int:
@@ -93,7 +105,7 @@ def pattern_factors(mask: Real) -> tuple[Real, Real]:
 
     Minus infinity becomes -1e30. Matrices with fewer forms are padded with zeros.
     """
-    matrices = np.maximum(mask, _FLOOR).reshape(-1, *mask.shape[-2:])
+    matrices = np.maximum(mask, FLOOR).reshape(-1, *mask.shape[-2:])
     n, m = mask.shape[-2:]
     rank = forms(mask)
     left = np.zeros((len(matrices), n, rank), np.float32)

@@ -23,6 +23,8 @@ __all__ = ["Request", "TableFactors", "factor_table"]
 _ROWS = 256
 """Queries on which the error of a rank is measured."""
 _SAMPLES = 4
+_MARGIN = 0.75
+"""Random operands are others when the rewrite is proven: ranks are chosen for that share of the error."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,8 @@ def factor_table(
         trial = _trial(
             stacked, spectrum, table.shape, sizes, _operands(table, sizes, operands), scale
         )
-        rank = trial.smallest(made.request.error, rank)
+        error = made.request.error * (1.0 if operands else _MARGIN)
+        rank = trial.smallest(error, rank)
     found = spectrum.factors(rank)
     return dataclasses.replace(found, left=found.left.reshape(*table.shape[:3], rank))
 
