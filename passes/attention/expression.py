@@ -18,6 +18,7 @@ __all__ = [
     "Apply",
     "Expression",
     "Index",
+    "Last",
     "Leaf",
     "Number",
     "Sum",
@@ -52,6 +53,14 @@ class Number:
 
 
 @dataclasses.dataclass(frozen=True)
+class Last:
+    """The last position along an axis: its size, less one."""
+
+    axis: int
+    dtype: onnx_ir.DataType = _INTEGER
+
+
+@dataclasses.dataclass(frozen=True)
 class Leaf:
     """An element of a tensor of the graph, at the given coordinates."""
 
@@ -79,7 +88,7 @@ class Sum:
     dtype: onnx_ir.DataType
 
 
-Expression = Index | Number | Leaf | Apply | Sum
+Expression = Index | Last | Number | Leaf | Apply | Sum
 
 
 def walk(expression: Expression) -> Iterator[Expression]:

@@ -93,8 +93,9 @@ def _hide(condition: Expression, mask: Mask) -> None:
             _hide(_negated(b), mask)
         case _ if always(condition):
             return
-        case _ if condition not in mask.conditions:
-            mask.conditions.append(condition)
+        case _:
+            if condition not in mask.conditions:
+                mask.conditions.append(condition)
 
 
 def _negated(condition: Expression) -> Expression:
