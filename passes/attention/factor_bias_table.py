@@ -148,7 +148,7 @@ class _Run:
         )
         mask = _join(build, call, plan, sizes)
         left = _place(build, weights[0], call.q, plan, sizes)
-        right = _with_columns(build, call, plan, _place(build, weights[1], call.k, plan, sizes))
+        right = [_place(build, weights[1], call.k, plan, sizes), *_columns(build, plan)]
         result = append_factors(build, call, left, right, mask=mask, causal=plan.causal)
         damage = Damage(
             site=call.node.name or call.node.op_type,
@@ -263,20 +263,14 @@ def _join(
     return build.op("Expand", total, shape)
 
 
-def _with_columns(
-    build: Builder, call: AttentionCall, plan: BiasPlan, right: onnx_ir.Value
-) -> onnx_ir.Value:
-    """Put what the graph adds for each key beside the factor of the keys."""
+def _columns(build: Builder, plan: BiasPlan) -> list[onnx_ir.Value]:
+    """Return what the graph adds for each key as a column ``[batch or 1, 1, m, 1]``, if it does."""
     if not plan.columns:
-        return right
+        return []
     summands = [_summand(build, term) for term in plan.columns]
     total = functools.reduce(lambda one, other: build.op("Add", one, other), summands)
-    floor = build.constant(np.asarray(FLOOR, np.float32))
-    column = build.op("Transpose", build.op("Max", total, floor), attributes={"perm": [0, 1, 3, 2]})
-    outer = build.op("Shape", call.k, attributes={"start": 0, "end": 3})
-    shape = build.op("Concat", outer, build.ints(1), attributes={"axis": 0})
-    both = [build.op("Expand", value, shape) for value in (right, column)]
-    return build.op("Concat", *both, attributes={"axis": -1})
+    finite = build.op("Max", total, build.constant(np.asarray(FLOOR, np.float32)))
+    return [build.op("Transpose", finite, attributes={"perm": [0, 1, 3, 2]})]
 
 
 def _summand(build: Builder, term: Term) -> onnx_ir.Value:

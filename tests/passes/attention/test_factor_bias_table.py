@@ -17,6 +17,7 @@ from attention_reference import (
     shifted_windows,
     smooth_table,
 )
+from fake_prices import FakePrices
 from rewriting import check, context_of, op_types
 
 from whet.ir.bindings import Bindings
@@ -164,6 +165,32 @@ def test_white_tables_are_declined_with_the_rank() -> None:
 
 def test_nothing_is_changed_where_nothing_may_be_measured() -> None:
     assert "nothing may be measured" in declined(one_table(SMOOTH["swin"]), FactorBiasTable())
+
+
+def prices(pays_from: int) -> FakePrices:
+    """Say that factors take half the time from some length on, and twice the time below."""
+
+    def rule(work: str, _kernel: str) -> float:
+        length = int(work.split(",")[2].split("x")[0])
+        if "rank" not in work:
+            return 2.0
+        return 1.0 if length >= pays_from else 4.0
+
+    return FakePrices(rule)
+
+
+def test_places_where_factors_are_measured_to_be_faster_are_changed() -> None:
+    model = one_table(SMOOTH["swin"])
+    coverage = apply(model, FactorBiasTable(), Context(prices=prices(64)))
+    (damage,) = coverage.damage
+    assert (damage.ms_before, damage.ms_after) == (2.0, 1.0)
+    assert [str(at.length) for at in coverage.break_even["n"]] == ["64"]
+
+
+def test_places_where_they_are_not_are_declined_with_the_length_from_which_on_they_are() -> None:
+    reason = declined(one_table(SMOOTH["swin"]), FactorBiasTable(), Context(prices=prices(1024)))
+    assert "length 64: 2 ms with the bias" in reason
+    assert "they would pay from length 1024 on" in reason
 
 
 def test_layers_with_equal_tables_share_their_factors() -> None:
