@@ -92,7 +92,7 @@ class Spectrum:
             float(1.0 - (self.lost[..., rank] / total).max()),
         )
 
-    def part(self, matrices: int, rows: Real, columns: int) -> "Spectrum":
+    def part(self, matrices: int, rows: npt.NDArray[np.int64], columns: int) -> "Spectrum":
         """Return what belongs to some rows of the first matrices, and to the first columns."""
         return dataclasses.replace(
             self,
@@ -126,18 +126,18 @@ def decompose(table: Real, energy: float = 1.0, limit: int | None = None) -> Spe
     """
     centered = center(table)
     full = min(centered.shape[-2:])
-    limit = full if limit is None else min(limit, full)
+    most = full if limit is None else min(limit, full)
     count = 32
     while full > _DIRECT and 3 * count < full:
-        found = _leading(centered, min(count, limit))
-        if count >= limit or found.rank(energy) is not None:
+        found = _leading(centered, min(count, most))
+        if count >= most or found.rank(energy) is not None:
             return found
         count *= 2
     u, s, vh = np.linalg.svd(centered, full_matrices=False)
     tails = np.cumsum((s**2)[..., ::-1], axis=-1)[..., ::-1]
     lost = np.concatenate([tails, np.zeros_like(tails[..., :1])], axis=-1)
     v = np.swapaxes(vh, -1, -2)
-    return Spectrum(u[..., :limit], s[..., :limit], v[..., :limit], lost[..., : limit + 1])
+    return Spectrum(u[..., :most], s[..., :most], v[..., :most], lost[..., : most + 1])
 
 
 def _leading(matrices: Real, count: int) -> Spectrum:

@@ -22,8 +22,14 @@ from rewriting import check, context_of, op_types
 
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
+from whet.ir.files import load_model
+from whet.ir.prepare import normalize
+from whet.ir.values import initializers
 from whet.passes.attention.factor_bias_table import FactorBiasTable
+from whet.passes.attention.low_rank import factor
 from whet.passes.base import Coverage
+from whet.passes.pipeline import Pipeline
+from whet.passes.recipes import canonical
 from whet.passes.workbench import Context, Workbench
 
 FULL = FactorBiasTable(energy=1.0, when="always")
@@ -497,3 +503,33 @@ def test_calibration_data_decide_the_rank_and_are_what_is_reported() -> None:
 
 SHARED = Path(os.environ.get("WHET_SHARED", Path(__file__).parents[4] / "shared"))
 NGSWIN = SHARED / "assets/super_resolution/ngswin_x2.onnx"
+
+
+@pytest.fixture(scope="module")
+def window_tables() -> list[np.ndarray]:
+    """Return the tables ``[1, heads, 64, 64]`` of a trained network of windows."""
+    if not NGSWIN.exists():
+        pytest.skip(f"{NGSWIN} is not there")
+    model = normalize(load_model(NGSWIN))
+    model, _ = Pipeline((canonical(),)).run(model, Context(prove=False))
+    found = [v.const_value.numpy() for v in initializers(model) if v.const_value is not None]
+    tables = [array for array in found if array.ndim == 4 and array.shape[2:] == (64, 64)]
+    assert len(tables) == 20
+    return tables
+
+
+def test_trained_tables_of_small_windows_have_nearly_full_rank(
+    window_tables: list[np.ndarray],
+) -> None:
+    ranks = [factor(table, energy=0.995).rank for table in window_tables]
+    assert min(ranks) >= 48
+    reason = declined(one_table(window_tables[0], 1, 6), FactorBiasTable())
+    assert "rank 32 of a table of 64 x 64" in reason
+
+
+def test_trained_tables_are_exact_at_full_rank(window_tables: list[np.ndarray]) -> None:
+    for table in window_tables[::5]:
+        model = one_table(table, 2, table.shape[1])
+        coverage = apply(model, FULL)
+        assert coverage.damage[0].format == "bias rank 63"
+        assert coverage.damage[0].error <= 1e-5
