@@ -217,16 +217,16 @@ def _concatenated(sizes: Sequence[int | onnx_ir.Value], build: Builder) -> onnx_
 def reshape(x: Placed, shape: Shape, draft: Draft) -> Placed:
     """Reshape to sizes that may be symbols: one is left to the operator, the others are sizes of ``x``.
 
-    If ``x`` was reshaped from just that shape, that is returned.
+    If ``x`` was reshaped from just that shape, no Reshape is made.
     """
     if x.shape == shape and None not in shape:
         return x
     maker = x.value.producer()
     if maker is not None and is_op(maker, "Reshape") and maker.graph is not None:
-        before = maker.inputs[0]
-        if before is not None and None not in shape and draft.known.shape(before) == shape:
+        found = _from_before(maker.inputs[0], shape, draft)
+        if found is not None:
             draft.seen.append(maker)
-            return Placed(before, shape)
+            return found
     build = draft.build
     free = next((k for k, size in enumerate(shape) if not isinstance(size, int)), None)
     sizes = [
@@ -234,6 +234,24 @@ def reshape(x: Placed, shape: Shape, draft: Draft) -> Placed:
         for k, size in enumerate(shape)
     ]
     return Placed(build.op("Reshape", x.value, _concatenated(sizes, build)), shape)
+
+
+def _from_before(before: onnx_ir.Value | None, shape: Shape, draft: Draft) -> Placed | None:
+    """Return what had the wanted shape already, but for axes of size 1, before it was reshaped."""
+    old = draft.known.shape(before)
+    if before is None or old is None or None in shape or len(old) > len(shape):
+        return None
+    rest, axes = list(old), list[int]()
+    for axis, size in enumerate(shape):
+        if rest and rest[0] == size and len(shape) - axis >= len(rest):
+            rest.pop(0)
+        else:
+            axes.append(axis)
+    if rest or any(shape[axis] != 1 for axis in axes):
+        return None
+    if not axes:
+        return Placed(before, shape)
+    return Placed(draft.build.op("Unsqueeze", before, draft.build.ints(*axes)), shape)
 
 
 def _own_size(x: Placed, size: Size | None, build: Builder) -> onnx_ir.Value:

@@ -1,6 +1,7 @@
 """Recognize scaled dot-product attention by what it computes."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from whet.analysis.content_rules import Shape
 from whet.analysis.shape_rules import broadcast
 from whet.analysis.sizes import KnownSizes, Sizes
 from whet.errors import Mismatch
-from whet.ir.values import attribute_int, rank
+from whet.ir.values import attribute_int, is_constant, is_op, rank
 from whet.passes.attention.arrangement import Arrangement, Draft, Placed, choose, run_time_size
 from whet.passes.attention.mask_terms import bounded, term_value
 from whet.passes.attention.probabilities import Weighted, read_weighted
@@ -106,16 +107,19 @@ def _lift(
     build = work.builder(softmax)
     draft = Draft(known, build, [*weighted.nodes, *scores.nodes])
     try:
-        new = _replacement(scores, weighted, draft)
+        replaced = _replacement(scores, weighted, draft)
     except Mismatch as reason:
         work.decline(softmax, str(reason))
         Proposal((softmax,), (), tuple(build.nodes)).discard()
         return
-    old, pairs = tuple(dict.fromkeys(draft.seen)), ((weighted.output, new),)
-    work.propose(Proposal(old, pairs, tuple(build.nodes), tuple(build.initializers)))
+    old = tuple(dict.fromkeys(draft.seen))
+    work.propose(Proposal(old, (replaced,), tuple(build.nodes), tuple(build.initializers)))
 
 
-def _replacement(scores: Scores, weighted: Weighted, draft: Draft) -> onnx_ir.Value:
+def _replacement(
+    scores: Scores, weighted: Weighted, draft: Draft
+) -> tuple[onnx_ir.Value, onnx_ir.Value]:
+    """Return the value that is replaced, and by which."""
     known, build = draft.known, draft.build
     leads = [_lead(value, known) for value in (*scores.layouts, *weighted.layouts)]
     arranged = choose(leads, scores.query, known)
@@ -138,10 +142,26 @@ def _replacement(scores: Scores, weighted: Weighted, draft: Draft) -> onnx_ir.Va
         attributes["softcap"] = scores.softcap
     y = build.op("Attention", *operands, attributes=attributes)
     shape = (*q.shape[:3], v.shape[3])
+    later = _reshaped_later(weighted, shape, known)
+    if later is not None:
+        draft.seen.insert(0, later)
+        return later.outputs[0], y
     result = arranged.back(Placed(y, shape), behind, draft)
-    if weighted.order is None:
-        return result
-    return build.op("Transpose", result, attributes={"perm": weighted.order})
+    if weighted.order is not None:
+        result = build.op("Transpose", result, attributes={"perm": weighted.order})
+    return weighted.output, result
+
+
+def _reshaped_later(weighted: Weighted, shape: Shape, known: KnownSizes) -> onnx_ir.Node | None:
+    """Return the Reshape that brings the result to the shape that Attention gives."""
+    value = weighted.output
+    uses = list(value.uses())
+    if weighted.order is not None or len(uses) != 1 or value.is_graph_output():
+        return None
+    reader = uses[0].node
+    if None in shape or not is_op(reader, "Reshape") or known.shape(value) == shape:
+        return None
+    return reader if known.shape(reader.outputs[0]) == shape else None
 
 
 def _lead(value: onnx_ir.Value, known: KnownSizes) -> Shape:
@@ -203,16 +223,15 @@ def _mask(
 ) -> onnx_ir.Value:
     """Return the sum of all terms, at least of rank 2, with as many columns as there are keys."""
     known, build = draft.known, draft.build
-    total: Placed | None = None
-    for term in reversed(scores.terms):
+    groups: dict[Shape, list[Placed]] = {}
+    for term in sorted(reversed(scores.terms), key=lambda term: not is_constant(term.value)):
         shape = known.shape(term.value)
         if shape is None:
             raise Mismatch(f"the rank of '{term.value.name}' is not known")
         value = bounded(term_value(term, scores.product.node, build), build, draft.seen)
-        lead = _lead(term.at, known)
-        placed = arranged.term(Placed(value, shape), lead, q.value, draft)
-        total = placed if total is None else _sum(total, placed, build)
-    assert total is not None
+        groups.setdefault(_lead(term.at, known), []).append(Placed(value, shape))
+    sums = [(lead, _sum(terms, build)) for lead, terms in groups.items()]
+    total = _sum([arranged.term(term, lead, q.value, draft) for lead, term in sums], build)
     if len(total.shape) < 2 or total.shape[-1] != k.shape[2] or None in total.shape[-1:]:
         keys = run_time_size(k.value, 2, build)
         target = build.op("Concat", build.ints(1, 1, 1), keys, attributes={"axis": 0})
@@ -220,5 +239,9 @@ def _mask(
     return total.value
 
 
-def _sum(one: Placed, other: Placed, build: Builder) -> Placed:
-    return Placed(build.op("Add", one.value, other.value), broadcast(one.shape, other.shape))
+def _sum(terms: Sequence[Placed], build: Builder) -> Placed:
+    total = terms[0]
+    for term in terms[1:]:
+        value = build.op("Add", total.value, term.value)
+        total = Placed(value, broadcast(total.shape, term.shape))
+    return total
