@@ -8,7 +8,7 @@ import onnx_ir
 from whet.analysis.sizes import KnownSizes
 from whet.errors import Mismatch
 from whet.ir.values import is_constant, is_op
-from whet.passes.attention.products import Operand, Product, peel, read_product, scalar
+from whet.passes.attention.products import Operand, Product, peel, read_product, scalar, swapped
 
 __all__ = ["Factor", "NoProduct", "Scores", "Term", "read_scores"]
 
@@ -186,14 +186,17 @@ class _Reader:
 
     def _finish(self, product: Product) -> Scores:
         out = product.node.outputs[0]
-        if product.order is not None:
+        left, right = product.left, product.right
+        if product.order is not None and product.order == swapped(len(product.order)):
+            left, right = right, left
+        elif product.order is not None:
             raise Mismatch(
                 f"the scores of Einsum '{product.node.name}' do not end in queries, keys"
             )
         if product.addend is not None:
             self._note(Term(product.addend, out, self._outer * product.addend_factor))
-        query, first, above = peel(product.left, self._known)
-        key, second, beyond = peel(product.right, self._known)
+        query, first, above = peel(left, self._known)
+        key, second, beyond = peel(right, self._known)
         inner = self._outer * product.factor * first * second
         return Scores(
             product=product,
