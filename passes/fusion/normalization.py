@@ -82,7 +82,7 @@ def _check(work: Workbench, found: _Normalized, op_type: str) -> None:
 def _product(root: onnx_ir.Node, deviation: Deviation, graph: onnx_ir.Graph) -> _Normalized:
     """Return the nearest value behind ``root`` that is the normalized input; raises Mismatch without one."""
     means = _means(deviation, graph)
-    starts = [root.outputs[0], deviation.x, *means]
+    starts = [root.outputs[0], deviation.base, deviation.x, *means]
     atoms = {deviation.x: deviation.x, deviation.base: deviation.base}
     atoms |= dict.fromkeys(means, means[0]) if means else {}
     expansion = Expansion(downstream(graph, starts, _REACH), atoms.get)
@@ -231,20 +231,29 @@ def _with_rest(
     """Multiply by the factors that are no constants and add the rest."""
     y = _times(y, factors, dtype, build)
     for product, factor in rest.items():
-        term = _times(build.constant(narrowed(factor, dtype)), product, dtype, build)
-        y = build.op("Add", y, term)
+        first = next((v for v, exponent in _sorted(product) if exponent == 1.0), None)
+        if first is not None and factor.ndim == 0 and abs(factor) == 1.0:
+            term = _times(_as_type(first, dtype, build), product - {(first, 1.0)}, dtype, build)
+            y = build.op("Add" if factor > 0 else "Sub", y, term)
+        else:
+            term = _times(build.constant(narrowed(factor, dtype)), product, dtype, build)
+            y = build.op("Add", y, term)
     return y
 
 
 def _times(
     y: onnx_ir.Value, factors: Product, dtype: onnx_ir.DataType, build: Builder
 ) -> onnx_ir.Value:
-    for value, exponent in sorted(factors, key=lambda item: item[0].name or ""):
+    for value, exponent in _sorted(factors):
         if abs(exponent) != 1.0:
             raise Mismatch(f"a power {exponent:g} of '{value.name}' takes part")
         kind = "Mul" if exponent > 0 else "Div"
         y = build.op(kind, y, _as_type(value, dtype, build))
     return y
+
+
+def _sorted(factors: Product) -> list[tuple[onnx_ir.Value, float]]:
+    return sorted(factors, key=lambda item: item[0].name or "")
 
 
 def normalized_shape(
