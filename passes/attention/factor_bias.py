@@ -60,6 +60,7 @@ class FactorBias(Pass):
     """
 
     fidelity: ClassVar[Fidelity] = Fidelity.ROUNDING
+    explains: ClassVar[bool] = True
 
     when: Literal["measured", "always"] = "measured"
     """``always``: also where it was not measured to be faster."""

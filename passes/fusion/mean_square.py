@@ -74,9 +74,7 @@ def _reduced(
     return x, axes
 
 
-def _divided_sum(
-    node: onnx_ir.Node | None, total: str
-) -> tuple[onnx_ir.Node, float] | None:
+def _divided_sum(node: onnx_ir.Node | None, total: str) -> tuple[onnx_ir.Node, float] | None:
     """Return the summing node and the number that its sum is divided by."""
     if node is None or not is_op(node, "Div", "Mul"):
         return None

@@ -170,9 +170,7 @@ def _computed_between(
         waiting += [v for v in node.inputs if v is not None]
 
 
-def _write(
-    found: _Normalized, x: onnx_ir.Value, build: Builder, op_type: str
-) -> onnx_ir.Value:
+def _write(found: _Normalized, x: onnx_ir.Value, build: Builder, op_type: str) -> onnx_ir.Value:
     """Return the operator's output, with what it cannot take in itself behind it."""
     dtype = found.value.dtype
     assert dtype is not None
@@ -181,7 +179,9 @@ def _write(
     start = size - len(deviation.axes)
     shape = normalized_shape(deviation.x, start, found.scale, "the scale")
     scale = narrowed(along(found.scale, size, shape, "the scale"), dtype)
-    bias, rest = _bias(found, size, shape) if op_type == "LayerNormalization" else (None, found.rest)
+    bias, rest = (
+        _bias(found, size, shape) if op_type == "LayerNormalization" else (None, found.rest)
+    )
     inputs = [_as_type(x, dtype, build), build.constant(scale)]
     if bias is not None:
         inputs.append(build.constant(narrowed(bias, dtype)))
@@ -256,9 +256,7 @@ def _sorted(factors: Product) -> list[tuple[onnx_ir.Value, float]]:
     return sorted(factors, key=lambda item: item[0].name or "")
 
 
-def normalized_shape(
-    x: onnx_ir.Value, start: int, constant: Array, what: str
-) -> tuple[int, ...]:
+def normalized_shape(x: onnx_ir.Value, start: int, constant: Array, what: str) -> tuple[int, ...]:
     """Return the sizes of the axes from ``start`` on, which a constant may know where ``x`` does not."""
     sizes = dimensions(x)
     assert sizes is not None

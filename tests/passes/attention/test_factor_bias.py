@@ -256,7 +256,7 @@ def test_measured_prices_decide() -> None:
     model = case.model()
     coverage = apply_pass(model, FactorBias(), prices=dear)
     assert coverage.changed == 0
-    assert "they do not pay up to length 4096" in next(iter(coverage.declined.values()))
+    assert "they do not pay up to length 2048" in next(iter(coverage.declined.values()))
     cheap = FakePrices(lambda work, _: 0.5 if "rank" in work else 1.0)
     assert apply_pass(model, FactorBias(), prices=cheap).changed == 1
 
@@ -265,14 +265,14 @@ def test_says_from_which_length_on_it_pays() -> None:
     def rule(work: str, _: str) -> float:
         if not work.startswith("Attention"):
             return 0.01
-        return 0.5 if "rank" in work and "2048x" in work else 1.0
+        return 0.5 if "rank" in work and "1024x" in work else 1.0
 
     model = CASES["squared distance"].model()
     coverage = apply_pass(model, FactorBias(), prices=FakePrices(rule))
     (reason,) = coverage.declined.values()
-    assert "they would pay from length 2048 on" in reason
+    assert "they would pay from length 1024 on" in reason
     (curve,) = coverage.break_even.values()
-    assert [point.pays for point in curve] == [False, False, False, True]
+    assert [point.pays for point in curve] == [False, False, True]
 
 
 def test_nothing_is_measured_without_prices() -> None:
