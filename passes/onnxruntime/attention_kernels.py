@@ -29,7 +29,7 @@ from whet.passes.onnxruntime.attention_operands import (
 )
 from whet.passes.proposal import Attribute, Builder
 
-__all__ = ["KERNELS", "STANDARD", "Kernel", "spell_attention"]
+__all__ = ["KERNELS", "STANDARD", "Kernel", "refuses_standard", "spell_attention"]
 
 _CONTRIB = "com.microsoft"
 _BLOCK = 8
@@ -54,7 +54,7 @@ def spell_attention(build: Builder, task: AttentionTask) -> tuple[onnx_ir.Value,
     attributes["softcap"] = task.softcap
     q = task.q.as_heads(build)
     if task.scale <= 0:
-        q = build.op("Mul", q, build.constant(np.asarray(task.scale, np.float32)))
+        q = build.op("Mul", q, build.constant(np.asarray(task.scale, _numpy_type(q))))
         attributes["scale"] = 1.0
     operands = [q, task.k.as_heads(build), task.v.as_heads(build), task.full_mask(build)]
     operands += task.past or ()
@@ -63,6 +63,19 @@ def spell_attention(build: Builder, task: AttentionTask) -> tuple[onnx_ir.Value,
         return results
     tokens = build.op("Transpose", results[0], attributes={"perm": (0, 2, 1, 3)})
     return merge(build, tokens, task.q.count * task.v.size), *results[1:]
+
+
+def refuses_standard(task: AttentionTask) -> str:
+    """Say why ONNX Runtime does not compute the standard operator as it is, apart from outputs for the past."""
+    mask = task.mask
+    conditions = {
+        f"the scale is {task.scale:g}": task.scale <= 0,
+        "the mask is of rank 1": mask is not None and mask.rank < 2,
+        "the mask has no row for every query": mask is not None and not mask.rows,
+        "the mask has no element for every key": mask is not None and not mask.columns,
+        "one query after a past would see later keys": _misses_late_keys(task),
+    }
+    return next((reason for reason, holds in conditions.items() if holds), "")
 
 
 def _misses_late_keys(task: AttentionTask) -> bool:
@@ -80,7 +93,8 @@ def _causal_by_mask(build: Builder, task: AttentionTask) -> AttentionTask:
     if mask is not None and mask.boolean:
         both = build.op("And", mask.value, seen)
     elif mask is not None:
-        both = build.op("Where", seen, mask.value, build.constant(np.asarray(LOWEST, np.float32)))
+        hidden = build.constant(np.asarray(-np.inf, _numpy_type(mask.value)))
+        both = build.op("Where", seen, mask.value, hidden)
     full = MaskOperand(
         both,
         rank=2 if mask is None else max(2, mask.rank),
@@ -91,6 +105,10 @@ def _causal_by_mask(build: Builder, task: AttentionTask) -> AttentionTask:
         hides_rows=True,
     )
     return dataclasses.replace(task, causal=False, mask=full)
+
+
+def _numpy_type(value: onnx_ir.Value) -> np.dtype[np.generic]:
+    return (value.dtype or onnx_ir.DataType.FLOAT).numpy()
 
 
 def _only_result(build: Builder, task: AttentionTask) -> onnx_ir.Value:
