@@ -3,13 +3,17 @@
 ===================== ========================================================================================
 kernel                takes
 ===================== ========================================================================================
-Attention             all; the mask has a row for every query and an element for every key; scale above zero
+Attention             all; the mask has a row for every query and an element for every key; scale above zero;
+                      present keys are outputs where past ones are inputs
 Attention of rank 3   the same, with heads beside each other, without past keys
 MultiHeadAttention    as many heads of keys as of queries; causal only with as many keys as queries; no soft cap;
-                      a bias of rank 4; averages where Attention gives zero: queries all of whose keys are hidden
+                      a bias of rank 4 or a padding mask of integers
 GroupQueryAttention   causal, as many keys as queries; one head size, a multiple of eight; a bias of rank 4
-MatMul                all without past keys; averages as MultiHeadAttention does
+MatMul and Softmax    all, without past keys
 ===================== ========================================================================================
+
+The standard gives zero to a query all of whose keys are hidden, and so does Attention. The others give the mean of all
+values or what is not a number, and are used only where that cannot be, or for padding masks with a correction.
 """
 
 import dataclasses
@@ -217,6 +221,8 @@ def _refuses_group_query(task: AttentionTask) -> str:
         return "it is causal only"
     if not task.square:
         return "the numbers of queries and keys may differ"
+    if task.hides_rows:
+        return "it gives no fixed result to a query all of whose keys are hidden"
     return "its scale cannot be zero" if task.scale == 0 else _refuses_past(task)
 
 

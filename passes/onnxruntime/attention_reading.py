@@ -12,7 +12,7 @@ from whet.passes.attention.call import AttentionCall
 from whet.passes.onnxruntime.attention_operands import AttentionTask, MaskOperand, Operand
 from whet.passes.onnxruntime.hidden_rows import may_hide_rows
 
-__all__ = ["Sizes", "Surroundings", "plain_task", "read_task"]
+__all__ = ["Sizes", "Surroundings", "plain_task", "read_task", "repeating_nodes"]
 
 _SWAP = (0, 2, 1, 3)
 
@@ -84,7 +84,7 @@ def read_task(call: AttentionCall, sizes: Sizes) -> tuple[AttentionTask, Surroun
         mask=_unrepeated(call, sizes),
     )
     before = [node for x in (task.q, task.k, task.v) for node in _before(x)]
-    found = dict.fromkeys((*after.nodes, *before, *_repeat(call.mask)))
+    found = dict.fromkeys((*after.nodes, *before, *repeating_nodes(call.mask)))
     return task, dataclasses.replace(after, nodes=tuple(found))
 
 
@@ -109,7 +109,7 @@ def _unrepeated(call: AttentionCall, sizes: Sizes) -> MaskOperand | None:
     mask = call.mask
     if mask is None:
         return None
-    repeat = _repeat(mask)
+    repeat = repeating_nodes(mask)
     value = repeat[0].inputs[0] if repeat else mask
     assert value is not None
     return _mask_operand(call, value, sizes)
@@ -119,7 +119,7 @@ def _mask_operand(call: AttentionCall, value: onnx_ir.Value, sizes: Sizes) -> Ma
     count = rank(value)
     if count is None:
         raise Mismatch(f"the rank of the mask '{value.name}' is not known")
-    rows = count >= 2 and sizes.same(value, count - 2, call.q, 2)
+    rows = count >= 2 and _has_rows(value, count, call.q, sizes)
     columns = _dimension(value, count - 1) != 1 or _dimension(call.k, 2) == 1
     fixed = [_dimension(value, axis) for axis in range(max(0, count - 3), count - 1)]
     return MaskOperand(
@@ -135,6 +135,11 @@ def _mask_operand(call: AttentionCall, value: onnx_ir.Value, sizes: Sizes) -> Ma
 
 def _counts(call: AttentionCall) -> tuple[int, int, int, int]:
     return _fixed(call.q, 1), _fixed(call.q, 3), _fixed(call.k, 1), _fixed(call.v, 3)
+
+
+def _has_rows(mask: onnx_ir.Value, count: int, q: onnx_ir.Value, sizes: Sizes) -> bool:
+    """Tell whether there is a row of the mask for every query; there always is for a single one."""
+    return _dimension(q, 2) == 1 or sizes.same(mask, count - 2, q, 2)
 
 
 def _fixed(value: onnx_ir.Value, axis: int) -> int:
@@ -178,7 +183,7 @@ def _swaps_heads(node: onnx_ir.Node | None) -> bool:
 
 
 def _is_merged(merged: onnx_ir.Value, tokens: onnx_ir.Value, width: int, sizes: Sizes) -> bool:
-    """Tell whether ``merged`` is ``[batch, length, heads * size]`` where tokens are ``[batch, length, heads, size]``."""
+    """Tell whether ``merged`` is tokens ``[batch, length, heads, size]`` as ``[batch, length, heads * size]``."""
     if rank(merged) != 3 or _dimension(merged, 2) != width:
         return False
     return all(sizes.agree(merged, tokens, axis) for axis in (0, 1))
@@ -208,8 +213,8 @@ def _only_reader(value: onnx_ir.Value) -> onnx_ir.Node | None:
     return next(iter(uses)).node
 
 
-def _repeat(mask: onnx_ir.Value | None) -> tuple[onnx_ir.Node, ...]:
-    """Return the Expand that makes a mask, and the nodes that compute its shape for it alone."""
+def repeating_nodes(mask: onnx_ir.Value | None) -> tuple[onnx_ir.Node, ...]:
+    """Return the Expand that makes a mask, if one does, and the nodes that compute its shape for it alone."""
     node = None if mask is None else mask.producer()
     if mask is None or node is None or not is_op(node, "Expand"):
         return ()

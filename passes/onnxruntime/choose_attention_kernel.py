@@ -1,7 +1,8 @@
 """The attention kernel of ONNX Runtime that is the fastest for each shape."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import ClassVar
 
 import onnx_ir
@@ -9,6 +10,7 @@ import onnx_ir
 from whet.analysis.activations import observed_shapes
 from whet.analysis.prices import Prices
 from whet.errors import Mismatch
+from whet.ir.values import dimensions
 from whet.passes.attention.call import AttentionCall, read_attention
 from whet.passes.attention.prices import AttentionWork, attention_times
 from whet.passes.base import Fidelity, Pass
@@ -20,7 +22,13 @@ from whet.passes.onnxruntime.attention_kernels import (
     spell_attention,
 )
 from whet.passes.onnxruntime.attention_operands import AttentionTask
-from whet.passes.onnxruntime.attention_reading import Sizes, Surroundings, plain_task, read_task
+from whet.passes.onnxruntime.attention_reading import (
+    Sizes,
+    Surroundings,
+    plain_task,
+    read_task,
+    repeating_nodes,
+)
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.workbench import Workbench
 
@@ -48,9 +56,9 @@ class ChooseAttentionKernel(Pass):
         nodes = work.nodes("Attention")
         if not nodes:
             return
-        sizes = _sizes(work, nodes)
+        sizes, repeated = _sizes(work, nodes), _Repeated()
         for node in nodes:
-            _make_runnable(work, node, sizes)
+            _make_runnable(work, node, sizes, repeated)
         prices = work.context.prices
         nodes = work.nodes("Attention")
         if prices is None:
@@ -84,7 +92,41 @@ def _around(value: onnx_ir.Value) -> list[onnx_ir.Value]:
     return found
 
 
-def _make_runnable(work: Workbench, node: onnx_ir.Node, sizes: Sizes) -> None:
+@dataclasses.dataclass
+class _Repeated:
+    """Masks repeated over queries, which the attentions of one model have in common."""
+
+    known: dict[Hashable, onnx_ir.Value] = dataclasses.field(
+        default_factory=dict[Hashable, onnx_ir.Value]
+    )
+
+    def use(self, task: AttentionTask) -> AttentionTask:
+        """Return the task with a mask that an earlier one has repeated."""
+        key = _repetition(task)
+        if key is None or task.mask is None or key not in self.known:
+            return task
+        mask = dataclasses.replace(
+            task.mask, value=self.known[key], rank=4, rows=True, columns=True
+        )
+        return dataclasses.replace(task, mask=mask)
+
+    def keep(self, task: AttentionTask, result: onnx_ir.Value) -> None:
+        """Remember what the attention that makes ``result`` reads."""
+        node, key = result.producer(), _repetition(task)
+        mask = node.inputs[3] if node is not None and len(node.inputs) > 3 else None
+        if key is not None and mask is not None and task.mask is not None:
+            self.known[key] = mask
+
+
+def _repetition(task: AttentionTask) -> Hashable | None:
+    """Return which mask is repeated and how often, or None where that is not known."""
+    q, k = (dimensions(x.by_head) or (None,) * 3 for x in (task.q, task.k))
+    if task.mask is None or q[2] is None or k[2] is None or task.past is not None:
+        return None
+    return (task.mask.value, q[2], k[2])
+
+
+def _make_runnable(work: Workbench, node: onnx_ir.Node, sizes: Sizes, repeated: _Repeated) -> None:
     """Spell what the kernel of the standard operator refuses so that it runs."""
     work.coverage.matched += 1
     try:
@@ -95,9 +137,24 @@ def _make_runnable(work: Workbench, node: onnx_ir.Node, sizes: Sizes) -> None:
     outputs = [value for value in node.outputs[:3] if value.name]
     if not refuses_standard(task) and (task.past is None or len(outputs) == 3):
         return
-    build = work.builder(node)
-    results = spell_attention(build, task)
-    work.propose(_proposal((node,), build, dict(zip(outputs, results, strict=False))))
+    for commit in (work.propose, partial(_accept, work)):
+        build = work.builder(node)
+        shared = repeated.use(task)
+        results = spell_attention(build, shared)
+        old = (node, *repeating_nodes(None if shared.mask is None else shared.mask.value))
+        if commit(_proposal(old, build, dict(zip(outputs, results, strict=False)))):
+            repeated.keep(task, results[0])
+            return
+
+
+def _accept(work: Workbench, proposal: Proposal) -> bool:
+    """Commit what cannot be executed before: it has no float64 form or the masks drawn for it hide too many rows."""
+    if any(failure.site == proposal.site for failure in work.coverage.failures):
+        proposal.discard()
+        return False
+    before = work.coverage.changed
+    work.accept(proposal, "the definition of Attention")
+    return work.coverage.changed > before
 
 
 def _choose(work: Workbench, node: onnx_ir.Node, sizes: Sizes, prices: Prices) -> None:
