@@ -15,6 +15,7 @@ from whet.passes.attention.expression import (
     Apply,
     Expression,
     Index,
+    Last,
     Leaf,
     Number,
     Sum,
@@ -50,11 +51,11 @@ class Emitter:
         """Return a tensor that broadcasts to ``[batch, heads, queries, keys]``."""
         return self._emit(body, (BATCH, HEAD, QUERY, KEY))
 
-    def factors(self, terms: tuple[Term, ...]) -> tuple[onnx_ir.Value, onnx_ir.Value]:
-        """Return left ``[batch, heads, queries, rank]`` and right ``[batch, heads, keys, rank]``, broadcastable."""
+    def factors(self, terms: tuple[Term, ...]) -> tuple[list[onnx_ir.Value], list[onnx_ir.Value]]:
+        """Return columns that broadcast to ``[batch, heads, queries, c]`` and to ``[batch, heads, keys, c]``."""
         left = [self._column(term, term.left, QUERY) for term in terms]
         right = [self._column(term, term.right, KEY) for term in terms]
-        return self._joined(left, QUERY), self._joined(right, KEY)
+        return left, right
 
     def _column(self, term: Term, part: Expression, place: int) -> onnx_ir.Value:
         if term.axis is not None:
@@ -71,28 +72,6 @@ class Emitter:
     def _widened(self, column: onnx_ir.Value, size: int) -> onnx_ir.Value:
         """Repeat a column that is the same at every position of a sum."""
         return self._build.op("Expand", column, self._build.ints(1, 1, 1, size))
-
-    def _joined(self, columns: list[onnx_ir.Value], place: int) -> onnx_ir.Value:
-        """Put columns beside each other: of common batch, heads and length."""
-        build = self._build
-        if len(columns) == 1:
-            return self._sized(columns[0], place, {})
-        known: dict[str, onnx_ir.Value] = {}
-        return build.op(
-            "Concat", *(self._sized(c, place, known) for c in columns), attributes={"axis": -1}
-        )
-
-    def _sized(
-        self, column: onnx_ir.Value, place: int, known: dict[str, onnx_ir.Value]
-    ) -> onnx_ir.Value:
-        """Broadcast a column over batch, heads and positions."""
-        if not known:
-            ones = self._build.ints(1)
-            sizes = [self._size(axis) for axis in (BATCH, HEAD, place)]
-            if place == KEY:
-                sizes[1] = self._dimension(self._sources[KEY][0], 1)
-            known["shape"] = self._build.op("Concat", *sizes, ones, attributes={"axis": 0})
-        return self._build.op("Expand", column, known["shape"])
 
     def _size(self, axis: int) -> onnx_ir.Value:
         """Return the size of an axis as a vector of one element."""
@@ -113,6 +92,9 @@ class Emitter:
                 return self._build.constant(np.full((1,) * len(layout), value, dtype.numpy()))
             case Index(axis):
                 return self._index(axis, layout)
+            case Last(axis):
+                size = self._placed(self._size(axis), (None,), layout)
+                return self._build.op("Sub", size, self._build.constant(np.asarray(1, np.int64)))
             case Leaf():
                 return self._leaf(body, layout)
             case Sum():

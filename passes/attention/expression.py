@@ -18,6 +18,7 @@ __all__ = [
     "Apply",
     "Expression",
     "Index",
+    "Last",
     "Leaf",
     "Number",
     "Sum",
@@ -52,12 +53,22 @@ class Number:
 
 
 @dataclasses.dataclass(frozen=True)
+class Last:
+    """The last position along an axis: its size, less one."""
+
+    axis: int
+    dtype: onnx_ir.DataType = _INTEGER
+
+
+@dataclasses.dataclass(frozen=True)
 class Leaf:
     """An element of a tensor of the graph, at the given coordinates."""
 
     tensor: onnx_ir.Value
     at: tuple["Expression", ...]
     dtype: onnx_ir.DataType
+    why: str = dataclasses.field(default="", compare=False)
+    """Why it was not looked through further."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +90,7 @@ class Sum:
     dtype: onnx_ir.DataType
 
 
-Expression = Index | Number | Leaf | Apply | Sum
+Expression = Index | Last | Number | Leaf | Apply | Sum
 
 
 def walk(expression: Expression) -> Iterator[Expression]:

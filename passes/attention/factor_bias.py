@@ -6,10 +6,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir
+from numpy.typing import NDArray
 
 from whet.analysis.activations import observed_shapes
 from whet.errors import Mismatch
-from whet.ir.values import Array, constant, is_constant
+from whet.ir.values import constant, is_constant
 from whet.passes.attention.break_even import check_pays
 from whet.passes.attention.call import AttentionCall, AttentionSizes, read_attention
 from whet.passes.attention.emission import Emitter
@@ -17,8 +18,10 @@ from whet.passes.attention.expression import (
     HEAD,
     KEY,
     QUERY,
+    Apply,
     Expression,
     Index,
+    Last,
     Leaf,
     Number,
     apply,
@@ -172,7 +175,7 @@ def _take_apart(mask: Mask, call: AttentionCall, any_rows: bool) -> _Parts:
         except Mismatch as reason:
             reasons.append(str(reason))
             added.append(part)
-    found = _merged(_refined([term for term in terms if not _vanishes(term)]))
+    found = _refined(_merged([term for term in terms if not _vanishes(term)]), causal)
     if not found:
         raise Mismatch("; ".join(reasons) or _why_none(mask, causal))
     rest = [condition for condition in conditions if condition not in hidden]
@@ -205,23 +208,24 @@ def _vanishes(term: Term) -> bool:
     return True
 
 
-def _refined(terms: Sequence[Term]) -> list[Term]:
-    return [new for term in terms for new in _against_rounding(term)]
+def _refined(terms: Sequence[Term], causal: bool) -> tuple[Term, ...]:
+    return tuple(new for term in terms for new in _against_rounding(term, causal))
 
 
-def _against_rounding(term: Term) -> list[Term]:
-    """Keep large numbers out of the scores.
+def _against_rounding(term: Term, causal: bool) -> list[Term]:
+    """Keep large numbers out of the scores that matter.
 
-    A slope times the position of the key grows with the length and would take bits from the scores. Subtracting the
-    same for the query changes nothing for softmax, and near the query, where the weight is, both cancel: exactly, if
-    the slope times a position is exact; other slopes are split in two parts. What hides keys is kept finite.
+    A slope times the position of the key grows with the length, and the scores added to it lose as many bits. Softmax
+    does not see what all keys have in common, so that positions may be counted from wherever the weight is: from the
+    query under a causal mask, else from the end of the keys that the slope points to. Against a float64 reference that
+    takes the error at 4096 keys from 1e-5, which biases of positions counted from 0 have, to 1e-7. What hides keys is
+    kept finite.
     """
-    if term.axis is not None:
+    if term.axis is not None or QUERY in axes_of(term.left):
         return [term]
-    if linear(term.right) is not None and QUERY not in axes_of(term.left):
-        return [new for slope in _exact_parts(term.left) for new in _centered(slope, term.right)]
-    of_keys = QUERY not in axes_of(term.left) and any(isinstance(p, Leaf) for p in walk(term.right))
-    if of_keys and term.left == Number(1.0, term.left.dtype):
+    if (factors := linear(term.right)) is not None and factors.get(KEY):
+        return _from_the_query(term) if causal else _from_the_end(term)
+    if any(isinstance(part, Leaf) for part in walk(term.right)):
         floor = Number(ABSORBS, term.right.dtype)
         return [
             dataclasses.replace(term, right=apply("Max", (term.right, floor), term.right.dtype))
@@ -229,46 +233,87 @@ def _against_rounding(term: Term) -> list[Term]:
     return [term]
 
 
-def _centered(slope: Expression, right: Expression) -> list[Term]:
-    factors = linear(right)
-    assert factors is not None
-    step = Number(factors.get(KEY, 0.0), _FLOAT)
-    key, query = (apply("Cast", (Index(axis),), _FLOAT) for axis in (KEY, QUERY))
-    minus = apply("Mul", (Number(-1.0, _FLOAT), query), _FLOAT)
-    scaled = apply("Mul", (slope, step), _FLOAT)
-    return [Term(scaled, key), Term(apply("Mul", (scaled, minus), _FLOAT), Number(1.0, _FLOAT))]
+def _position(axis: int) -> Expression:
+    return apply("Cast", (Index(axis),), _FLOAT)
+
+
+def _slope(term: Term, part: Expression) -> Expression:
+    step = (linear(term.right) or {}).get(KEY, 0.0)
+    return apply("Mul", (part, Number(step, _FLOAT)), _FLOAT)
+
+
+def _from_the_query(term: Term) -> list[Term]:
+    """Return ``slope (key - query)``: both products are exact, so that they cancel without a trace."""
+    found: list[Term] = []
+    query = apply("Mul", (Number(-1.0, _FLOAT), _position(QUERY)), _FLOAT)
+    for part in _exact_parts(term.left):
+        slope = _slope(term, part)
+        found += [
+            Term(slope, _position(KEY)),
+            Term(apply("Mul", (slope, query), _FLOAT), Number(1.0, _FLOAT)),
+        ]
+    return found
+
+
+def _from_the_end(term: Term) -> list[Term]:
+    """Return ``slope (key - last)`` for slopes that grow, ``slope key`` for those that fall."""
+    array = _array(term.left)
+    step = (linear(term.right) or {}).get(KEY, 0.0)
+    last = apply("Cast", (Last(KEY),), _FLOAT)
+    backwards = apply("Sub", (_position(KEY), last), _FLOAT)
+    if array is None or (array * step <= 0).all():
+        return [Term(_slope(term, term.left), _position(KEY))]
+    if (array * step >= 0).all():
+        return [Term(_slope(term, term.left), backwards)]
+    growing = np.where(array * step > 0, array, 0.0)
+    parts = (_replaced(term.left, growing), _replaced(term.left, array - growing))
+    places = (backwards, _position(KEY))
+    return [Term(_slope(term, s), place) for s, place in zip(parts, places, strict=True)]
+
+
+def _array(slope: Expression) -> NDArray[np.float64] | None:
+    """Return the values of a slope that is a constant: a number, an initializer, or a multiple of one."""
+    match slope:
+        case Number(value):
+            return np.asarray(value, np.float64)
+        case Leaf(tensor):
+            array = constant(tensor)
+            return None if array is None else array.astype(np.float64)
+        case Apply("Mul", (Number(value), other)) | Apply("Mul", (other, Number(value))):
+            array = _array(other)
+            return None if array is None else array * value
+        case Apply("Neg" | "Cast", (other,)):
+            array = _array(other)
+            return None if array is None else array * (-1 if slope.op == "Neg" else 1)
+        case _:
+            return None
 
 
 def _exact_parts(slope: Expression) -> list[Expression]:
-    """Split a constant slope into two parts of few bits and many, unless it has few."""
-    if not isinstance(slope, Number | Leaf):
-        return [slope]
-    array = np.asarray(slope.value) if isinstance(slope, Number) else constant(slope.tensor)
+    """Split a constant slope into a part of few bits and the rest, unless it has few."""
+    array = _array(slope)
     if array is None:
         return [slope]
-    high = _rounded(array)
+    mantissa, exponent = np.frexp(array)
+    steps = 2.0**_EXACT_BITS
+    high = np.ldexp(np.round(mantissa * steps) / steps, exponent)
     if np.array_equal(high, array):
         return [slope]
-    low = np.subtract(array, high)
-    return [_replaced(slope, high), _replaced(slope, low)]
+    return [_replaced(slope, high), _replaced(slope, array - high)]
 
 
-def _rounded(array: Array) -> Array:
-    mantissa, exponent = np.frexp(array.astype(np.float64))
-    steps = 2.0**_EXACT_BITS
-    return np.ldexp(np.round(mantissa * steps) / steps, exponent)
-
-
-def _replaced(slope: Number | Leaf, array: Array) -> Expression:
-    if isinstance(slope, Number):
+def _replaced(slope: Expression, array: NDArray[np.float64]) -> Expression:
+    """Return the slope with other values."""
+    leaf = next((part for part in walk(slope) if isinstance(part, Leaf)), None)
+    if leaf is None:
         return Number(float(array), _FLOAT)
     value = onnx_ir.Value(
-        name=f"{slope.tensor.name}.part",
+        name=f"{leaf.tensor.name}.part",
         shape=onnx_ir.Shape(array.shape),
         type=onnx_ir.TensorType(_FLOAT),
         const_value=onnx_ir.tensor(array.astype(np.float32)),
     )
-    return Leaf(value, slope.at, _FLOAT)
+    return Leaf(value, leaf.at, _FLOAT)
 
 
 def _merged(terms: Sequence[Term]) -> tuple[Term, ...]:

@@ -1,5 +1,7 @@
 """Append the factors of an additive bias to queries and keys."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir
 
@@ -14,8 +16,8 @@ __all__ = ["append_factors"]
 def append_factors(
     build: Builder,
     call: AttentionCall,
-    left: onnx_ir.Value,
-    right: onnx_ir.Value,
+    left: onnx_ir.Value | Sequence[onnx_ir.Value],
+    right: onnx_ir.Value | Sequence[onnx_ir.Value],
     *,
     mask: onnx_ir.Value | None,
     causal: bool,
@@ -23,8 +25,10 @@ def append_factors(
     """Return ``softmax([left, scale q] [right, k]' + mask) v``.
 
     That is ``softmax(scale q k' + left right' + mask) v``. ``left`` broadcasts to ``[batch, heads, queries, rank]``
-    and ``right`` to ``[batch, key heads, keys, rank]``. The scale goes to the queries, where it rounds each product
-    once as before, and the factors come first: products of positions that cancel do so before the scores are added.
+    and ``right`` to ``[batch, key heads, keys, rank]``; either may come in several pieces of columns.
+
+    The scale goes to the queries, where it rounds each product once as before, and the factors come first: products of
+    positions that cancel do so before the scores are added.
     """
     if call.softcap:
         raise Mismatch("the scores are capped before the bias is added")
@@ -34,8 +38,8 @@ def append_factors(
     if not isinstance(head, int):
         raise Mismatch("the head size is not known")
     q = _times(build, call.q, call.factor(head))
-    queries = build.op("Concat", _like(build, left, call.q), q, attributes={"axis": -1})
-    keys = build.op("Concat", _like(build, right, call.k), call.k, attributes={"axis": -1})
+    queries = build.op("Concat", *_like(build, left, call.q), q, attributes={"axis": -1})
+    keys = build.op("Concat", *_like(build, right, call.k), call.k, attributes={"axis": -1})
     attributes: dict[str, Attribute] = {"scale": 1.0}
     if causal:
         attributes["is_causal"] = 1
@@ -50,12 +54,20 @@ def _times(build: Builder, q: onnx_ir.Value, scale: float) -> onnx_ir.Value:
     return build.op("Mul", q, build.constant(np.asarray(scale, q.dtype.numpy())))
 
 
-def _like(build: Builder, factor: onnx_ir.Value, operand: onnx_ir.Value) -> onnx_ir.Value:
-    """Broadcast a factor over the batch, the heads and the positions of an operand."""
-    wanted, sizes = dimensions(operand), dimensions(factor)
-    known = wanted is not None and sizes is not None and None not in wanted[:3]
-    if known and wanted and sizes and sizes[:-1] == wanted[:3]:
-        return factor
+def _like(
+    build: Builder, pieces: onnx_ir.Value | Sequence[onnx_ir.Value], operand: onnx_ir.Value
+) -> list[onnx_ir.Value]:
+    """Broadcast columns over the batch, the heads and the positions of an operand."""
+    columns = [pieces] if isinstance(pieces, onnx_ir.Value) else list(pieces)
+    if all(_fits(column, operand) for column in columns):
+        return columns
     outer = build.op("Shape", operand, attributes={"start": 0, "end": 3})
     shape = build.op("Concat", outer, build.ints(1), attributes={"axis": 0})
-    return build.op("Expand", factor, shape)
+    return [c if _fits(c, operand) else build.op("Expand", c, shape) for c in columns]
+
+
+def _fits(column: onnx_ir.Value, operand: onnx_ir.Value) -> bool:
+    wanted, sizes = dimensions(operand), dimensions(column)
+    if wanted is None or sizes is None or None in wanted[:3]:
+        return False
+    return sizes[:-1] == wanted[:3]

@@ -91,10 +91,13 @@ def _hide(condition: Expression, mask: Mask) -> None:
         case Apply("Not", (Apply("Or", (a, b)),)):
             _hide(_negated(a), mask)
             _hide(_negated(b), mask)
+        case Apply("Not", (Apply() as compared,)) if compared.op in _FLIPPED:
+            _hide(_negated(compared), mask)
         case _ if always(condition):
             return
-        case _ if condition not in mask.conditions:
-            mask.conditions.append(condition)
+        case _:
+            if condition not in mask.conditions:
+                mask.conditions.append(condition)
 
 
 def _negated(condition: Expression) -> Expression:

@@ -69,14 +69,15 @@ def _separate(body: Expression, causal: bool) -> tuple[Term, ...]:
             return _separate(a, causal) + _negated(_separate(b, causal), body.dtype)
         case Apply("Neg", (a,)):
             return _negated(_separate(a, causal), body.dtype)
+        case Apply("Mul", (a, b)) if a == b:
+            return _square(_separate(a, causal), body.dtype)
         case Apply("Mul", (a, b)):
             return _product(_separate(a, causal), _separate(b, causal), body.dtype)
         case Apply("Div", (a, b)) if len(axes_of(b) & {QUERY, KEY}) < 2:
             inverse = apply("Div", (Number(1.0, b.dtype), b), b.dtype)
             return _product(_separate(a, causal), _separate(inverse, causal), body.dtype)
         case Apply("Pow", (a, Number(2.0))):
-            terms = _separate(a, causal)
-            return _product(terms, terms, body.dtype)
+            return _square(_separate(a, causal), body.dtype)
         case Apply("Cast", (a,)) if _widens(a.dtype, body.dtype):
             return _cast(_separate(a, causal), body.dtype)
         case Apply("Cos" | "Sin" as op, (a,)):
@@ -105,10 +106,11 @@ def _why(body: Expression) -> str:
     match body:
         case Apply(op, _):
             return f"{op} of a query and a key together is no finite sum of products"
-        case Leaf(tensor, _):
+        case Leaf(tensor):
             maker = tensor.producer()
             what = f"by {maker.op_type}" if maker is not None else "outside the graph"
-            return f"'{tensor.name}', made {what}, depends on query and key together"
+            reason = f" ({body.why})" if body.why else ""
+            return f"'{tensor.name}', made {what}, depends on query and key together{reason}"
         case _:
             return "it depends on query and key together"
 
@@ -126,6 +128,19 @@ def _product(
     if rank_of(left) * rank_of(right) > _MOST:
         raise Mismatch(f"the bias has more than {_MOST} terms")
     return tuple(_times(a, b, dtype) for a in left for b in right)
+
+
+def _square(terms: tuple[Term, ...], dtype: onnx_ir.DataType) -> tuple[Term, ...]:
+    """Return the squares, and every product of two different terms once, doubled."""
+    if rank_of(terms) ** 2 > _MOST:
+        raise Mismatch(f"the bias has more than {_MOST} terms")
+    two = Number(2.0, dtype)
+    found: list[Term] = []
+    for k, a in enumerate(terms):
+        found.append(_times(a, a, dtype))
+        doubled = dataclasses.replace(a, left=apply("Mul", (a.left, two), dtype))
+        found += [_times(doubled, b, dtype) for b in terms[k + 1 :]]
+    return tuple(found)
 
 
 def _times(a: Term, b: Term, dtype: onnx_ir.DataType) -> Term:

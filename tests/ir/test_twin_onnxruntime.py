@@ -191,3 +191,51 @@ def test_four_bit_zero_points_are_told_from_bytes() -> None:
     twin = twin_package.to_fx(onnx_ir.from_onnx_text(text))
     (y,) = twin(torch.tensor([-20.0, -2.0, 3.0, 20.0]))
     assert y.tolist() == [-8, -1, 4, 7]
+
+
+@pytest.mark.parametrize(
+    ("activation", "parameters"),
+    [
+        ("Relu", []),
+        ("Sigmoid", []),
+        ("Tanh", []),
+        ("LeakyRelu", [0.1]),
+        ("Clip", [0.0, 1.5]),
+        ("HardSigmoid", [0.2, 0.4]),
+    ],
+)
+@pytest.mark.parametrize("skip", [False, True])
+def test_fused_conv(activation: str, parameters: list[float], skip: bool) -> None:
+    inputs = {
+        "x": normal(2, 4, 6, 5),
+        "w": normal(6, 2, 3, 3, seed=1),
+        "b": normal(6, seed=2),
+        "z": normal(2, 6, 3, 3, seed=3) if skip else None,
+    }
+    more = {"activation_params": parameters} if parameters else {}
+    compare(
+        "FusedConv",
+        inputs,
+        activation=activation,
+        group=2,
+        pads=[1, 1, 1, 1],
+        strides=[2, 2],
+        **more,
+    )
+
+
+@pytest.mark.parametrize("kinds", [False, True])
+@pytest.mark.parametrize("places", [False, True])
+def test_embed_layer_normalization(kinds: bool, places: bool) -> None:
+    inputs = {
+        "ids": whole(0, 9, 2, 5, dtype=np.int32),
+        "kinds": whole(0, 2, 2, 5, dtype=np.int32) if kinds else None,
+        "words": normal(9, 8),
+        "positions": normal(7, 8, seed=1),
+        "types": normal(2, 8, seed=2) if kinds else None,
+        "scale": normal(8, seed=3),
+        "shift": normal(8, seed=4),
+        "mask": whole(0, 2, 2, 5, dtype=np.int32),
+        "places": whole(0, 7, 1, 5, dtype=np.int32) if places else None,
+    }
+    compare("EmbedLayerNormalization", inputs, 3, compared=(0, 1, 2), epsilon=1e-5)
