@@ -40,8 +40,13 @@ class AttentionWork:
 
     The others are ``[batch, heads, length, size]``. The price includes the movement of data that a kernel needs.
     """
-    hides_rows: bool = False
-    """The mask may hide all keys of a query; of a mask of booleans that is assumed."""
+    hides_rows: bool | None = None
+    """The mask may hide all keys of a query; by default, one of booleans may and one of numbers may not."""
+
+    @property
+    def hides(self) -> bool:
+        """Tell whether the mask may hide all keys of a query."""
+        return self.mask == "bool" if self.hides_rows is None else self.hides_rows
 
     def __str__(self) -> str:
         """Return the key under which prices are kept."""
@@ -52,7 +57,9 @@ class AttentionWork:
         parts += ["causal"] if self.causal else []
         if self.mask:
             parts.append(f"{self.mask} mask [{','.join(map(str, _mask_shape(self)))}]")
-        parts += ["hides rows"] if self.hides_rows and self.mask == "float" else []
+        parts += ["that hides no row" if self.mask == "bool" else "that hides rows"] * (
+            bool(self.mask) and self.hides != (self.mask == "bool")
+        )
         parts += [f"softcap {self.softcap:g}"] if self.softcap else []
         parts += [f"rank {self.rank}"] if self.rank else []
         parts += [f"merged {self.merged}"] if self.merged else []
@@ -201,5 +208,5 @@ def _mask_operand(work: AttentionWork, values: Mapping[str, onnx_ir.Value]) -> M
         rows=shape[2] == s.queries,
         columns=shape[3] == s.keys,
         padding=shape[1] == 1 and shape[2] == 1,
-        hides_rows=work.hides_rows or work.mask == "bool",
+        hides_rows=work.hides,
     )

@@ -3,13 +3,17 @@
 ===================== ========================================================================================
 kernel                takes
 ===================== ========================================================================================
-Attention             all; the mask has a row for every query and an element for every key; scale above zero
+Attention             all; the mask has a row for every query and an element for every key; scale above zero;
+                      present keys are outputs where past ones are inputs
 Attention of rank 3   the same, with heads beside each other, without past keys
 MultiHeadAttention    as many heads of keys as of queries; causal only with as many keys as queries; no soft cap;
-                      a bias of rank 4; averages where Attention gives zero: queries all of whose keys are hidden
+                      a bias of rank 4 or a padding mask of integers
 GroupQueryAttention   causal, as many keys as queries; one head size, a multiple of eight; a bias of rank 4
-MatMul                all without past keys; averages as MultiHeadAttention does
+MatMul and Softmax    all, without past keys
 ===================== ========================================================================================
+
+The standard gives zero to a query all of whose keys are hidden, and so does Attention. The others give the mean of all
+values or what is not a number, and are used only where that cannot be, or for padding masks with a correction.
 """
 
 import dataclasses
@@ -29,7 +33,7 @@ from whet.passes.onnxruntime.attention_operands import (
 )
 from whet.passes.proposal import Attribute, Builder
 
-__all__ = ["KERNELS", "STANDARD", "Kernel", "spell_attention"]
+__all__ = ["KERNELS", "STANDARD", "Kernel", "refuses_standard", "spell_attention"]
 
 _CONTRIB = "com.microsoft"
 _BLOCK = 8
@@ -54,7 +58,7 @@ def spell_attention(build: Builder, task: AttentionTask) -> tuple[onnx_ir.Value,
     attributes["softcap"] = task.softcap
     q = task.q.as_heads(build)
     if task.scale <= 0:
-        q = build.op("Mul", q, build.constant(np.asarray(task.scale, np.float32)))
+        q = build.op("Mul", q, build.constant(np.asarray(task.scale, _numpy_type(q))))
         attributes["scale"] = 1.0
     operands = [q, task.k.as_heads(build), task.v.as_heads(build), task.full_mask(build)]
     operands += task.past or ()
@@ -63,6 +67,19 @@ def spell_attention(build: Builder, task: AttentionTask) -> tuple[onnx_ir.Value,
         return results
     tokens = build.op("Transpose", results[0], attributes={"perm": (0, 2, 1, 3)})
     return merge(build, tokens, task.q.count * task.v.size), *results[1:]
+
+
+def refuses_standard(task: AttentionTask) -> str:
+    """Say why ONNX Runtime does not compute the standard operator as it is, apart from outputs for the past."""
+    mask = task.mask
+    conditions = {
+        f"the scale is {task.scale:g}": task.scale <= 0,
+        "the mask is of rank 1": mask is not None and mask.rank < 2,
+        "the mask has no row for every query": mask is not None and not mask.rows,
+        "the mask has no element for every key": mask is not None and not mask.columns,
+        "one query after a past would see later keys": _misses_late_keys(task),
+    }
+    return next((reason for reason, holds in conditions.items() if holds), "")
 
 
 def _misses_late_keys(task: AttentionTask) -> bool:
@@ -80,7 +97,8 @@ def _causal_by_mask(build: Builder, task: AttentionTask) -> AttentionTask:
     if mask is not None and mask.boolean:
         both = build.op("And", mask.value, seen)
     elif mask is not None:
-        both = build.op("Where", seen, mask.value, build.constant(np.asarray(LOWEST, np.float32)))
+        hidden = build.constant(np.asarray(-np.inf, _numpy_type(mask.value)))
+        both = build.op("Where", seen, mask.value, hidden)
     full = MaskOperand(
         both,
         rank=2 if mask is None else max(2, mask.rank),
@@ -91,6 +109,10 @@ def _causal_by_mask(build: Builder, task: AttentionTask) -> AttentionTask:
         hides_rows=True,
     )
     return dataclasses.replace(task, causal=False, mask=full)
+
+
+def _numpy_type(value: onnx_ir.Value) -> np.dtype[np.generic]:
+    return (value.dtype or onnx_ir.DataType.FLOAT).numpy()
 
 
 def _only_result(build: Builder, task: AttentionTask) -> onnx_ir.Value:
@@ -199,6 +221,8 @@ def _refuses_group_query(task: AttentionTask) -> str:
         return "it is causal only"
     if not task.square:
         return "the numbers of queries and keys may differ"
+    if task.hides_rows:
+        return "it gives no fixed result to a query all of whose keys are hidden"
     return "its scale cannot be zero" if task.scale == 0 else _refuses_past(task)
 
 

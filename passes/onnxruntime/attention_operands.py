@@ -134,7 +134,21 @@ class AttentionTask:
         rows = one if mask.rows else self.q.length(build)
         columns = one if mask.columns else self.all_keys(build)
         shape = build.op("Concat", one, one, rows, columns, attributes={"axis": 0})
-        return build.op("Expand", mask.value, shape)
+        found = build.op("Expand", mask.value, shape)
+        found.type, found.shape = mask.value.type, self._mask_shape(mask)
+        return found
+
+    def _mask_shape(self, mask: MaskOperand) -> onnx_ir.Shape | None:
+        """Return the shape of the repeated mask: what reads it may depend on its sizes."""
+        q, k, own = self.q.by_head, self.k.by_head, mask.value.shape
+        if q is None or k is None or q.shape is None or k.shape is None or own is None:
+            return None
+        sizes: list[int | onnx_ir.SymbolicDim | None] = [*[1] * (4 - mask.rank), *own]
+        if not mask.rows:
+            sizes[2] = q.shape[2]
+        if not mask.columns:
+            sizes[3] = k.shape[2] if self.past is None else None
+        return onnx_ir.Shape(sizes)
 
     def float_mask(self, build: Builder) -> onnx_ir.Value | None:
         """Return the full mask as numbers to add, of rank 4."""

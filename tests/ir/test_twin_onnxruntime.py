@@ -9,6 +9,8 @@ import onnxruntime
 import pytest
 from onnx import helper
 
+from whet.errors import UnsupportedModel
+
 torch = pytest.importorskip("torch")
 twin_package = pytest.importorskip("whet.ir.twin")
 
@@ -119,6 +121,54 @@ def test_multi_head_attention(unidirectional: int) -> None:
         "attention_bias": normal(2, 2, 4, 4, seed=4),
     }
     compare("MultiHeadAttention", inputs, num_heads=2, unidirectional=unidirectional)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("attributes", [{}, {"scale": 0.3, "softcap": 1.5}])
+def test_group_query_attention(bias: bool, attributes: dict[str, float]) -> None:
+    inputs = {
+        "q": normal(2, 4, 32),
+        "k": normal(2, 4, 16, seed=1),
+        "v": normal(2, 4, 16, seed=2),
+        "past_key": None,
+        "past_value": None,
+        "seqlens_k": np.full(2, 3, np.int32),
+        "total_sequence_length": np.asarray(4, np.int32),
+        "cos_cache": None,
+        "sin_cache": None,
+        "position_ids": None,
+        "attention_bias": normal(1, 4, 4, 4, seed=3) if bias else None,
+    }
+    compare("GroupQueryAttention", inputs, 3, num_heads=4, kv_num_heads=2, **attributes)
+
+
+def test_group_query_attention_appends_to_a_past() -> None:
+    inputs = {
+        "q": normal(2, 1, 32),
+        "k": normal(2, 1, 16, seed=1),
+        "v": normal(2, 1, 16, seed=2),
+        "past_key": normal(2, 2, 3, 8, seed=3),
+        "past_value": normal(2, 2, 3, 8, seed=4),
+        "seqlens_k": np.full(2, 3, np.int32),
+        "total_sequence_length": np.asarray(4, np.int32),
+    }
+    compare("GroupQueryAttention", inputs, 3, compared=(0, 1, 2), num_heads=4, kv_num_heads=2)
+
+
+def test_a_group_query_attention_that_rotates_has_no_twin() -> None:
+    inputs = {
+        "q": normal(1, 4, 64),
+        "k": normal(1, 4, 32, seed=1),
+        "v": normal(1, 4, 32, seed=2),
+        "past_key": None,
+        "past_value": None,
+        "seqlens_k": np.full(1, 3, np.int32),
+        "total_sequence_length": np.asarray(4, np.int32),
+        "cos_cache": normal(4, 8),
+        "sin_cache": normal(4, 8, seed=1),
+    }
+    with pytest.raises(UnsupportedModel, match="rotation"):
+        compare("GroupQueryAttention", inputs, 3, num_heads=4, kv_num_heads=2, do_rotary=1)
 
 
 @pytest.mark.parametrize("unidirectional", [0, 1])
