@@ -70,11 +70,12 @@ class Operand:
 
     def length(self, build: Builder) -> onnx_ir.Value:
         """Return how many queries or keys there are, as a list of one int64."""
-        return length_of(build, self._given, 1 if self.by_head is None else 2)
+        return length_of(build, self._given, 2 if self._given is self.by_head else 1)
 
     @property
     def _given(self) -> onnx_ir.Value:
-        found = self.by_head or self.merged or self.tokens
+        """Return what is there in the end: of what is moved, the form before."""
+        found = self.merged or self.tokens or self.by_head
         assert found is not None
         return found
 

@@ -77,9 +77,6 @@ def read_task(call: AttentionCall, sizes: Sizes) -> tuple[AttentionTask, Surroun
     after = _after(call, plain.q.count * plain.v.size, sizes)
     task = dataclasses.replace(
         plain,
-        q=_operand(call.q, plain.q, sizes),
-        k=_operand(call.k, plain.k, sizes),
-        v=_operand(call.v, plain.v, sizes),
         merged=after.result is not call.node.outputs[0],
         mask=_unrepeated(call, sizes),
     )
@@ -89,12 +86,12 @@ def read_task(call: AttentionCall, sizes: Sizes) -> tuple[AttentionTask, Surroun
 
 
 def plain_task(call: AttentionCall, sizes: Sizes) -> AttentionTask:
-    """Return the task with operands and mask as they are."""
+    """Return the task with the mask as it is, and the result too."""
     heads, head, key_heads, value_head = _counts(call)
     return AttentionTask(
-        q=Operand(heads, head, by_head=call.q),
-        k=Operand(key_heads, head, by_head=call.k),
-        v=Operand(key_heads, value_head, by_head=call.v),
+        q=_operand(call.q, heads, head, sizes),
+        k=_operand(call.k, key_heads, head, sizes),
+        v=_operand(call.v, key_heads, value_head, sizes),
         scale=call.factor(head),
         mask=None if call.mask is None else _mask_operand(call, call.mask, sizes),
         causal=call.causal,
@@ -156,8 +153,9 @@ def _past(call: AttentionCall) -> tuple[onnx_ir.Value, onnx_ir.Value] | None:
     return call.past_key, call.past_value
 
 
-def _operand(value: onnx_ir.Value, plain: Operand, sizes: Sizes) -> Operand:
-    found = dataclasses.replace(plain)
+def _operand(value: onnx_ir.Value, count: int, size: int, sizes: Sizes) -> Operand:
+    """Return the operand in the layouts that the model has it in, if nobody else reads it."""
+    found = Operand(count, size, by_head=value)
     node = value.producer()
     if not _swaps_heads(node) or len(value.uses()) != 1 or value.is_graph_output():
         return found
@@ -166,7 +164,7 @@ def _operand(value: onnx_ir.Value, plain: Operand, sizes: Sizes) -> Operand:
     inner = None if found.tokens is None else found.tokens.producer()
     if found.tokens is not None and inner is not None and is_op(inner, "Reshape"):
         source = inner.inputs[0]
-        if source is not None and _is_merged(source, found.tokens, plain.count * plain.size, sizes):
+        if source is not None and _is_merged(source, found.tokens, count * size, sizes):
             found.merged = source
     return found
 
