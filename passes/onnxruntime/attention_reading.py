@@ -3,13 +3,21 @@
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir
 
 from whet.errors import Mismatch
 from whet.ir.bindings import Bindings
-from whet.ir.values import attribute_ints, dimensions, is_op, rank
+from whet.ir.values import attribute_ints, constant, dimensions, is_op, rank
 from whet.passes.attention.call import AttentionCall
-from whet.passes.onnxruntime.attention_operands import AttentionTask, MaskOperand, Operand
+from whet.passes.attention.masks import read_mask
+from whet.passes.attention.reading import Reader
+from whet.passes.onnxruntime.attention_operands import (
+    LOWEST,
+    AttentionTask,
+    MaskOperand,
+    Operand,
+)
 from whet.passes.onnxruntime.hidden_rows import may_hide_rows
 
 __all__ = ["Sizes", "Surroundings", "plain_task", "read_task", "repeating_nodes"]
@@ -125,13 +133,30 @@ def _mask_operand(call: AttentionCall, value: onnx_ir.Value, sizes: Sizes) -> Ma
         boolean=value.dtype == onnx_ir.DataType.BOOL,
         rows=rows,
         columns=columns and count > 0,
+        heads=count >= 3 and _dimension(value, count - 3) != 1,
         padding=all(size == 1 for size in fixed),
+        causal=_is_causal(value),
         hides_rows=may_hide_rows(value, causal=call.causal),
     )
 
 
 def _counts(call: AttentionCall) -> tuple[int, int, int, int]:
     return _fixed(call.q, 1), _fixed(call.q, 3), _fixed(call.k, 1), _fixed(call.v, 3)
+
+
+def _is_causal(mask: onnx_ir.Value) -> bool:
+    """Tell whether the mask hides keys after the query so that nothing is left of them."""
+    array = constant(mask)
+    if array is not None:
+        hidden = np.logical_not(array) if array.dtype.kind == "b" else np.less_equal(array, LOWEST)
+        if array.ndim < 2 or array.shape[-1] == 1:
+            return False
+        return bool(np.all(np.logical_or(hidden, np.tri(*array.shape[-2:], dtype=np.bool_))))
+    try:
+        found = read_mask(Reader(), mask)
+    except Mismatch:
+        return False
+    return found.causal and found.fill <= LOWEST
 
 
 def _has_rows(mask: onnx_ir.Value, count: int, q: onnx_ir.Value, sizes: Sizes) -> bool:
