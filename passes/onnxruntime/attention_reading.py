@@ -8,7 +8,7 @@ import onnx_ir
 
 from whet.errors import Mismatch
 from whet.ir.bindings import Bindings
-from whet.ir.values import attribute_ints, constant, dimensions, is_op, rank
+from whet.ir.values import attribute_ints, constant, dimensions, is_constant, is_op, rank
 from whet.passes.attention.call import AttentionCall
 from whet.passes.attention.masks import read_mask
 from whet.passes.attention.reading import Reader
@@ -89,7 +89,8 @@ def read_task(call: AttentionCall, sizes: Sizes) -> tuple[AttentionTask, Surroun
         mask=_unrepeated(call, sizes),
     )
     before = [node for x in (task.q, task.k, task.v) for node in _before(x)]
-    found = dict.fromkeys((*after.nodes, *before, *repeating_nodes(call.mask)))
+    masks = (*repeating_nodes(call.mask), *_causal_nodes(None if call.causal else call.mask))
+    found = dict.fromkeys((*after.nodes, *before, *masks))
     return task, dataclasses.replace(after, nodes=tuple(found))
 
 
@@ -147,16 +148,24 @@ def _counts(call: AttentionCall) -> tuple[int, int, int, int]:
 def _is_causal(mask: onnx_ir.Value) -> bool:
     """Tell whether the mask hides keys after the query so that nothing is left of them."""
     array = constant(mask)
-    if array is not None:
-        hidden = np.logical_not(array) if array.dtype.kind == "b" else np.less_equal(array, LOWEST)
-        if array.ndim < 2 or array.shape[-1] == 1:
-            return False
-        return bool(np.all(np.logical_or(hidden, np.tri(*array.shape[-2:], dtype=np.bool_))))
-    try:
-        found = read_mask(Reader(), mask)
-    except Mismatch:
+    if array is None:
+        return bool(_causal_nodes(mask))
+    if array.ndim < 2 or array.shape[-1] == 1:
         return False
-    return found.causal and found.fill <= LOWEST
+    hidden = np.logical_not(array) if array.dtype.kind == "b" else np.less_equal(array, LOWEST)
+    return bool(np.all(np.logical_or(hidden, np.tri(*array.shape[-2:], dtype=np.bool_))))
+
+
+def _causal_nodes(mask: onnx_ir.Value | None) -> tuple[onnx_ir.Node, ...]:
+    """Return the nodes that make a mask which hides keys after the query, the last first; none for another mask."""
+    if mask is None or is_constant(mask):
+        return ()
+    reader = Reader()
+    try:
+        found = read_mask(reader, mask)
+    except Mismatch:
+        return ()
+    return tuple(reversed(reader.nodes)) if found.causal and found.fill <= LOWEST else ()
 
 
 def _has_rows(mask: onnx_ir.Value, count: int, q: onnx_ir.Value, sizes: Sizes) -> bool:

@@ -70,7 +70,8 @@ KERNELS = {
     "row": "Attention, MatMul and Softmax",
     "rank": "Attention, Attention of rank 3, MultiHeadAttention, GroupQueryAttention, MatMul and Softmax",
     "rank and mask": "Attention, MatMul and Softmax",
-    "causal mask": "Attention, Attention of rank 3, MultiHeadAttention, MultiHeadAttention, keys by head, GroupQueryAttention",
+    "causal mask": "Attention, Attention of rank 3, MultiHeadAttention, "
+    "MultiHeadAttention, keys by head, GroupQueryAttention",
     "no row": "Attention, MultiHeadAttention, MultiHeadAttention, keys by head, MatMul and Softmax",
 }
 
