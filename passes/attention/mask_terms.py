@@ -11,7 +11,7 @@ from whet.passes.attention.products import scalar
 from whet.passes.attention.scores import Term
 from whet.passes.proposal import Builder
 
-__all__ = ["FILL", "bounded", "term_value"]
+__all__ = ["FILL", "bounded", "element_type", "term_value"]
 
 FILL = -1e30
 """What hides a key. It absorbs every score in float32 and float64, so a row of it is uniform.
@@ -25,7 +25,7 @@ _MOVES = ("Add", "Expand", "Unsqueeze", "Squeeze", "Reshape", "Slice", "Identity
 
 def term_value(term: Term, near: onnx_ir.Node, build: Builder) -> onnx_ir.Value:
     """Return what a term adds to the scores."""
-    dtype = _type_of(near)
+    dtype = element_type(near)
     if term.fill is not None:
         fill = FILL if _wide(dtype) and math.isfinite(term.fill) else term.fill
         number, zero = (build.constant(np.asarray(n, dtype)) for n in (fill, 0.0))
@@ -38,7 +38,8 @@ def term_value(term: Term, near: onnx_ir.Node, build: Builder) -> onnx_ir.Value:
     return build.op("Mul", term.value, build.constant(np.asarray(term.factor, dtype)))
 
 
-def _type_of(node: onnx_ir.Node) -> np.dtype[np.generic]:
+def element_type(node: onnx_ir.Node) -> np.dtype[np.generic]:
+    """Return the type of the node's result."""
     dtype = node.outputs[0].dtype
     assert dtype is not None
     return np.dtype(dtype.numpy())

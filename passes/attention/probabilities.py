@@ -33,6 +33,7 @@ class Weighted:
     order: tuple[int, ...] | None
     """How the axes of the result are permuted."""
     layouts: tuple[onnx_ir.Value, ...]
+    """A value for every grouping of the axes that differs from that of the softmax."""
     nodes: tuple[onnx_ir.Node, ...]
     """From the product back to the softmax."""
 
@@ -46,7 +47,7 @@ def read_weighted(softmax: onnx_ir.Node, known: KnownSizes) -> Weighted:
     """Follow the probabilities to their one reader, the product with the values; raises Mismatch."""
     value = softmax.outputs[0]
     nodes: list[onnx_ir.Node] = [softmax]
-    layouts = [value]
+    layouts: list[onnx_ir.Value] = []
     transposed = False
     while True:
         value, guard = _past_guard(value)
