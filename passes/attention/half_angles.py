@@ -183,6 +183,14 @@ def _gather(halver: Halver, node: onnx_ir.Node) -> onnx_ir.Value:
     return halver.moved(node)
 
 
+def _concat(halver: Halver, node: onnx_ir.Node) -> onnx_ir.Value:
+    rank = len(dimensions(node.outputs[0]) or ())
+    if rank == 0 or attribute_int(node, "axis", 0) % rank == rank - 1:
+        raise Mismatch(f"'{node.name}' puts different values side by side along the last axis")
+    operands = [halver.halve(v) for v in node.inputs if v is not None]
+    return halver.build.op("Concat", *operands, attributes=dict(node.attributes))
+
+
 def _expand(halver: Halver, node: onnx_ir.Node) -> onnx_ir.Value:
     """Leave out what repeats the batch: it is put back where the angles are used."""
     x = _operand(node)
@@ -205,6 +213,7 @@ def _reshape(halver: Halver, node: onnx_ir.Node) -> onnx_ir.Value:
 
 
 _MOVES: Mapping[str, Callable[[Halver, onnx_ir.Node], onnx_ir.Value]] = {
+    "Concat": _concat,
     "Expand": _expand,
     "Gather": _gather,
     "Reshape": _reshape,
