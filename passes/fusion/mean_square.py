@@ -27,7 +27,7 @@ class Mean:
 
 @dataclasses.dataclass(frozen=True)
 class Deviation:
-    """``base = mean((x - mean(x))**2) + epsilon`` if centered, else ``mean(x**2) + epsilon``; its root is the deviation."""
+    """The root of ``base``: ``mean((x - mean(x))**2) + epsilon`` if centered, else ``mean(x**2) + epsilon``."""
 
     base: onnx_ir.Value
     x: onnx_ir.Value
@@ -74,9 +74,7 @@ def _reduced(
     return x, axes
 
 
-def _divided_sum(
-    node: onnx_ir.Node | None, total: str
-) -> tuple[onnx_ir.Node, float] | None:
+def _divided_sum(node: onnx_ir.Node | None, total: str) -> tuple[onnx_ir.Node, float] | None:
     """Return the summing node and the number that its sum is divided by."""
     if node is None or not is_op(node, "Div", "Mul"):
         return None
