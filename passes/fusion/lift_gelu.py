@@ -45,6 +45,13 @@ class _Gelu:
     scale: Floats
     factors: Product
 
+    @property
+    def neutral(self) -> bool:
+        """Tell whether the scale is one, and does not enlarge the result."""
+        size = rank(self.x)
+        single = self.scale.size == 1 and size is not None and self.scale.ndim <= size
+        return single and bool(np.allclose(self.scale, 1.0, rtol=1e-6, atol=0.0))
+
 
 @dataclasses.dataclass(frozen=True)
 class LiftGelu(Pass):
@@ -61,19 +68,20 @@ class LiftGelu(Pass):
     def apply(self, work: Workbench) -> None:
         """Lift from every Erf, Tanh and Sigmoid of the right polynomial."""
         for node in work.nodes(*_ARGUMENTS):
-            if is_op(node, *_ARGUMENTS):
-                _visit(node, work)
+            while is_op(node, *_ARGUMENTS) and node.graph is not None and _visit(node, work):
+                pass
 
 
-def _visit(node: onnx_ir.Node, work: Workbench) -> None:
+def _visit(node: onnx_ir.Node, work: Workbench) -> bool:
+    """Make one rewrite; False if there is nothing (more) to do."""
     try:
         x = _argument(node)
         found = None if x is None else _product(node, x, work.graph)
     except Mismatch as reason:
         work.near_miss(node, str(reason))
-        return
+        return False
     if found is None:
-        return
+        return False
     work.coverage.matched += 1
     build = work.builder(node)
     try:
@@ -82,8 +90,8 @@ def _visit(node: onnx_ir.Node, work: Workbench) -> None:
     except Mismatch as reason:
         work.decline(node, str(reason))
         Proposal((node,), (), tuple(build.nodes)).discard()
-        return
-    work.propose(
+        return False
+    return work.propose(
         Proposal(old, ((found.value, new),), tuple(build.nodes), tuple(build.initializers))
     )
 
@@ -135,29 +143,42 @@ def _polynomial(
 
 
 def _product(node: onnx_ir.Node, x: onnx_ir.Value, graph: onnx_ir.Graph) -> _Gelu:
-    """Return the nearest value that is the unit up to a constant; raises Mismatch without one."""
+    """Return the nearest value that is the unit, or else the unit up to a constant; raises Mismatch without one."""
     f = node.outputs[0]
-    inside = downstream(graph, [f, x], _REACH)
-    expansion = Expansion(inside, {f: f, x: x}.get)
+    expansion = Expansion(downstream(graph, [f, x], _REACH), {f: f, x: x}.get)
+    scaled: list[_Gelu] = []
     for value in downstream(graph, [f], _REACH):
         if value is f or is_op(value.producer(), "Cast"):
             continue
-        try:
-            terms = expansion.terms(value)
-        except Mismatch:
-            continue
-        product = next((p for p in terms if (f, 1.0) in p and (x, 1.0) in p), None)
-        if product is None or not np.any(terms[product]):
-            continue
-        wanted = {product: terms[product]}
-        if node.op_type != "Sigmoid":
-            wanted[product - {(f, 1.0)}] = terms[product]
-        if set(wanted) == set(terms) and all(_same(terms[p], wanted[p]) for p in wanted):
-            scale = terms[product] if node.op_type == "Sigmoid" else 2 * terms[product]
-            factors = product - {(f, 1.0), (x, 1.0)}
-            return _Gelu(value, x, np.asarray(scale), factors)
+        found = _read(expansion, value, f, x, plain=node.op_type == "Sigmoid")
+        if found is not None and found.neutral:
+            return found
+        if found is not None:
+            scaled.append(found)
+    if scaled:
+        return scaled[0]
     expected = "x" if node.op_type == "Sigmoid" else f"x (1 + {node.op_type.lower()})"
     raise Mismatch(f"{node.op_type} has the argument of a Gelu but is not used as {expected}")
+
+
+def _read(
+    expansion: Expansion, value: onnx_ir.Value, f: onnx_ir.Value, x: onnx_ir.Value, *, plain: bool
+) -> _Gelu | None:
+    """Read ``k x f`` if ``plain``, else ``k x + k x f``, times whatever."""
+    try:
+        terms = expansion.terms(value)
+    except Mismatch:
+        return None
+    product = next((p for p in terms if (f, 1.0) in p and (x, 1.0) in p), None)
+    if product is None or not np.any(terms[product]):
+        return None
+    wanted = {product: terms[product]}
+    if not plain:
+        wanted[product - {(f, 1.0)}] = terms[product]
+    if set(wanted) != set(terms) or not all(_same(terms[p], wanted[p]) for p in wanted):
+        return None
+    scale = np.asarray(terms[product] if plain else 2 * terms[product])
+    return _Gelu(value, x, scale, product - {(f, 1.0), (x, 1.0)})
 
 
 def _same(one: Floats, other: Floats) -> bool:
@@ -169,12 +190,11 @@ def _write(
 ) -> onnx_ir.Value:
     if opset < 20:
         raise Mismatch(f"opset {opset} has no Gelu")
-    dtype, size = found.value.dtype, rank(found.x)
-    if dtype is None or size is None:
-        raise Mismatch(f"the type or rank of '{found.x.name}' is not known")
+    dtype = found.value.dtype
+    if dtype is None:
+        raise Mismatch(f"the type of '{found.value.name}' is not known")
     kind = "none" if node.op_type == "Erf" else "tanh"
     y = build.op("Gelu", as_type(x, dtype, build), attributes={"approximate": kind})
-    neutral = found.scale.size == 1 and found.scale.ndim <= size
-    if not (neutral and np.allclose(found.scale, 1.0, rtol=1e-6, atol=0.0)):
+    if not found.neutral:
         y = build.op("Mul", y, build.constant(narrowed(found.scale, dtype)))
     return times(y, found.factors, dtype, build)
