@@ -7,7 +7,7 @@ from typing import ClassVar
 import onnx_ir
 
 from whet.errors import Mismatch
-from whet.ir.values import attribute_float
+from whet.ir.values import attribute_float, rank
 from whet.passes.base import Fidelity
 from whet.passes.fusion.expansion import number
 from whet.passes.pattern import Match, Op, Pattern, op, var, weight
@@ -74,5 +74,5 @@ def _is(found: Match, name: str, wanted: float) -> None:
     actual, x = number(value), found["x"]
     if actual is None or not math.isclose(actual, wanted, rel_tol=1e-6):
         raise Mismatch(f"a constant is {actual}, where {wanted:.6g} was expected")
-    if value.shape is None or x.shape is None or value.shape.rank() > x.shape.rank():
+    if (rank(value) or 0) > (rank(x) or 0):
         raise Mismatch("a constant enlarges the result")

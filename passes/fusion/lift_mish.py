@@ -6,6 +6,7 @@ from typing import ClassVar
 import onnx_ir
 
 from whet.errors import Mismatch
+from whet.ir.values import rank
 from whet.passes.base import Fidelity
 from whet.passes.fusion.expansion import number
 from whet.passes.pattern import Match, one_of, op, var, weight
@@ -39,9 +40,7 @@ class LiftMish(Rewrite):
         if work.opset < 18:
             raise Mismatch(f"opset {work.opset} has no Mish")
         one, x = found.get("one"), found["x"]
-        if one is not None and (
-            one.shape is None or x.shape is None or one.shape.rank() > x.shape.rank()
-        ):
+        if one is not None and (rank(one) or 0) > (rank(x) or 0):
             raise Mismatch("the rank of the input is not known, or less than that of the one")
 
     def replace(self, found: Match, build: Builder) -> onnx_ir.Value:

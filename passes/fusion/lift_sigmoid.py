@@ -3,18 +3,22 @@
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir
 
 from whet.errors import Mismatch
-from whet.ir.values import is_constant, is_op
+from whet.ir.values import rank
 from whet.passes.base import Change, Fidelity
 from whet.passes.fusion.expansion import number
-from whet.passes.pattern import Match, op, var, weight
+from whet.passes.pattern import Match, one_of, op, var, weight
 from whet.passes.proposal import Builder
 from whet.passes.rewrite import Rewrite
 from whet.passes.workbench import Workbench
 
-_EXPONENTIAL = op("Exp", var("u"), name="exp")
+_EXPONENT = one_of(
+    op("Neg", var("x"), name="neg"), op("Mul", var("x"), weight("c"), commutative=True), var("u")
+)
+_EXPONENTIAL = op("Exp", _EXPONENT, name="exp")
 _BELOW = op("Add", _EXPONENTIAL, weight("one"), commutative=True)
 
 
@@ -38,33 +42,30 @@ class LiftSigmoid(Rewrite):
         return number(found["one"]) == 1.0
 
     def check(self, found: Match, work: Workbench) -> None:
-        """Decline where the one that is added is larger than what it is added to."""
-        size, ones = found["u"].shape, found["one"].shape
-        if size is None or ones is None or len(ones) > len(size):
+        """Decline where the one that is added has more axes than what it is added to."""
+        size, ones = rank(found.node("exp").outputs[0]), rank(found["one"])
+        if size is None or ones is None or ones > size:
             raise Mismatch("the rank of the exponential is not known, or less than that of the one")
 
     def replace(self, found: Match, build: Builder) -> onnx_ir.Value:
         """Return the Sigmoid, multiplied by the numerator."""
-        if "ratio" in found.named and found.get("a") is None:
-            return build.op("Sigmoid", found["u"])
-        y = build.op("Sigmoid", _negated(found["u"], build))
         a = found.get("a")
-        if a is None or (number(a) == 1.0 and a.shape is not None and len(a.shape) == 0):
+        if "ratio" in found.named and a is None:
+            exponent = found.node("exp").inputs[0]
+            assert exponent is not None
+            return build.op("Sigmoid", exponent)
+        y = build.op("Sigmoid", _negated(found, build))
+        if a is None or (number(a) == 1.0 and rank(a) == 0):
             return y
         return build.op("Mul", a, y)
 
 
-def _negated(u: onnx_ir.Value, build: Builder) -> onnx_ir.Value:
-    """Return ``-u``: what a Neg was taken of, or what was multiplied by a constant, by its opposite."""
-    node = u.producer()
-    if node is not None and is_op(node, "Neg") and node.inputs[0] is not None:
-        return node.inputs[0]
-    if node is not None and is_op(node, "Mul"):
-        left, right = node.inputs
-        x, c = (right, left) if is_constant(left) else (left, right)
-        tensor = None if c is None else c.const_value
-        if x is not None and tensor is not None and is_constant(c):
-            if number(c) == -1.0 and tensor.shape.rank() == 0:
-                return x
-            return build.op("Mul", x, build.constant(-tensor.numpy()))
-    return build.op("Neg", u)
+def _negated(found: Match, build: Builder) -> onnx_ir.Value:
+    """Return the exponent with the other sign."""
+    if "neg" in found.named:
+        return found["x"]
+    if found.get("c") is None:
+        return build.op("Neg", found["u"])
+    if number(found["c"]) == -1.0 and rank(found["c"]) == 0:
+        return found["x"]
+    return build.op("Mul", found["x"], build.constant(np.negative(found.array("c"))))
