@@ -19,7 +19,7 @@ RECIPES: Mapping[str, tuple[str, Mapping[str, object]] | None] = {
 
 
 def write_recipe(name: str, folder: Path) -> str | Path | None:
-    """Return a recipe as ``whet.compile`` takes it, written to ``folder``; None where there is no such pass or option."""
+    """Return a recipe as ``whet.compile`` takes it, kept in ``folder``; None where there is no such pass or option."""
     spec = RECIPES[name]
     if spec is None:
         return name
