@@ -60,7 +60,9 @@ def _read(softmax: onnx_ir.Node, work: Workbench, known: KnownSizes) -> tuple[We
     assert value is not None
     size = rank(value)
     axis = attribute_int(softmax, "axis", -1 if work.opset >= 13 else 1)
-    if size is None or axis % size != size - 1:
+    if size is None:
+        raise NoProduct(f"the rank of '{value.name}' is not known")
+    if axis % size != size - 1:
         raise NoProduct(f"the softmax is over axis {axis} of {size}, not the last")
     weighted = read_weighted(softmax, known)
     scores = read_scores(value, known)

@@ -58,6 +58,8 @@ def read_weighted(softmax: onnx_ir.Node, known: KnownSizes) -> Weighted:
             layouts.append(reader.outputs[0])
         elif is_op(reader, "Transpose") and not transposed:
             transposed = _is_swap(reader)
+        elif is_op(reader, "Cast"):
+            raise NoProduct(f"Cast '{reader.name}' changes the type of the probabilities")
         elif not is_op(reader, "Identity"):
             break
         nodes.append(reader)
