@@ -100,7 +100,8 @@ def check_model(path: Path) -> Outcome:
     for name in ("onnxruntime", "reference"):
         runner, bindings = _original(path, name, model, examples)
         if runner is not None:
-            model, _ = Pipeline((exact(),)).run(model, Context(bindings=bindings))
+            legalize = find_target(name).legalize()
+            model, _ = Pipeline((exact(), *legalize)).run(model, Context(bindings=bindings))
             return _compare(path, name, runner, model, bindings, before)
         reasons.append(f"{name}: {bindings.note}")
     model, _ = Pipeline((exact(),)).run(model, Context())
