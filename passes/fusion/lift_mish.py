@@ -16,6 +16,8 @@ from whet.passes.workbench import Workbench
 class LiftMish(Pass):
     """Write ``x tanh(softplus(x))`` as ``Mish(x)``, with softplus an operator or ``log(1 + exp(x))``.
 
+    Softplus may be the identity above 20, where float cannot tell the difference.
+
     Misra, Mish: A Self Regularized Non-Monotonic Activation Function, 2019.
     """
 
@@ -46,6 +48,8 @@ def _visit(node: onnx_ir.Node, work: Workbench) -> bool:
 def _under_softplus(node: onnx_ir.Node) -> onnx_ir.Value | None:
     inner = _operand(node, "Tanh")
     softplus = None if inner is None else inner.producer()
+    if softplus is not None and is_op(softplus, "Where"):
+        return _under_switch(softplus)
     if softplus is None or is_op(softplus, "Softplus"):
         return _operand(softplus, "Softplus")
     total = _operand(softplus, "Log")
@@ -54,6 +58,18 @@ def _under_softplus(node: onnx_ir.Node) -> onnx_ir.Value | None:
         return None
     other = next((v for v in add.inputs if v is not None and number(v) is None), None)
     return None if other is None else _operand(uncast(other).producer(), "Exp")
+
+
+def _under_switch(node: onnx_ir.Node) -> onnx_ir.Value | None:
+    """Return the ``x`` of ``x > limit ? x : softplus(x)``, which is softplus in float from a limit of 20 on."""
+    condition, above, below = node.inputs
+    softplus = None if below is None else below.producer()
+    greater = None if condition is None else condition.producer()
+    x = _operand(softplus, "Softplus")
+    if x is None or above is not x or greater is None or not is_op(greater, "Greater"):
+        return None
+    limit = number(greater.inputs[1])
+    return x if greater.inputs[0] is x and limit is not None and limit >= 20 else None
 
 
 def _operand(node: onnx_ir.Node | None, op_type: str) -> onnx_ir.Value | None:
