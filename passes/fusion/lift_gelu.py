@@ -4,20 +4,15 @@ import dataclasses
 import math
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir
-from numpy.typing import NDArray
 
 from whet.errors import Mismatch
-from whet.ir.values import is_op, rank
+from whet.ir.values import is_op
 from whet.passes.base import Change, Fidelity, Pass
-from whet.passes.fusion.expansion import Expansion, Product, downstream, uncast, upstream
-from whet.passes.fusion.normalization import narrowed
-from whet.passes.fusion.products import as_type, computed_between, input_read, times
-from whet.passes.proposal import Builder, Proposal
+from whet.passes.fusion.expansion import Expansion, uncast, upstream
+from whet.passes.fusion.unit import find_unit, lift_unit
 from whet.passes.workbench import Workbench
 
-_REACH = 5
 _DEPTH = 8
 _CLOSE = 2e-3
 """Constants this near are meant to be the formula's."""
@@ -32,25 +27,6 @@ _ARGUMENTS = {
     "Sigmoid": {1.0: 2 * _LINEAR, 3.0: 2 * _CUBIC},
 }
 """The coefficients, by power of x, of what the function is taken of."""
-
-Floats = NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Gelu:
-    """``value = scale * x * (1 + f) * factors`` (or ``scale * x * f * factors`` for a sigmoid)."""
-
-    value: onnx_ir.Value
-    x: onnx_ir.Value
-    scale: Floats
-    factors: Product
-
-    @property
-    def neutral(self) -> bool:
-        """Tell whether the scale is one, and does not enlarge the result."""
-        size = rank(self.x)
-        single = self.scale.size == 1 and size is not None and self.scale.ndim <= size
-        return single and bool(np.allclose(self.scale, 1.0, rtol=1e-6, atol=0.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,24 +52,24 @@ def _visit(node: onnx_ir.Node, work: Workbench) -> bool:
     """Make one rewrite; False if there is nothing (more) to do."""
     try:
         x = _argument(node)
-        found = None if x is None else _product(node, x, work.graph)
     except Mismatch as reason:
         work.near_miss(node, str(reason))
         return False
+    if x is None:
+        return False
+    plain = node.op_type == "Sigmoid"
+    unit = 1.0 if plain else 0.5
+    found = find_unit(work.graph, node.outputs[0], x, unit, plus_one=not plain)
     if found is None:
+        expected = "x" if plain else f"x (1 + {node.op_type.lower()})"
+        missing = f"{node.op_type} has the argument of a Gelu but is not used as {expected}"
+        work.near_miss(node, missing)
         return False
-    work.coverage.matched += 1
-    build = work.builder(node)
-    try:
-        old = computed_between(found.value, {found.x, *(value for value, _ in found.factors)})
-        new = _write(node, found, input_read(old, found.x), build, work.opset)
-    except Mismatch as reason:
-        work.decline(node, str(reason))
-        Proposal((node,), (), tuple(build.nodes)).discard()
+    if work.opset < 20:
+        work.decline(node, f"opset {work.opset} has no Gelu")
         return False
-    return work.propose(
-        Proposal(old, ((found.value, new),), tuple(build.nodes), tuple(build.initializers))
-    )
+    kind = "none" if node.op_type == "Erf" else "tanh"
+    return lift_unit(node, found, work, "Gelu", {"approximate": kind})
 
 
 def _argument(node: onnx_ir.Node) -> onnx_ir.Value | None:
@@ -140,61 +116,3 @@ def _polynomial(
             return None
         found[powers[x]] = float(factor.reshape(-1)[0])
     return found
-
-
-def _product(node: onnx_ir.Node, x: onnx_ir.Value, graph: onnx_ir.Graph) -> _Gelu:
-    """Return the nearest value that is the unit, or else the unit up to a constant; raises Mismatch without one."""
-    f = node.outputs[0]
-    expansion = Expansion(downstream(graph, [f, x], _REACH), {f: f, x: x}.get)
-    scaled: list[_Gelu] = []
-    for value in downstream(graph, [f], _REACH):
-        if value is f or is_op(value.producer(), "Cast"):
-            continue
-        found = _read(expansion, value, f, x, plain=node.op_type == "Sigmoid")
-        if found is not None and found.neutral:
-            return found
-        if found is not None:
-            scaled.append(found)
-    if scaled:
-        return scaled[0]
-    expected = "x" if node.op_type == "Sigmoid" else f"x (1 + {node.op_type.lower()})"
-    raise Mismatch(f"{node.op_type} has the argument of a Gelu but is not used as {expected}")
-
-
-def _read(
-    expansion: Expansion, value: onnx_ir.Value, f: onnx_ir.Value, x: onnx_ir.Value, *, plain: bool
-) -> _Gelu | None:
-    """Read ``k x f`` if ``plain``, else ``k x + k x f``, times whatever."""
-    try:
-        terms = expansion.terms(value)
-    except Mismatch:
-        return None
-    product = next((p for p in terms if (f, 1.0) in p and (x, 1.0) in p), None)
-    if product is None or not np.any(terms[product]):
-        return None
-    wanted = {product: terms[product]}
-    if not plain:
-        wanted[product - {(f, 1.0)}] = terms[product]
-    if set(wanted) != set(terms) or not all(_same(terms[p], wanted[p]) for p in wanted):
-        return None
-    scale = np.asarray(terms[product] if plain else 2 * terms[product])
-    return _Gelu(value, x, scale, product - {(f, 1.0), (x, 1.0)})
-
-
-def _same(one: Floats, other: Floats) -> bool:
-    return one.shape == other.shape and bool(np.allclose(one, other, rtol=1e-6, atol=0.0))
-
-
-def _write(
-    node: onnx_ir.Node, found: _Gelu, x: onnx_ir.Value, build: Builder, opset: int
-) -> onnx_ir.Value:
-    if opset < 20:
-        raise Mismatch(f"opset {opset} has no Gelu")
-    dtype = found.value.dtype
-    if dtype is None:
-        raise Mismatch(f"the type of '{found.value.name}' is not known")
-    kind = "none" if node.op_type == "Erf" else "tanh"
-    y = build.op("Gelu", as_type(x, dtype, build), attributes={"approximate": kind})
-    if not found.neutral:
-        y = build.op("Mul", y, build.constant(narrowed(found.scale, dtype)))
-    return times(y, found.factors, dtype, build)

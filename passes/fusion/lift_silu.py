@@ -6,20 +6,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir
 
-from whet.errors import Mismatch
-from whet.ir.values import attribute_float
-from whet.passes.base import Change, Fidelity
-from whet.passes.pattern import Match, op, var, weight
-from whet.passes.proposal import Builder
-from whet.passes.rewrite import Rewrite
+from whet.ir.values import attribute_float, is_constant, is_op
+from whet.passes.base import Change, Fidelity, Pass
+from whet.passes.proposal import Builder, Proposal
 from whet.passes.workbench import Workbench
-
-_PLAIN = op("Sigmoid", var("x"), name="sigmoid")
-_SCALED = op("Sigmoid", op("Mul", var("x"), weight("c"), commutative=True, name="scaled"))
 
 
 @dataclasses.dataclass(frozen=True)
-class LiftSilu(Rewrite):
+class LiftSilu(Pass):
     """Spell ``x sigmoid(c x)`` as ``Mul(x, Sigmoid(Mul(x, c)))`` with the operands in this order.
 
     Without ``c`` it is the SiLU ``Mul(x, Sigmoid(x))``, with ``c = 1.702`` the quick approximation of GELU. ``Swish``
@@ -28,36 +22,58 @@ class LiftSilu(Rewrite):
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT
-    patterns = (
-        op("Mul", var("x"), _PLAIN, commutative=True),
-        op("Mul", var("x"), _SCALED, commutative=True),
-        op("Swish", var("x")),
-    )
 
-    def applies(self, found: Match, work: Workbench) -> bool:
-        """Tell whether the spelling is another one."""
-        if found.root.op_type == "Swish":
-            return True
-        scaled = found.named.get("scaled")
-        return found.root.inputs[0] is not found["x"] or (
-            scaled is not None and scaled.inputs[0] is not found["x"]
-        )
-
-    def replace(self, found: Match, build: Builder) -> onnx_ir.Value:
-        """Return the product."""
-        x = found["x"]
-        inner, c = x, found.get("c")
-        if found.root.op_type == "Swish":
-            c = _alpha(found, build)
-        if c is not None:
-            inner = build.op("Mul", x, c)
-        return build.op("Mul", x, build.op("Sigmoid", inner))
+    def apply(self, work: Workbench) -> None:
+        """Turn the operands of every product with a sigmoid, and spell out every Swish."""
+        for node in work.nodes("Sigmoid"):
+            for product in node.outputs[0].consumers() if is_op(node, "Sigmoid") else ():
+                _turn(node, product, work)
+        for node in work.nodes("Swish"):
+            _spell_out(node, work)
 
 
-def _alpha(found: Match, build: Builder) -> onnx_ir.Value | None:
-    alpha, dtype = attribute_float(found.root, "alpha", 1.0), found["x"].dtype
-    if alpha == 1.0:
+def _turn(sigmoid: onnx_ir.Node, product: onnx_ir.Node, work: Workbench) -> None:
+    x = _other(product, sigmoid.outputs[0])
+    inner = sigmoid.inputs[0]
+    if x is None or inner is None or product.graph is not work.graph:
+        return
+    scaled = None if inner is x else inner.producer()
+    c = None if scaled is None else _other(scaled, x)
+    if inner is not x and (c is None or not is_constant(c)):
+        return
+    in_order = scaled is None or scaled.inputs[0] is x
+    if in_order and product.inputs[0] is x:
+        return
+    work.coverage.matched += 1
+    build = work.builder(product)
+    y = _silu(x, c, build)
+    old = (product, sigmoid) if scaled is None else (product, sigmoid, scaled)
+    work.propose(Proposal(old, ((product.outputs[0], y),), tuple(build.nodes)))
+
+
+def _other(product: onnx_ir.Node, value: onnx_ir.Value) -> onnx_ir.Value | None:
+    """Return what a Mul multiplies ``value`` with."""
+    if not is_op(product, "Mul") or value not in product.inputs:
         return None
-    if dtype is None:
-        raise Mismatch(f"the type of '{found['x'].name}' is not known")
-    return build.constant(np.asarray(alpha, dtype=dtype.numpy()))
+    return product.inputs[1 if product.inputs[0] is value else 0]
+
+
+def _silu(x: onnx_ir.Value, c: onnx_ir.Value | None, build: Builder) -> onnx_ir.Value:
+    inner = x if c is None else build.op("Mul", x, c)
+    return build.op("Mul", x, build.op("Sigmoid", inner))
+
+
+def _spell_out(node: onnx_ir.Node, work: Workbench) -> None:
+    x = node.inputs[0] if is_op(node, "Swish") else None
+    if x is None:
+        return
+    work.coverage.matched += 1
+    if x.dtype is None:
+        work.decline(node, f"the type of '{x.name}' is not known")
+        return
+    build = work.builder(node)
+    alpha = attribute_float(node, "alpha", 1.0)
+    c = None if alpha == 1.0 else build.constant(np.asarray(alpha, dtype=x.dtype.numpy()))
+    new = _silu(x, c, build)
+    outputs = ((node.outputs[0], new),)
+    work.propose(Proposal((node,), outputs, tuple(build.nodes), tuple(build.initializers)))
