@@ -30,6 +30,8 @@ def shapes(text: str, opset: int = 21) -> dict[str | None, str]:
         ("y = Expand(v, e)", "3,4"),
         ("y = Slice(x, zero, huge, one)", "N,M,4"),
         ("y = Slice(x, zero, one, one)", "N,None,4"),
+        ("t = NonZero(v) u = Squeeze(t, zero) y = Slice(x, zero, u, one)", "N,None,4"),
+        ("t = NonZero(v) u = Squeeze(t, zero) y = Slice(x, zero, huge, u)", "?"),
         ("y = ReduceMean(x, one)", "N,1,4"),
         ("y = ReduceSum<keepdims = 0>(x, back)", "N,M"),
         ("y = Unsqueeze(x, one)", "N,1,M,4"),
