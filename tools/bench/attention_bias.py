@@ -25,6 +25,8 @@ from whet.tools.bench.attention_models import FUSED, Case, Means
 
 __all__ = ["Row", "crossing", "main", "measure"]
 
+Key = tuple[str, Means, int]
+"""Kernel, how the bias comes in, rank (0 where that does not matter)."""
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 _QUICK = 1024
 _SHARE = 0.7
@@ -74,22 +76,24 @@ def measure(length: int, head: int, ranks: Sequence[int], plan: Plan) -> list[Ro
     return sorted(rows, key=lambda row: order.index((row.kernel, row.means, row.rank)))
 
 
-def _contenders(ranks: Sequence[int]) -> Iterator[tuple[str, Means, int]]:
-    yield from ((kernel, "bias", 0) for kernel in ("plain", *FUSED, TORCH))
-    yield from ((kernel, "nothing", 0) for kernel in FUSED)
-    yield from ((kernel, "factors", rank) for rank in ranks for kernel in FUSED)
+def _contenders(ranks: Sequence[int]) -> Iterator[Key]:
+    for kernel in ("plain", *FUSED, TORCH):
+        yield kernel, "bias", 0
+    for kernel in FUSED:
+        yield kernel, "nothing", 0
+    for rank in ranks:
+        for kernel in FUSED:
+            yield kernel, "factors", rank
 
 
-def _make(case: Case, key: tuple[str, Means, int], plan: Plan) -> tuple[Row, Contender]:
+def _make(case: Case, key: Key, plan: Plan) -> tuple[Row, Contender]:
     kernel, means, rank = key
     own = dataclasses.replace(case, rank=rank or case.rank)
     row = Row(case.length, case.head, rank, kernel, means)
     return row, Contender(kernel, means, own, plan.threads)
 
 
-def _together(
-    makers: Mapping[tuple[str, Means, int], tuple[Row, Contender]], plan: Plan
-) -> list[Row]:
+def _together(makers: Mapping[Key, tuple[Row, Contender]], plan: Plan) -> list[Row]:
     """Hold all contenders at once, and time them in alternating blocks."""
     found: list[Row] = []
     running: list[tuple[Row, Contender]] = []
@@ -108,11 +112,11 @@ def _together(
             contender.close()
 
 
-def _alone(makers: Mapping[tuple[str, Means, int], tuple[Row, Contender]], plan: Plan) -> list[Row]:
+def _alone(makers: Mapping[Key, tuple[Row, Contender]], plan: Plan) -> list[Row]:
     """Hold one contender at a time, each of them twice: a drift of the machine's speed falls on all alike."""
-    found: dict[tuple[str, Means, int], Row] = {}
-    first: dict[tuple[str, Means, int], Timing] = {}
-    for key in [*makers, *reversed(makers)]:
+    found: dict[Key, Row] = {}
+    first: dict[Key, Timing] = {}
+    for key in [*makers, *reversed(list(makers))]:
         row, contender = makers[key]
         if key in found:
             continue
@@ -166,7 +170,7 @@ def _free_memory() -> int:
     return int(found[0]) * 1024
 
 
-def _short(case: Case, key: tuple[str, Means, int], need: int) -> Row:
+def _short(case: Case, key: Key, need: int) -> Row:
     kernel, means, rank = key
     reason = f"needs about {need / 1e9:.1f} GB, {_free_memory() / 1e9:.1f} GB are free"
     return Row(case.length, case.head, rank, kernel, means, skipped=reason)

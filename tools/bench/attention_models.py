@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx import numpy_helper as tensors
 
@@ -42,7 +43,7 @@ def make_data(case: Case) -> dict[str, Array]:
     """Draw q, k, v ``[1, heads, length, head]`` and left, right ``[1, heads, length, rank]``; B has deviation one."""
     rng = np.random.default_rng(case.seed)
     shape = (1, case.heads, case.length)
-    found = {
+    found: dict[str, Array] = {
         name: rng.standard_normal((*shape, case.head), dtype=np.float32) for name in ("q", "k", "v")
     }
     unit = np.float32(case.rank**-0.25)
@@ -79,7 +80,9 @@ def _merged(array: Array, *, join: bool) -> Array:
     return moved.reshape(batch, length, heads * size) if join else moved
 
 
-def expected_rows(case: Case, means: Means, data: Mapping[str, Array], rows: Array) -> Array:
+def expected_rows(
+    case: Case, means: Means, data: Mapping[str, Array], rows: NDArray[np.int64]
+) -> Array:
     """Return the given rows of every head in float64, ``[heads, rows, head]``."""
     wide = {name: array[0].astype(np.float64) for name, array in data.items()}
     found: list[Array] = []
@@ -136,11 +139,11 @@ class _Writer:
         c = self._case
         merged = self._kernel in _MERGED
         whole = [1, c.length, c.heads * c.head] if merged else [1, c.heads, c.length, c.head]
-        found = dict.fromkeys(("q", "k", "v"), whole)
+        found: dict[str, list[int]] = {name: whole for name in "qkv"}
         if self._means == "factors":
             lead = [1, c.length, c.heads] if merged else [1, c.heads, c.length]
             part = [*lead, self._columns]
-            found |= dict.fromkeys(("left", "right"), part)
+            found["left"] = found["right"] = part
         if self._means == "bias":
             found["bias"] = [1, c.heads, c.length, c.length]
         return found

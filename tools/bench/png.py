@@ -5,17 +5,18 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whet.errors import UsageError
-from whet.ir.values import Array
 
 __all__ = ["read_png"]
 
+Bytes = NDArray[np.uint8]
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 
 
-def read_png(path: Path) -> Array:
+def read_png(path: Path) -> Bytes:
     """Return ``[height, width, channels]`` of uint8; palettes, 16 bits and interlacing are refused."""
     data = path.read_bytes()
     if not data.startswith(_SIGNATURE):
@@ -38,7 +39,7 @@ def read_png(path: Path) -> Array:
     return _unfiltered(lines, channels).reshape(height, width, channels)
 
 
-def _unfiltered(lines: Array, channels: int) -> Array:
+def _unfiltered(lines: Bytes, channels: int) -> Bytes:
     """Add back to each byte what its line's filter predicts it from."""
     out = np.zeros((len(lines), lines.shape[1] - 1), np.uint8)
     above = np.zeros(lines.shape[1] - 1, np.uint8)
@@ -47,7 +48,7 @@ def _unfiltered(lines: Array, channels: int) -> Array:
     return out
 
 
-def _line(kind: int, raw: Array, above: Array, step: int) -> Array:
+def _line(kind: int, raw: Bytes, above: Bytes, step: int) -> Bytes:
     if kind == 0:
         return raw
     if kind == 2:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from whet.backends.base import RuntimeOptions
@@ -34,9 +35,10 @@ _OVERLAP = 16
 """Pixels that neighbouring windows share."""
 
 
-def luma(image: Array) -> Array:
+def luma(image: Array) -> NDArray[np.float64]:
     """Return Y of ``[height, width, 3]`` in 0..255: (65.481 R + 128.553 G + 24.966 B) / 255 + 16."""
-    return np.asarray(image.astype(np.float64) @ (65.481, 128.553, 24.966) / 255 + 16)
+    weights = np.array([65.481, 128.553, 24.966])
+    return np.asarray(image.astype(np.float64) @ weights / 255 + 16, np.float64)
 
 
 def psnr(image: Array, truth: Array, border: int = _SCALE) -> float:

@@ -131,7 +131,7 @@ def _calibration(sample: Any) -> dict[str, Array]:
     return found
 
 
-def _read_steps(row: Row, steps: Iterable[Any]) -> None:
+def _read_steps(row: Row, steps: Sequence[Any]) -> None:
     """Collect what the passes for biases did and said."""
     for step in steps:
         if "bias" not in step.name.split("-"):
@@ -145,6 +145,19 @@ def _read_steps(row: Row, steps: Iterable[Any]) -> None:
             row.reasons.append(f"{step.name}: taken back: {step.reverted}")
         if not step.coverage.matched and not step.coverage.near_misses:
             row.reasons.append(f"{step.name}: no attention has a bias of its kind")
+    if not any(row.changed.values()):
+        row.reasons += _unlifted(steps)
+
+
+def _unlifted(steps: Sequence[Any]) -> list[str]:
+    """Return why there is no attention to begin with, where a pass says so."""
+    return [
+        f"{step.name}: {reason}"
+        for step in steps
+        if step.name.startswith("lift-") and "attention" in step.name
+        for part in (step.coverage.declined, step.coverage.near_misses)
+        for reason in summarize(part)
+    ]
 
 
 def added_rank(path: Path) -> int:
