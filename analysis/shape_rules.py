@@ -118,6 +118,14 @@ def _of_expand(node: onnx_ir.Node, known: Known) -> Shape | None:
     return broadcast(before, target.items)
 
 
+def _of_tile(node: onnx_ir.Node, known: Known) -> Shape | None:
+    counts, before = known.content(node.inputs[1]), known.shape(node.inputs[0])
+    if counts is None or before is None or len(counts.items) != len(before):
+        return None
+    pairs = zip(before, counts.items, strict=True)
+    return tuple(None if s is None or n is None else product((s, n)) for s, n in pairs)
+
+
 def _same(node: onnx_ir.Node, known: Known) -> Shape | None:
     return known.shape(node.inputs[0])
 
@@ -208,6 +216,7 @@ SHAPE_RULES: Mapping[str, Callable[[onnx_ir.Node, Known], Shape | None]] = {
     "Reshape": _of_reshape,
     "Slice": _of_slice,
     "Squeeze": _of_squeeze,
+    "Tile": _of_tile,
     "Transpose": _of_transpose,
     "Unsqueeze": _of_unsqueeze,
 }
