@@ -196,11 +196,12 @@ class _Run:
         sizes: AttentionSizes,
         samples: tuple[Real, ...],
     ) -> list[_Pair]:
-        pairs = [_Pair(*pattern_factors(pattern)) for pattern in plan.patterns]
+        pairs: list[_Pair] = []
         if plan.table is not None:
             scale = call.factor(sizes.head)
             found = factor_table(self._factors, plan.table, sizes, samples, scale)
-            pairs.insert(0, _Pair(found.left, found.right))
+            pairs.append(_Pair(found.left, found.right))
+        pairs += [_Pair(*pattern_factors(pattern)) for pattern in plan.patterns]
         if any(pair.right.shape[1] not in {1, sizes.key_heads} for pair in pairs):
             raise Mismatch(f"a mask per head, but {sizes.key_heads} heads of keys")
         return pairs
