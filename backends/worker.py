@@ -194,9 +194,13 @@ def _cause(code: int) -> str:
 
 def _send(pipe: IO[bytes], message: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     body = io.BytesIO()
+    places: dict[int, int] = {}
+    which = [places.setdefault(id(array), len(places)) for array in arrays.values()]
     if arrays:
-        np.savez(body, allow_pickle=False, **{f"a{k}": a for k, a in enumerate(arrays.values())})
-    head = json.dumps({**message, "names": list(arrays)}).encode()
+        # The same array under several names, a large mask for example, crosses once.
+        once = dict(zip(which, arrays.values(), strict=True))
+        np.savez(body, allow_pickle=False, **{f"a{k}": array for k, array in once.items()})
+    head = json.dumps({**message, "names": list(arrays), "which": which}).encode()
     blob = body.getvalue()
     pipe.write(_HEADER.pack(len(head), len(blob)))
     pipe.write(head)
@@ -212,10 +216,12 @@ def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], dict[str, Array]]:
     message: dict[str, Any] = json.loads(pipe.read(head_size))
     blob = pipe.read(blob_size)
     names: list[str] = message.pop("names")
+    which: list[int] = message.pop("which")
     if not names:
         return message, {}
     with np.load(io.BytesIO(blob), allow_pickle=False) as data:
-        return message, {name: data[f"a{k}"] for k, name in enumerate(names)}
+        once = {k: data[f"a{k}"] for k in set(which)}
+    return message, {name: once[k] for name, k in zip(names, which, strict=True)}
 
 
 class _Server:

@@ -142,6 +142,9 @@ class Pass(ABC):
     bound: ClassVar[float | None] = None
     """A tolerance of the pass's own; only a lossy pass has one."""
 
+    explains: ClassVar[bool] = False
+    """Say in the report why places were left as they are, also where others were changed."""
+
     gated: ClassVar[bool] = False
     """Measure bytes and milliseconds before and after, and take the pass back if either got worse."""
 

@@ -21,8 +21,9 @@ __all__ = ["Payoff", "check_pays", "io_elements"]
 
 _GAIN = 0.95
 """Factors must take less than this share of the time."""
-_LENGTHS = (512, 1024, 2048, 4096)
-_LARGEST = 1 << 30
+_LENGTHS = (512, 1024, 2048)
+"""Tried out where factors do not pay; the next one would take half a minute."""
+_LARGEST = 1 << 29
 """Longer attentions, whose bias has more bytes, are not tried out."""
 
 
@@ -102,7 +103,7 @@ def check_pays(
     after = AttentionWork(rest, causal=causal, mask=mask_kind, rank=rank)
     change = _Change(before, after, computed=not is_constant(call.mask))
     found = change.at(prices)
-    work.coverage.break_even.setdefault(call.node.name or "Attention", []).append(found)
+    _note(work, call, found)
     if found.pays:
         return found
     raise Mismatch(f"{found}; {_advice(work, call, change)}")
@@ -117,10 +118,16 @@ def _advice(work: Workbench, call: AttentionCall, change: _Change) -> str:
             continue
         work.context.progress(f"look for the length at which factors of {call.node.name} pay")
         found, tried = change.at(prices, length), length
-        work.coverage.break_even[call.node.name or "Attention"].append(found)
+        _note(work, call, found)
         if found.pays:
             return f"they would pay from length {length} on ({found})"
     return f"they do not pay up to length {tried} either" if tried else "no longer one was tried"
+
+
+def _note(work: Workbench, call: AttentionCall, found: Payoff) -> None:
+    curve = work.coverage.break_even.setdefault(call.node.name or "Attention", [])
+    if found not in curve:
+        curve.append(found)
 
 
 def _too_large(work: AttentionWork, length: int) -> bool:

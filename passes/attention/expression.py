@@ -67,6 +67,8 @@ class Leaf:
     tensor: onnx_ir.Value
     at: tuple["Expression", ...]
     dtype: onnx_ir.DataType
+    why: str = dataclasses.field(default="", compare=False)
+    """Why it was not looked through further."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from whet.passes.attention.expression import (
     HEAD,
     KEY,
     QUERY,
+    Apply,
     Expression,
     Index,
     Last,
@@ -59,6 +60,7 @@ class FactorBias(Pass):
     """
 
     fidelity: ClassVar[Fidelity] = Fidelity.ROUNDING
+    explains: ClassVar[bool] = True
 
     when: Literal["measured", "always"] = "measured"
     """``always``: also where it was not measured to be faster."""
@@ -271,10 +273,21 @@ def _from_the_end(term: Term) -> list[Term]:
 
 
 def _array(slope: Expression) -> NDArray[np.float64] | None:
-    if isinstance(slope, Number):
-        return np.asarray(slope.value, np.float64)
-    array = constant(slope.tensor) if isinstance(slope, Leaf) else None
-    return None if array is None else array.astype(np.float64)
+    """Return the values of a slope that is a constant: a number, an initializer, or a multiple of one."""
+    match slope:
+        case Number(value):
+            return np.asarray(value, np.float64)
+        case Leaf(tensor):
+            array = constant(tensor)
+            return None if array is None else array.astype(np.float64)
+        case Apply("Mul", (Number(value), other)) | Apply("Mul", (other, Number(value))):
+            array = _array(other)
+            return None if array is None else array * value
+        case Apply("Neg" | "Cast", (other,)):
+            array = _array(other)
+            return None if array is None else array * (-1 if slope.op == "Neg" else 1)
+        case _:
+            return None
 
 
 def _exact_parts(slope: Expression) -> list[Expression]:
@@ -291,15 +304,17 @@ def _exact_parts(slope: Expression) -> list[Expression]:
 
 
 def _replaced(slope: Expression, array: NDArray[np.float64]) -> Expression:
-    if not isinstance(slope, Leaf):
+    """Return the slope with other values."""
+    leaf = next((part for part in walk(slope) if isinstance(part, Leaf)), None)
+    if leaf is None:
         return Number(float(array), _FLOAT)
     value = onnx_ir.Value(
-        name=f"{slope.tensor.name}.part",
+        name=f"{leaf.tensor.name}.part",
         shape=onnx_ir.Shape(array.shape),
         type=onnx_ir.TensorType(_FLOAT),
         const_value=onnx_ir.tensor(array.astype(np.float32)),
     )
-    return Leaf(value, slope.at, _FLOAT)
+    return Leaf(value, leaf.at, _FLOAT)
 
 
 def _merged(terms: Sequence[Term]) -> tuple[Term, ...]:

@@ -91,6 +91,8 @@ def _hide(condition: Expression, mask: Mask) -> None:
         case Apply("Not", (Apply("Or", (a, b)),)):
             _hide(_negated(a), mask)
             _hide(_negated(b), mask)
+        case Apply("Not", (Apply() as compared,)) if compared.op in _FLIPPED:
+            _hide(_negated(compared), mask)
         case _ if always(condition):
             return
         case _:

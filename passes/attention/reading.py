@@ -1,5 +1,6 @@
 """Read a tensor of the graph as an expression over its indices."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -74,8 +75,8 @@ class Reader:
             return leaf
         try:
             found = self._through(node, at, value.dtype)
-        except Mismatch:
-            found = None
+        except Mismatch as reason:
+            return dataclasses.replace(leaf, why=str(reason))
         if found is None or _is_settled(found, at):
             return leaf
         self.nodes[node] = None

@@ -106,10 +106,11 @@ def _why(body: Expression) -> str:
     match body:
         case Apply(op, _):
             return f"{op} of a query and a key together is no finite sum of products"
-        case Leaf(tensor, _):
+        case Leaf(tensor):
             maker = tensor.producer()
             what = f"by {maker.op_type}" if maker is not None else "outside the graph"
-            return f"'{tensor.name}', made {what}, depends on query and key together"
+            reason = f" ({body.why})" if body.why else ""
+            return f"'{tensor.name}', made {what}, depends on query and key together{reason}"
         case _:
             return "it depends on query and key together"
 

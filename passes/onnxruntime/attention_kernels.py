@@ -3,13 +3,18 @@
 ===================== ========================================================================================
 kernel                takes
 ===================== ========================================================================================
-Attention             all; the mask has a row for every query and an element for every key; scale above zero
+Attention             all; the mask has a row for every query and an element for every key; scale above zero;
+                      present keys are outputs where past ones are inputs
 Attention of rank 3   the same, with heads beside each other, without past keys
 MultiHeadAttention    as many heads of keys as of queries; causal only with as many keys as queries; no soft cap;
-                      a bias of rank 4; averages where Attention gives zero: queries all of whose keys are hidden
+                      a bias of rank 4 or a padding mask of integers
 GroupQueryAttention   causal, as many keys as queries; one head size, a multiple of eight; a bias of rank 4
-MatMul                all without past keys; averages as MultiHeadAttention does
+MatMul and Softmax    all, without past keys and masks that may hide all keys of a query
 ===================== ========================================================================================
+
+The standard gives zero to a query all of whose keys are hidden, and so does Attention. The others give the mean of all
+values or what is not a number: where a mask may hide all keys, zeros are put in behind them. (Not behind the plain
+operators: in float64, where they would be proven, ONNX Runtime has no kernel for Attention and gives no number there.)
 """
 
 import dataclasses
@@ -29,7 +34,7 @@ from whet.passes.onnxruntime.attention_operands import (
 )
 from whet.passes.proposal import Attribute, Builder
 
-__all__ = ["KERNELS", "STANDARD", "Kernel", "spell_attention"]
+__all__ = ["KERNELS", "STANDARD", "Kernel", "refuses_standard", "spell_attention"]
 
 _CONTRIB = "com.microsoft"
 _BLOCK = 8
@@ -54,7 +59,7 @@ def spell_attention(build: Builder, task: AttentionTask) -> tuple[onnx_ir.Value,
     attributes["softcap"] = task.softcap
     q = task.q.as_heads(build)
     if task.scale <= 0:
-        q = build.op("Mul", q, build.constant(np.asarray(task.scale, np.float32)))
+        q = build.op("Mul", q, build.constant(np.asarray(task.scale, _numpy_type(q))))
         attributes["scale"] = 1.0
     operands = [q, task.k.as_heads(build), task.v.as_heads(build), task.full_mask(build)]
     operands += task.past or ()
@@ -63,6 +68,19 @@ def spell_attention(build: Builder, task: AttentionTask) -> tuple[onnx_ir.Value,
         return results
     tokens = build.op("Transpose", results[0], attributes={"perm": (0, 2, 1, 3)})
     return merge(build, tokens, task.q.count * task.v.size), *results[1:]
+
+
+def refuses_standard(task: AttentionTask) -> str:
+    """Say why ONNX Runtime does not compute the standard operator as it is, apart from outputs for the past."""
+    mask = task.mask
+    conditions = {
+        f"the scale is {task.scale:g}": task.scale <= 0,
+        "the mask is of rank 1": mask is not None and mask.rank < 2,
+        "the mask has no row for every query": mask is not None and not mask.rows,
+        "the mask has no element for every key": mask is not None and not mask.columns,
+        "one query after a past would see later keys": _misses_late_keys(task),
+    }
+    return next((reason for reason, holds in conditions.items() if holds), "")
 
 
 def _misses_late_keys(task: AttentionTask) -> bool:
@@ -80,17 +98,24 @@ def _causal_by_mask(build: Builder, task: AttentionTask) -> AttentionTask:
     if mask is not None and mask.boolean:
         both = build.op("And", mask.value, seen)
     elif mask is not None:
-        both = build.op("Where", seen, mask.value, build.constant(np.asarray(LOWEST, np.float32)))
+        hidden = build.constant(np.asarray(-np.inf, _numpy_type(mask.value)))
+        both = build.op("Where", seen, mask.value, hidden)
     full = MaskOperand(
         both,
         rank=2 if mask is None else max(2, mask.rank),
         boolean=mask is None or mask.boolean,
         rows=True,
         columns=True,
+        heads=mask is not None and mask.heads,
         padding=False,
+        causal=False,
         hides_rows=True,
     )
     return dataclasses.replace(task, causal=False, mask=full)
+
+
+def _numpy_type(value: onnx_ir.Value) -> np.dtype[np.generic]:
+    return (value.dtype or onnx_ir.DataType.FLOAT).numpy()
 
 
 def _only_result(build: Builder, task: AttentionTask) -> onnx_ir.Value:
@@ -123,7 +148,6 @@ def _refuses_past(task: AttentionTask) -> str:
 
 
 def _refuses_multi_head(task: AttentionTask) -> str:
-    mask = task.mask
     conditions = {
         "there are past keys": task.past is not None,
         f"it has no soft cap, here {task.softcap:g}": task.softcap != 0,
@@ -131,9 +155,6 @@ def _refuses_multi_head(task: AttentionTask) -> str:
         f"{task.q.count} heads share {task.k.count} of keys": task.q.count != task.k.count,
         "it is causal and the numbers of queries and keys may differ": task.causal
         and not task.square,
-        "it gives the mean, not zero, to a query all of whose keys are hidden": mask is not None
-        and mask.hides_rows
-        and (task.causal or not (mask.boolean and mask.padding)),
     }
     return next((reason for reason, holds in conditions.items() if holds), "")
 
@@ -174,9 +195,7 @@ def _multi_head_of(
     while inputs[-1] is None:
         inputs.pop()
     y = build.op("MultiHeadAttention", *inputs, domain=_CONTRIB, attributes=attributes)
-    if seen is not None and task.hides_rows:
-        y = build.op("Mul", y, _any(build, seen))
-    return _laid_out(build, task, y)
+    return _laid_out(build, task, task.zeroed(build, y))
 
 
 def _seen_keys(build: Builder, mask: MaskOperand, q: Operand) -> onnx_ir.Value:
@@ -187,15 +206,8 @@ def _seen_keys(build: Builder, mask: MaskOperand, q: Operand) -> onnx_ir.Value:
     return build.op("Expand", numbers, shape)
 
 
-def _any(build: Builder, seen: onnx_ir.Value) -> onnx_ir.Value:
-    """Return one where a sample has a key, zero where it has none, as ``[batch, 1, 1]``."""
-    most = build.op("ReduceMax", seen, build.ints(1), attributes={"keepdims": 1})
-    real = build.op("Cast", most, attributes={"to": int(onnx_ir.DataType.FLOAT)})
-    return build.op("Unsqueeze", real, build.ints(2))
-
-
 def _refuses_group_query(task: AttentionTask) -> str:
-    if not task.causal:
+    if not task.hides_later:
         return "it is causal only"
     if not task.square:
         return "the numbers of queries and keys may differ"
@@ -217,11 +229,11 @@ def _group_query(build: Builder, task: AttentionTask) -> onnx_ir.Value:
         "softcap": task.softcap,
     }
     y = build.ops("GroupQueryAttention", inputs, 3, domain=_CONTRIB, attributes=attributes)[0]
-    if size == task.v.size:
-        return _laid_out(build, task, y)
-    tokens = build.op("Reshape", y, build.ints(0, 0, task.q.count, size))
-    kept = build.op("Slice", tokens, build.ints(0), build.ints(task.v.size), build.ints(3))
-    return _laid_out(build, task, merge(build, kept, task.q.count * task.v.size))
+    if size != task.v.size:
+        tokens = build.op("Reshape", y, build.ints(0, 0, task.q.count, size))
+        kept = build.op("Slice", tokens, build.ints(0), build.ints(task.v.size), build.ints(3))
+        y = merge(build, kept, task.q.count * task.v.size)
+    return _laid_out(build, task, task.zeroed(build, y))
 
 
 def _lengths(build: Builder, q: Operand) -> tuple[onnx_ir.Value, onnx_ir.Value]:
@@ -237,7 +249,7 @@ def _lengths(build: Builder, q: Operand) -> tuple[onnx_ir.Value, onnx_ir.Value]:
 
 
 def _refuses_operators(task: AttentionTask) -> str:
-    if task.hides_rows:
+    if task.mask is not None and task.mask.hides_rows:
         return "they give the mean, not zero, to a query all of whose keys are hidden"
     return _refuses_past(task)
 
@@ -286,11 +298,7 @@ def _biases(build: Builder, task: AttentionTask) -> list[onnx_ir.Value]:
     if task.mask is not None:
         found.append(_repeated_mask(build, task.mask))
     if task.causal:
-        sizes = [task.q.length(build), task.k.length(build)]
-        shape = build.op("Concat", *sizes, attributes={"axis": 0})
-        low = build.constant(np.asarray([LOWEST], np.float32))
-        one = build.constant(np.asarray(1, np.int64))
-        found.append(build.op("Trilu", build.op("Expand", low, shape), one))
+        found.append(task.later(build))
     return found
 
 
