@@ -67,18 +67,20 @@ def _sum(sizes: Sequence[Size | None]) -> Size | None:
 
 
 def _of_slice(node: onnx_ir.Node, known: Known) -> Shape | None:
-    """Keep the sizes of the axes that are taken whole."""
+    """Keep the sizes of the axes that are taken whole, or not mentioned."""
     before = known.shape(node.inputs[0])
-    contents = [known.content(value) for value in node.inputs[1:]]
-    numbers = [None if content is None else content.numbers for content in contents]
-    if before is None or len(numbers) < 2 or any(n is None for n in numbers):
+    given = [known.content(value) for value in node.inputs[1:]]
+    lists = [None if content is None else content.numbers for content in given]
+    starts, ends, axes, steps = (*lists, *[None] * 4)[:4]
+    if axes is None and len(lists) < 3:
+        axes = None if starts is None else tuple(range(len(starts)))
+    if before is None or axes is None or len(lists) < 2:
         return None
-    starts, ends = numbers[0] or (), numbers[1] or ()
-    axes = (numbers[2] if len(numbers) > 2 else None) or tuple(range(len(starts)))
-    steps = (numbers[3] if len(numbers) > 3 else None) or (1,) * len(starts)
     sizes = list(before)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if not (start == 0 and step == 1 and end >= _ENDLESS):
+    for k, axis in enumerate(axes):
+        taken = None if starts is None or ends is None else (starts[k], ends[k])
+        step = 1 if len(lists) < 4 else None if steps is None else steps[k]
+        if taken is None or taken[0] != 0 or step != 1 or taken[1] < _ENDLESS:
             sizes[axis] = None
     return tuple(sizes)
 
@@ -116,6 +118,14 @@ def _of_expand(node: onnx_ir.Node, known: Known) -> Shape | None:
     if target is None or target.scalar or before is None:
         return None
     return broadcast(before, target.items)
+
+
+def _of_tile(node: onnx_ir.Node, known: Known) -> Shape | None:
+    counts, before = known.content(node.inputs[1]), known.shape(node.inputs[0])
+    if counts is None or before is None or len(counts.items) != len(before):
+        return None
+    pairs = zip(before, counts.items, strict=True)
+    return tuple(None if s is None or n is None else product((s, n)) for s, n in pairs)
 
 
 def _same(node: onnx_ir.Node, known: Known) -> Shape | None:
@@ -208,6 +218,7 @@ SHAPE_RULES: Mapping[str, Callable[[onnx_ir.Node, Known], Shape | None]] = {
     "Reshape": _of_reshape,
     "Slice": _of_slice,
     "Squeeze": _of_squeeze,
+    "Tile": _of_tile,
     "Transpose": _of_transpose,
     "Unsqueeze": _of_unsqueeze,
 }

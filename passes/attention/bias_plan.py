@@ -170,13 +170,15 @@ def _is_mask(table: Real) -> bool:
 
 
 def _add_length_tables(plan: BiasPlan, tables: list[LengthTable], longest: int) -> None:
-    stored = [table.longest for table in tables if table.longest is not None]
-    length = min([*stored, *([longest] if longest else [])], default=0)
-    if not length:
+    bounds = [table.longest for table in tables if table.longest is not None]
+    if longest:
+        bounds.append(longest)
+    if not bounds:
         raise Mismatch(
             f"the length '{tables[0].symbol}' is free and the table is computed for any: factors need "
             "the greatest length (max_length)"
         )
+    length = min(bounds)
     for table in tables:
         array = table.at(length)
         if not table.corner_of(array):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -91,6 +91,7 @@ class _Run:
         self._work = work
         request = Request(step.energy, step.rank, step.error, step.when == "always")
         self._factors = TableFactors(request)
+        self._known: dict[str, tuple[int, ...]] = {}
         self._weights: dict[object, _Weights] = {}
         """Factors that are in the model: places with the same table share them."""
 
@@ -98,6 +99,7 @@ class _Run:
         calls = [call for node in self._work.nodes("Attention") if (call := self._read(node))]
         names = [v.name or "" for call in calls for v in (call.q, call.k, call.v)]
         sampler = self._sampler(names)
+        self._shapes([v for call in calls for v in _operands(call)])
         for call in calls:
             try:
                 # An earlier rewrite may have replaced operands: the samples are those of before.
@@ -137,7 +139,7 @@ class _Run:
 
     def _rewrite(self, call: AttentionCall, samples: tuple[Real, ...]) -> None:
         assert call.mask is not None
-        sizes = call.sizes(self._shapes([call.q, call.k, call.v, call.mask]))
+        sizes = call.sizes(self._shapes(_operands(call)))
         plan = plan_bias(self._work.model, call, sizes, self._step.max_length)
         pair = self._factor(call, plan, sizes, samples)
         payoff = self._payoff(call, sizes, pair.left.shape[-1], plan)
@@ -146,10 +148,11 @@ class _Run:
             build.constant(pair.left, f"{call.mask.name}.left"),
             build.constant(pair.right, f"{call.mask.name}.right"),
         )
-        mask = _join(build, call, plan, sizes)
-        left = _place(build, weights[0], call.q, plan, sizes)
-        right = [_place(build, weights[1], call.k, plan, sizes), *_columns(build, plan)]
-        result = append_factors(build, call, left, right, mask=mask, causal=plan.causal)
+        try:
+            result = _emit(build, call, plan, sizes, weights)
+        except Mismatch:
+            Proposal((call.node,), (), tuple(build.nodes)).discard()
+            raise
         damage = Damage(
             site=call.node.name or call.node.op_type,
             format=f"bias rank {pair.left.shape[-1]}",
@@ -166,9 +169,14 @@ class _Run:
         if self._work.propose(proposal, damage, self._named(call, samples)):
             self._weights[pair.key] = weights
 
-    def _shapes(self, values: Sequence[onnx_ir.Value]) -> dict[str, tuple[int, ...]]:
+    def _shapes(self, values: Sequence[onnx_ir.Value]) -> Mapping[str, tuple[int, ...]]:
+        """Return the shapes at the first binding, by name; what is not known yet is looked at together."""
+        missing = [value for value in values if value.name not in self._known]
         context = self._work.context
-        return observed_shapes(self._work.model, values, context.bindings, context.threads)
+        if missing:
+            found = observed_shapes(self._work.model, missing, context.bindings, context.threads)
+            self._known.update(found)
+        return self._known
 
     def _factor(
         self,
@@ -212,10 +220,11 @@ class _Run:
         """Return the shape, of rank 4, of the mask that is left."""
         values = [term.value for term in plan.rest]
         found = self._shapes(values)
-        shapes = [*found.values(), *(mask.shape for mask in plan.stored)]
+        known = [found[value.name or ""] for value in values if value.name in found]
+        shapes = [*known, *(mask.shape for mask in plan.stored)]
         if not shapes:
             return None
-        if len(found) < len(set(values)):
+        if len(known) < len(values):
             raise Mismatch("the shape of the mask that would be left is not known")
         shape = np.broadcast_shapes(*shapes, (1, 1, sizes.queries, 1))
         return tuple(int(size) for size in shape)
@@ -225,6 +234,10 @@ class _Run:
             return {}
         operands = (call.q, call.k, call.v)
         return {v.name or "": array for v, array in zip(operands, samples, strict=True)}
+
+
+def _operands(call: AttentionCall) -> list[onnx_ir.Value]:
+    return [value for value in (call.q, call.k, call.v, call.mask) if value is not None]
 
 
 def _check_form(call: AttentionCall) -> None:
@@ -242,6 +255,19 @@ def _side_by_side(parts: Sequence[Real]) -> Real:
     outer = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
     wide = [np.broadcast_to(part, (*outer, part.shape[-1])) for part in parts]
     return np.concatenate(wide, axis=-1, dtype=np.float32)
+
+
+def _emit(
+    build: Builder,
+    call: AttentionCall,
+    plan: BiasPlan,
+    sizes: AttentionSizes,
+    weights: _Weights,
+) -> onnx_ir.Value:
+    mask = _join(build, call, plan, sizes)
+    left = _place(build, weights[0], call.q, plan, sizes)
+    right = [_place(build, weights[1], call.k, plan, sizes), *_columns(build, plan)]
+    return append_factors(build, call, left, right, mask=mask, causal=plan.causal)
 
 
 def _join(

@@ -16,7 +16,7 @@ from whet.ir.values import (
     dimensions,
     is_op,
 )
-from whet.passes.attention.last_axis import last_size, pair_of, without_new_axis
+from whet.passes.attention.last_axis import last_size, pair_of
 from whet.passes.forms import axes_of, from_zero
 from whet.passes.proposal import Builder
 
@@ -89,8 +89,8 @@ class Halver:
             return pair.first
         found = _repeated(value, 1 if self.interleaved else 2)
         if found is not None:
-            self.nodes.update(dict.fromkeys(found[1]))
-            return found[0]
+            self.nodes.update(dict.fromkeys(found.nodes))
+            return found.once(self.build)
         return None
 
     def _part(self, value: onnx_ir.Value | None) -> onnx_ir.Value | None:
@@ -118,32 +118,52 @@ def _operand(node: onnx_ir.Node) -> onnx_ir.Value:
     return x
 
 
-def _repeated(
-    value: onnx_ir.Value, back: int
-) -> tuple[onnx_ir.Value, tuple[onnx_ir.Node, ...]] | None:
-    """Read ``Reshape(Expand(Unsqueeze(x)))``, the new axis of size 2 ``back`` places from the end, or a Tile."""
+@dataclasses.dataclass(frozen=True)
+class _Repeated:
+    """A value whose last axis holds that of ``single`` twice; ``single`` has an axis of size 1 for it, or None."""
+
+    single: onnx_ir.Value
+    axis: int | None
+    nodes: tuple[onnx_ir.Node, ...]
+
+    def once(self, build: Builder) -> onnx_ir.Value:
+        """Return what is held twice."""
+        if self.axis is None:
+            return self.single
+        rank = len(dimensions(self.single) or ())
+        maker = self.single.producer()
+        axes = from_zero(axes_of(maker) or (), rank) if is_op(maker, "Unsqueeze") and maker else ()
+        if self.axis not in axes or maker is None:
+            return build.op("Squeeze", self.single, build.ints(self.axis))
+        left = [axis - (axis > self.axis) for axis in axes if axis != self.axis]
+        x = _operand(maker)
+        return build.op("Unsqueeze", x, build.ints(*left)) if left else x
+
+
+def _repeated(value: onnx_ir.Value, back: int) -> _Repeated | None:
+    """Read ``Reshape(Expand(x))``, an axis of size 1 ``back`` places from the end becoming 2, or a Tile."""
     node = value.producer()
     if back == 2 and node is not None and is_op(node, "Tile"):
         counts = constant_ints(node.inputs[1])
         twice = counts is not None and counts[-1] == 2 and set(counts[:-1]) <= {1}
-        return (_operand(node), (node,)) if twice else None
-    if node is None or not is_op(node, "Reshape"):
+        return _Repeated(_operand(node), None, (node,)) if twice else None
+    wide = _operand(node) if node is not None and is_op(node, "Reshape") else None
+    repeat = None if wide is None else wide.producer()
+    if node is None or repeat is None or not is_op(repeat, "Expand", "Tile"):
         return None
-    wide = _operand(node)
-    repeat = wide.producer()
-    if repeat is None or not is_op(repeat, "Expand", "Tile"):
+    single = _operand(repeat)
+    small, sizes, flat = dimensions(single), dimensions(wide), dimensions(value)
+    if small is None or sizes is None or flat is None or None in flat or len(small) < back:
         return None
-    inner = without_new_axis(repeat.inputs[0], back)
-    if inner is None:
+    at = len(small) - back
+    lead, size = small[:-2], small[-1 if back == 2 else -2]
+    if small[at] != 1 or sizes != (*small[:at], 2, *small[at + 1 :]) or not isinstance(size, int):
         return None
-    x, unsqueeze = inner
-    small, sizes, flat = dimensions(x), dimensions(wide), dimensions(value)
-    if small is None or sizes is None or flat is None or None in small:
+    if flat != (*lead, 2 * size):
         return None
-    at = len(small) + 1 - back
-    if sizes != (*small[:at], 2, *small[at:]) or flat[:-1] != small[:-1]:
-        return None
-    return x, (node, repeat, unsqueeze)
+    maker = single.producer()
+    makers = (maker,) if maker is not None and is_op(maker, "Unsqueeze") else ()
+    return _Repeated(single, at, (node, repeat, *makers))
 
 
 def _unsqueeze(halver: Halver, node: onnx_ir.Node) -> onnx_ir.Value:
@@ -183,6 +203,14 @@ def _gather(halver: Halver, node: onnx_ir.Node) -> onnx_ir.Value:
     return halver.moved(node)
 
 
+def _concat(halver: Halver, node: onnx_ir.Node) -> onnx_ir.Value:
+    rank = len(dimensions(node.outputs[0]) or ())
+    if rank == 0 or attribute_int(node, "axis", 0) % rank == rank - 1:
+        raise Mismatch(f"'{node.name}' puts different values side by side along the last axis")
+    operands = [halver.halve(v) for v in node.inputs if v is not None]
+    return halver.build.op("Concat", *operands, attributes=dict(node.attributes))
+
+
 def _expand(halver: Halver, node: onnx_ir.Node) -> onnx_ir.Value:
     """Leave out what repeats the batch: it is put back where the angles are used."""
     x = _operand(node)
@@ -205,6 +233,7 @@ def _reshape(halver: Halver, node: onnx_ir.Node) -> onnx_ir.Value:
 
 
 _MOVES: Mapping[str, Callable[[Halver, onnx_ir.Node], onnx_ir.Value]] = {
+    "Concat": _concat,
     "Expand": _expand,
     "Gather": _gather,
     "Reshape": _reshape,

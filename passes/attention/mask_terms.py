@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir
 
+from whet.errors import Mismatch
 from whet.ir.values import Array, constant, is_constant, is_op
 from whet.passes.attention.products import scalar
 from whet.passes.attention.scores import Term
 from whet.passes.proposal import Builder
 
-__all__ = ["FILL", "bounded", "term_value"]
+__all__ = ["FILL", "bounded", "element_type", "term_value"]
 
 FILL = -1e30
 """What hides a key. It absorbs every score in float32 and float64, so a row of it is uniform.
@@ -24,10 +25,14 @@ _MOVES = ("Add", "Expand", "Unsqueeze", "Squeeze", "Reshape", "Slice", "Identity
 
 
 def term_value(term: Term, near: onnx_ir.Node, build: Builder) -> onnx_ir.Value:
-    """Return what a term adds to the scores."""
-    dtype = _type_of(near)
+    """Return what a term adds to the scores; declines a fill where the type has none that absorbs them."""
+    dtype = element_type(near)
     if term.fill is not None:
-        fill = FILL if _wide(dtype) and math.isfinite(term.fill) else term.fill
+        if math.isfinite(term.fill) and not _wide(dtype):
+            raise Mismatch(
+                f"no number of {dtype.name} absorbs the scores that {term.fill:g} replaces"
+            )
+        fill = FILL if math.isfinite(term.fill) else term.fill
         number, zero = (build.constant(np.asarray(n, dtype)) for n in (fill, 0.0))
         branches = (zero, number) if term.shown else (number, zero)
         return build.op("Where", term.value, *branches)
@@ -38,7 +43,8 @@ def term_value(term: Term, near: onnx_ir.Node, build: Builder) -> onnx_ir.Value:
     return build.op("Mul", term.value, build.constant(np.asarray(term.factor, dtype)))
 
 
-def _type_of(node: onnx_ir.Node) -> np.dtype[np.generic]:
+def element_type(node: onnx_ir.Node) -> np.dtype[np.generic]:
+    """Return the type of the node's result."""
     dtype = node.outputs[0].dtype
     assert dtype is not None
     return np.dtype(dtype.numpy())

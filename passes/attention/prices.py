@@ -14,7 +14,12 @@ from whet.ir.values import Array
 from whet.passes.attention.call import AttentionSizes
 from whet.passes.kernels import Body, kernel, noise
 from whet.passes.onnxruntime.attention_kernels import KERNELS, Kernel
-from whet.passes.onnxruntime.attention_operands import AttentionTask, MaskOperand, Operand
+from whet.passes.onnxruntime.attention_operands import (
+    LOWEST,
+    AttentionTask,
+    MaskOperand,
+    Operand,
+)
 from whet.passes.proposal import Builder
 
 __all__ = ["AttentionWork", "attention_times", "fastest", "mask_time"]
@@ -40,6 +45,8 @@ class AttentionWork:
 
     The others are ``[batch, heads, length, size]``. The price includes the movement of data that a kernel needs.
     """
+    mask_causal: bool = False
+    """The mask hides keys after the query, and others."""
     hides_rows: bool | None = None
     """The mask may hide all keys of a query; by default, one of booleans may and one of numbers may not."""
 
@@ -57,6 +64,7 @@ class AttentionWork:
         parts += ["causal"] if self.causal else []
         if self.mask:
             parts.append(f"{self.mask} mask [{','.join(map(str, _mask_shape(self)))}]")
+        parts += ["that is causal"] if self.mask_causal else []
         parts += ["that hides no row" if self.mask == "bool" else "that hides rows"] * (
             bool(self.mask) and self.hides != (self.mask == "bool")
         )
@@ -136,9 +144,11 @@ def _mask(work: AttentionWork) -> Array:
     drawn = np.random.default_rng(3).random(shape, dtype=np.float32)
     seen = drawn < 0.9
     seen[..., 0] = True
+    if work.mask_causal:
+        seen &= np.tri(*shape[2:], dtype=np.bool_)
     if work.mask == "bool":
         return seen
-    drawn[~seen] = _HIDDEN
+    drawn[~seen] = LOWEST if work.mask_causal else _HIDDEN
     return drawn
 
 
@@ -207,6 +217,8 @@ def _mask_operand(work: AttentionWork, values: Mapping[str, onnx_ir.Value]) -> M
         boolean=work.mask == "bool",
         rows=shape[2] == s.queries,
         columns=shape[3] == s.keys,
+        heads=shape[1] != 1,
         padding=shape[1] == 1 and shape[2] == 1,
+        causal=work.mask_causal,
         hides_rows=work.hides,
     )

@@ -33,6 +33,7 @@ class Weighted:
     order: tuple[int, ...] | None
     """How the axes of the result are permuted."""
     layouts: tuple[onnx_ir.Value, ...]
+    """A value for every grouping of the axes that differs from that of the softmax."""
     nodes: tuple[onnx_ir.Node, ...]
     """From the product back to the softmax."""
 
@@ -46,7 +47,7 @@ def read_weighted(softmax: onnx_ir.Node, known: KnownSizes) -> Weighted:
     """Follow the probabilities to their one reader, the product with the values; raises Mismatch."""
     value = softmax.outputs[0]
     nodes: list[onnx_ir.Node] = [softmax]
-    layouts = [value]
+    layouts: list[onnx_ir.Value] = []
     transposed = False
     while True:
         value, guard = _past_guard(value)
@@ -57,6 +58,8 @@ def read_weighted(softmax: onnx_ir.Node, known: KnownSizes) -> Weighted:
             layouts.append(reader.outputs[0])
         elif is_op(reader, "Transpose") and not transposed:
             transposed = _is_swap(reader)
+        elif is_op(reader, "Cast"):
+            raise NoProduct(f"Cast '{reader.name}' changes the type of the probabilities")
         elif not is_op(reader, "Identity"):
             break
         nodes.append(reader)

@@ -7,13 +7,14 @@ import numpy as np
 import onnx_ir
 
 from whet.errors import Mismatch
-from whet.ir.values import attribute_int, attribute_ints, constant, dimensions, is_op
+from whet.ir.values import attribute_int, attribute_ints, constant, constant_ints, dimensions, is_op
 from whet.passes.attention.last_axis import without_new_axis
 from whet.passes.proposal import Builder
 
 __all__ = ["Repeat", "read_repeat"]
 
 _Dims = tuple[int | str | None, ...]
+_AS_A_WHOLE = "repeats the heads as a whole: [a, b, a, b], not [a, a, b, b]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,46 +84,39 @@ def _copied(node: onnx_ir.Node, axis: int) -> Repeat | None:
     if copy is None or copy.axis != axis:
         return None
     if copy.before[axis] != 1:
-        raise Mismatch(
-            f"'{node.name}' repeats the heads as a whole: [a, b, a, b], not [a, a, b, b]"
-        )
+        raise Mismatch(f"'{node.name}' {_AS_A_WHOLE}")
     return Repeat(copy.times, (node,), lambda _: copy.x)
 
 
 def _merged(node: onnx_ir.Node, axis: int) -> Repeat | None:
     """Read ``Reshape(Expand(Unsqueeze(x)))``: copies along an axis of their own, which joins that of the heads."""
-    wide = _operand(node)
-    maker = wide.producer()
+    maker = _operand(node).producer()
     copy = None if maker is None else _copy_of(maker)
-    sizes, flat = dimensions(wide), dimensions(node.outputs[0])
-    if (
-        maker is None
-        or copy is None
-        or sizes is None
-        or flat is None
-        or copy.before[copy.axis] != 1
-    ):
+    if maker is None or copy is None or copy.before[copy.axis] != 1:
         return None
-    own = copy.axis
-    if own == axis + 1 and _joins(sizes, flat, axis):
-        return Repeat(copy.times, (node, maker, *copy.nodes), lambda build: copy.narrow(build))
-    if own == axis and _joins(sizes, flat, axis):
-        if sizes[axis + 1] != 1:
-            raise Mismatch(
-                f"'{node.name}' repeats the heads as a whole: [a, b, a, b], not [a, a, b, b]"
-            )
-        return Repeat(copy.times, (node, maker, *copy.nodes), lambda build: copy.narrow(build))
-    return None
+    if copy.axis not in (axis, axis + 1) or not _joins(node, copy.after, axis):
+        return None
+    if copy.axis == axis and copy.after[axis + 1] != 1:
+        raise Mismatch(f"'{node.name}' {_AS_A_WHOLE}")
+    return Repeat(copy.times, (node, maker, *copy.nodes), copy.narrow)
 
 
-def _joins(sizes: _Dims, flat: _Dims, axis: int) -> bool:
-    """Tell whether a reshape joins ``axis`` and the one behind it."""
-    if len(sizes) != len(flat) + 1 or axis + 1 >= len(sizes):
+def _joins(node: onnx_ir.Node, sizes: _Dims, axis: int) -> bool:
+    """Tell whether a reshape of a tensor of these sizes joins ``axis`` and the one behind it, and no more."""
+    if axis + 1 >= len(sizes):
         return False
     one, other = sizes[axis], sizes[axis + 1]
-    if not isinstance(one, int) or not isinstance(other, int) or None in flat:
+    if not isinstance(one, int) or not isinstance(other, int):
         return False
-    return flat == (*sizes[:axis], one * other, *sizes[axis + 2 :])
+    joined = (*sizes[:axis], one * other, *sizes[axis + 2 :])
+    target = constant_ints(node.inputs[1])
+    if target is None:
+        return None not in joined and dimensions(node.outputs[0]) == joined
+    if len(target) != len(joined):
+        return False
+    kept = [k < axis and size == 0 for k, size in enumerate(target)]
+    fits = [a or b == c for a, b, c in zip(kept, target, joined, strict=True)]
+    return fits.count(False) - target.count(-1) == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +127,13 @@ class _Copy:
     axis: int
     times: int
     before: _Dims
+
+    @property
+    def after(self) -> _Dims:
+        """Return the sizes with the copies."""
+        size = self.before[self.axis]
+        assert isinstance(size, int)
+        return (*self.before[: self.axis], size * self.times, *self.before[self.axis + 1 :])
 
     @property
     def nodes(self) -> tuple[onnx_ir.Node, ...]:
@@ -147,22 +148,37 @@ class _Copy:
 
 
 def _copy_of(node: onnx_ir.Node) -> _Copy | None:
-    """Read an Expand, Tile or Concat of one value whose shapes are known to differ in one axis."""
-    if not is_op(node, "Expand", "Tile", "Concat"):
-        return None
+    """Read an Expand, Tile or Concat of one value that makes one axis longer."""
     x = _operand(node)
-    if node.op_type == "Concat" and any(value is not x for value in node.inputs):
+    before = dimensions(x)
+    times = None if before is None else _times(node, before)
+    if before is None or times is None or len(times) != len(before):
         return None
-    before, after = dimensions(x), dimensions(node.outputs[0])
-    if before is None or after is None or len(before) != len(after):
+    grown = [axis for axis, count in enumerate(times) if count != 1]
+    if len(grown) != 1 or not isinstance(before[grown[0]], int):
         return None
-    grown = [k for k, (a, b) in enumerate(zip(before, after, strict=True)) if a != b or a is None]
-    if len(grown) != 1:
+    return _Copy(x, grown[0], times[grown[0]], before)
+
+
+def _times(node: onnx_ir.Node, before: _Dims) -> tuple[int, ...] | None:
+    """Return how often each axis is repeated."""
+    if is_op(node, "Tile"):
+        return constant_ints(node.inputs[1])
+    if is_op(node, "Concat") and all(value is node.inputs[0] for value in node.inputs):
+        axis = attribute_int(node, "axis", 0) % max(1, len(before))
+        return tuple(len(node.inputs) if k == axis else 1 for k in range(len(before)))
+    after = dimensions(node.outputs[0])
+    if not is_op(node, "Expand") or after is None or len(after) != len(before):
         return None
-    small, large = before[grown[0]], after[grown[0]]
-    if not isinstance(small, int) or not isinstance(large, int) or small == 0:
-        return None
-    return _Copy(x, grown[0], large // small, before)
+    counts = [_ratio(*sizes) for sizes in zip(before, after, strict=True)]
+    known = tuple(count for count in counts if count is not None)
+    return known if len(known) == len(counts) else None
+
+
+def _ratio(before: int | str | None, after: int | str | None) -> int | None:
+    if before == after and before is not None:
+        return 1
+    return after if before == 1 and isinstance(after, int) else None
 
 
 def _operand(node: onnx_ir.Node) -> onnx_ir.Value:

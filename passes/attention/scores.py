@@ -30,8 +30,8 @@ class Term:
     """What is added to the scores: ``factor * value``, or, with a ``fill``, that wherever the condition hides a key."""
 
     value: onnx_ir.Value
-    at: onnx_ir.Value
-    """The scores it is combined with: their axes are its axes."""
+    at: int
+    """Number of the layout of the scores it is combined with."""
     factor: float = 1.0
     fill: float | None = None
     shown: bool = True
@@ -43,7 +43,8 @@ class Factor:
     """A tensor that multiplies (or divides) the scores."""
 
     value: onnx_ir.Value
-    at: onnx_ir.Value
+    at: int
+    """Number of the layout of the scores it is combined with."""
     op_type: str
 
 
@@ -62,7 +63,7 @@ class Scores:
     """A Where that fills with minus infinity."""
     nodes: list[onnx_ir.Node] = dataclasses.field(default_factory=list[onnx_ir.Node])
     layouts: list[onnx_ir.Value] = dataclasses.field(default_factory=list[onnx_ir.Value])
-    """A value of every arrangement of the axes on the way."""
+    """A value for every grouping of the axes, from the softmax to the product; masks do not widen these yet."""
 
 
 def read_scores(value: onnx_ir.Value, known: KnownSizes) -> Scores:
@@ -87,7 +88,6 @@ class _Reader:
     def read(self, value: onnx_ir.Value) -> Scores:
         if self._distances.of(value) is None:
             raise NoProduct(_what_feeds(value))
-        self._layouts.append(value)
         for _ in range(_STEPS):
             if len(value.uses()) > 1 or value.is_graph_output():
                 raise Mismatch(f"the scores '{value.name}' are read elsewhere too")
@@ -124,7 +124,7 @@ class _Reader:
         old, new = self._known.shape(before), self._known.shape(after)
         if old is None or new is None or None in old[-2:] or old[-2:] != new[-2:]:
             raise Mismatch(f"{node.op_type} '{node.name}' may split queries or keys")
-        self._layouts.append(before)
+        self._layouts.append(after)
         return before
 
     def _tanh(self, node: onnx_ir.Node) -> onnx_ir.Value:
@@ -148,7 +148,7 @@ class _Reader:
             raise Mismatch(f"a mask is added behind Where '{node.name}', which fills with {fill:g}")
         if math.isinf(fill):
             self._infinite = self._infinite or node
-        self._note(Term(condition, node.outputs[0], fill=fill, shown=side == 1))
+        self._note(Term(condition, len(self._layouts), fill=fill, shown=side == 1))
         return _input(node, side)
 
     def _multiply(self, node: onnx_ir.Node, other: onnx_ir.Value, side: int) -> None:
@@ -161,11 +161,12 @@ class _Reader:
         shape = self._known.shape(other)
         if shape is None or (shape and shape[-1] != 1):
             raise Mismatch(f"what {node.op_type} '{node.name}' scales with may vary between keys")
-        self._factors.append(Factor(other, node.outputs[0], node.op_type))
+        self._factors.append(Factor(other, len(self._layouts), node.op_type))
 
     def _add(self, node: onnx_ir.Node, other: onnx_ir.Value, side: int) -> None:
         sign = -1.0 if node.op_type == "Sub" else 1.0
-        self._note(Term(other, node.outputs[0], self._outer * (sign if side == 0 else 1.0)))
+        factor = self._outer * (sign if side == 0 else 1.0)
+        self._note(Term(other, len(self._layouts), factor))
         self._outer *= sign if side == 1 else 1.0
 
     def _note(self, term: Term) -> None:
@@ -174,7 +175,6 @@ class _Reader:
         if self._factors:
             raise Mismatch("a tensor scales the masked scores")
         self._terms.append(term)
-        self._layouts.append(term.at)
 
     def _side(self, node: onnx_ir.Node) -> int:
         """Return which operand the scores are: the one whose product is nearest."""
@@ -194,7 +194,8 @@ class _Reader:
                 f"the scores of Einsum '{product.node.name}' do not end in queries, keys"
             )
         if product.addend is not None:
-            self._note(Term(product.addend, out, self._outer * product.addend_factor))
+            factor = self._outer * product.addend_factor
+            self._note(Term(product.addend, len(self._layouts), factor))
         query, first, above = peel(left, self._known)
         key, second, beyond = peel(right, self._known)
         inner = self._outer * product.factor * first * second

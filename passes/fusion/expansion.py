@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from whet.errors import Mismatch
 from whet.ir.values import attribute_int, constant, is_constant, is_op
 
-__all__ = ["ARITHMETIC", "Expansion", "Product", "Terms", "downstream", "number", "uncast"]
+__all__ = [
+    "ARITHMETIC",
+    "Expansion",
+    "Product",
+    "Terms",
+    "downstream",
+    "number",
+    "uncast",
+    "upstream",
+]
 
 Floats = NDArray[np.float64]
 Product = frozenset[tuple[onnx_ir.Value, float]]
@@ -150,7 +159,7 @@ def _power(terms: Terms, exponent: float) -> Terms | None:
         return None
     ((product, factor),) = terms.items()
     whole = float(exponent).is_integer()
-    if not whole and (factor <= 0).any() or exponent < 0 and (factor == 0).any():
+    if (not whole and (factor <= 0).any()) or (exponent < 0 and (factor == 0).any()):
         return None
     powers = frozenset((value, power * exponent) for value, power in product)
     return {powers: np.asarray(factor**exponent)}
@@ -183,6 +192,19 @@ def downstream(
         for node in value.consumers():
             if is_op(node, *ARITHMETIC) and node.graph is graph:
                 found.setdefault(node.outputs[0], found[value] + 1)
+    return found
+
+
+def upstream(value: onnx_ir.Value, depth: int) -> dict[onnx_ir.Value, int]:
+    """Return what arithmetic computes ``value`` from in at most ``depth`` steps, nearest first; no constants."""
+    found: dict[onnx_ir.Value, int] = {value: 0}
+    for at in _growing(found):
+        node = at.producer()
+        if found[at] == depth or node is None or not is_op(node, *ARITHMETIC):
+            continue
+        for operand in node.inputs:
+            if operand is not None and not is_constant(operand):
+                found.setdefault(operand, found[at] + 1)
     return found
 
 

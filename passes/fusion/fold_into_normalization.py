@@ -8,29 +8,18 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from whet.errors import Mismatch
-from whet.ir.values import attribute_int, constant
-from whet.passes.base import Change, Fidelity
+from whet.ir.values import Array, attribute_int, constant, is_constant, is_op
+from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.forms import known_rank
 from whet.passes.fusion.normalization import NORMALIZED, along, axis_of, narrowed, normalized_shape
-from whet.passes.pattern import Match, Pattern, maybe, op, var, weight
-from whet.passes.proposal import Builder
-from whet.passes.rewrite import Rewrite
+from whet.passes.proposal import Builder, Proposal
 from whet.passes.workbench import Workbench
 
 Floats = NDArray[np.float64]
 
 
-def _normalized(x: Pattern, *kinds: str) -> Pattern:
-    return op(kinds, x, weight("scale"), maybe("bias"), name="norm", sole=True)
-
-
-_ANY = _normalized(var("x"), *NORMALIZED)
-_LAYER = _normalized(var("x"), "LayerNormalization")
-_CAST = _normalized(op("Cast", var("x"), name="inner"), *NORMALIZED)
-
-
 @dataclasses.dataclass(frozen=True)
-class FoldIntoNormalization(Rewrite):
+class FoldIntoNormalization(Pass):
     """Fold what follows a LayerNormalization or RMSNormalization into its scale and bias.
 
     - ``(s n(x) + b) * c`` becomes ``(s c) n(x) + (b c)``, and division alike;
@@ -43,59 +32,119 @@ class FoldIntoNormalization(Rewrite):
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.ROUNDING
-    patterns = (
-        op("Mul", _ANY, weight("c"), name="map", commutative=True),
-        op("Div", _ANY, weight("c"), name="map"),
-        op("Add", _LAYER, weight("c"), name="map", commutative=True),
-        op("Sub", _LAYER, weight("c"), name="map"),
-        op("Cast", _CAST, name="map"),
-    )
 
-    def applies(self, found: Match, work: Workbench) -> bool:
-        """Tell whether a cast returns to the narrow type that the input had."""
-        if found.root.op_type != "Cast":
-            return True
-        target = onnx_ir.DataType(attribute_int(found.root, "to", 0))
-        return target == found["x"].dtype and target.name in {"FLOAT16", "BFLOAT16"}
-
-    def check(self, found: Match, work: Workbench) -> None:
-        """Decline where the normalization gives away more than its result, or computes in a narrow type."""
-        norm = found.node("norm")
-        if any(v.uses() or v.is_graph_output() for v in norm.outputs[1:]):
-            raise Mismatch("its mean or deviation is read too")
-        if attribute_int(norm, "stash_type", 1) != int(onnx_ir.DataType.FLOAT):
-            raise Mismatch("it computes in another type than float")
-
-    def replace(self, found: Match, build: Builder) -> onnx_ir.Value:
-        """Return the normalization with the new scale and bias."""
-        scale, bias = _folded(found)
-        dtype = found["x"].dtype
-        if dtype is None:
-            raise Mismatch(f"the type of '{found['x'].name}' is not known")
-        inputs = [found["x"], build.constant(narrowed(scale, dtype))]
-        if bias is not None:
-            inputs.append(build.constant(narrowed(bias, dtype)))
-        norm = found.node("norm")
-        return build.op(norm.op_type, *inputs, attributes=dict(norm.attributes.items()))
+    def apply(self, work: Workbench) -> None:
+        """Fold into every normalization until nothing more follows it that could be."""
+        waiting = work.nodes(*NORMALIZED)[::-1]
+        while waiting:
+            norm = waiting.pop()
+            made = _visit(norm, work) if is_op(norm, *NORMALIZED) else None
+            if made is not None:
+                waiting.append(made)
 
 
-def _folded(found: Match) -> tuple[Floats, Floats | None]:
+def _visit(norm: onnx_ir.Node, work: Workbench) -> onnx_ir.Node | None:
+    """Fold one reader; return the new normalization."""
+    for reader in norm.outputs[0].consumers():
+        if reader.graph is work.graph and _is_foldable(norm, reader):
+            return _fold(norm, reader, work)
+    return None
+
+
+def _is_foldable(norm: onnx_ir.Node, reader: onnx_ir.Node) -> bool:
+    """Tell whether the reader scales, shifts or casts back to the type that the input was cast from."""
+    if is_op(reader, "Cast"):
+        source = _cast_from(norm)
+        target = attribute_int(reader, "to", 0)
+        return source is not None and source.dtype in _NARROW and target == source.dtype
+    shifts = norm.op_type == "LayerNormalization"
+    commutes = is_op(reader, "Mul", "Add")
+    if not is_op(reader, "Mul", "Div", *(("Add", "Sub") if shifts else ())):
+        return False
+    if reader.inputs[0] is not norm.outputs[0] and not commutes:
+        return False
+    return is_constant(_constant_operand(norm, reader))
+
+
+_NARROW = (onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16)
+
+
+def _cast_from(norm: onnx_ir.Node) -> onnx_ir.Value | None:
+    x = norm.inputs[0]
+    node = None if x is None else x.producer()
+    return node.inputs[0] if node is not None and is_op(node, "Cast") else None
+
+
+def _constant_operand(norm: onnx_ir.Node, reader: onnx_ir.Node) -> onnx_ir.Value | None:
+    return reader.inputs[1 if reader.inputs[0] is norm.outputs[0] else 0]
+
+
+def _fold(norm: onnx_ir.Node, reader: onnx_ir.Node, work: Workbench) -> onnx_ir.Node | None:
+    work.coverage.matched += 1
+    build = work.builder(reader)
+    try:
+        _check(norm)
+        new = _folded(norm, reader, build)
+    except Mismatch as reason:
+        work.decline(reader, str(reason))
+        return None
+    outputs = ((reader.outputs[0], new),)
+    cast = _cast_from(norm) if is_op(reader, "Cast") else None
+    old = [reader, norm]
+    if cast is not None and norm.inputs[0] is not None:
+        inner = norm.inputs[0].producer()
+        old += [] if inner is None else [inner]
+    made = Proposal(tuple(old), outputs, tuple(build.nodes), tuple(build.initializers))
+    return build.nodes[-1] if work.propose(made) else None
+
+
+def _check(norm: onnx_ir.Node) -> None:
+    """Decline where the normalization gives away more than its result, or computes in a narrow type."""
+    y = norm.outputs[0]
+    if len(y.uses()) > 1 or y.is_graph_output():
+        raise Mismatch(f"{norm.op_type} '{norm.name}' is read elsewhere too")
+    if any(v.uses() or v.is_graph_output() for v in norm.outputs[1:]):
+        raise Mismatch("its mean or deviation is read too")
+    if attribute_int(norm, "stash_type", 1) != int(onnx_ir.DataType.FLOAT):
+        raise Mismatch("it computes in another type than float")
+
+
+def _folded(norm: onnx_ir.Node, reader: onnx_ir.Node, build: Builder) -> onnx_ir.Value:
+    """Return the normalization with the new scale and bias."""
+    x = _cast_from(norm) if is_op(reader, "Cast") else norm.inputs[0]
+    if x is None or x.dtype is None:
+        raise Mismatch("the type of the input is not known")
+    scale, bias = _parameters(norm, reader, x)
+    inputs = [x, build.constant(narrowed(scale, x.dtype))]
+    if bias is not None:
+        inputs.append(build.constant(narrowed(bias, x.dtype)))
+    return build.op(norm.op_type, *inputs, attributes=dict(norm.attributes.items()))
+
+
+def _parameters(
+    norm: onnx_ir.Node, reader: onnx_ir.Node, x: onnx_ir.Value
+) -> tuple[Floats, Floats | None]:
     """Return the new scale and bias."""
-    size, kind = known_rank(found["x"]), found.root.op_type
-    start = axis_of(found.node("norm"), size)
-    shape = normalized_shape(found["x"], start, found.array("scale"), "the scale")
-    scale = along(found.array("scale"), size, shape, "the scale")
-    given = constant(found.get("bias"))
-    bias = None if given is None else along(given, size, shape, "the bias")
-    if found.get("bias") is not None and bias is None:
-        raise Mismatch("the bias is computed at run time")
-    if kind == "Cast":
+    size, given = known_rank(x), _array(norm.inputs[1], "the scale")
+    shape = normalized_shape(x, axis_of(norm, size), given, "the scale")
+    scale, bias = along(given, size, shape, "the scale"), None
+    if len(norm.inputs) > 2 and norm.inputs[2] is not None:
+        bias = along(_array(norm.inputs[2], "the bias"), size, shape, "the bias")
+    if reader.op_type == "Cast":
         return scale, bias
-    c = along(found.array("c"), size, shape, "the constant")
-    if kind in ("Add", "Sub"):
-        shift = c if kind == "Add" else -c
+    c = along(_array(_constant_operand(norm, reader), "the constant"), size, shape, "the constant")
+    if reader.op_type in ("Add", "Sub"):
+        shift = c if reader.op_type == "Add" else -c
         return scale, shift if bias is None else bias + shift
-    return _finite(scale, c, kind), None if bias is None else _finite(bias, c, kind)
+    scaled = _finite(scale, c, reader.op_type)
+    return scaled, None if bias is None else _finite(bias, c, reader.op_type)
+
+
+def _array(value: onnx_ir.Value | None, what: str) -> Array:
+    array = constant(value)
+    if array is None:
+        raise Mismatch(f"{what} is computed at run time")
+    return array
 
 
 def _finite(array: Floats, c: Floats, kind: str) -> Floats:

@@ -27,7 +27,7 @@ class Mean:
 
 @dataclasses.dataclass(frozen=True)
 class Deviation:
-    """``base = mean((x - mean(x))**2) + epsilon`` if centered, else ``mean(x**2) + epsilon``; its root is the deviation."""
+    """The root of ``base``: ``mean((x - mean(x))**2) + epsilon`` if centered, else ``mean(x**2) + epsilon``."""
 
     base: onnx_ir.Value
     x: onnx_ir.Value

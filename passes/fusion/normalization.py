@@ -1,7 +1,7 @@
 """Find the product of an input with one over its deviation, and write it as one operator."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir
@@ -11,6 +11,7 @@ from whet.errors import Mismatch
 from whet.ir.values import Array, attribute_int, dimensions, is_op, rank
 from whet.passes.fusion.expansion import Expansion, Product, Terms, downstream, number, uncast
 from whet.passes.fusion.mean_square import Deviation, read_deviation
+from whet.passes.fusion.products import as_type, computed_between, in_order, input_read, times
 from whet.passes.proposal import Attribute, Builder, Proposal
 from whet.passes.workbench import Workbench
 
@@ -58,8 +59,8 @@ def _lift(root: onnx_ir.Node, work: Workbench, op_type: str) -> bool:
     build = work.builder(root)
     try:
         _check(work, found, op_type)
-        old = tuple(_computed_between(found.value, deviation.x, found.factors, found.rest))
-        new = _write(found, _read_input(old, deviation.x), build, op_type)
+        old = computed_between(found.value, _stops(found))
+        new = _write(found, input_read(old, deviation.x), build, op_type)
     except Mismatch as reason:
         work.decline(root, str(reason))
         Proposal((root,), (), tuple(build.nodes)).discard()
@@ -153,21 +154,9 @@ def _why_not(root: onnx_ir.Node, deviation: Deviation, graph: onnx_ir.Graph) -> 
     return f"nothing behind the root is {what} divided by it"
 
 
-def _computed_between(
-    value: onnx_ir.Value, x: onnx_ir.Value, factors: Product, rest: Terms
-) -> Iterator[onnx_ir.Node]:
-    """Yield the nodes from ``value`` back to ``x``, the one that makes ``value`` first."""
-    stops = {x, *(v for v, _ in factors), *(v for product in rest for v, _ in product)}
-    seen: dict[onnx_ir.Node, None] = {}
-    waiting = [value]
-    while waiting:
-        at = waiting.pop()
-        node = at.producer()
-        if at in stops or node is None or node in seen:
-            continue
-        seen[node] = None
-        yield node
-        waiting += [v for v in node.inputs if v is not None]
+def _stops(found: _Normalized) -> set[onnx_ir.Value]:
+    kept = {value for product in found.rest for value, _ in product}
+    return {found.deviation.x, *kept, *(value for value, _ in found.factors)}
 
 
 def _write(found: _Normalized, x: onnx_ir.Value, build: Builder, op_type: str) -> onnx_ir.Value:
@@ -182,33 +171,12 @@ def _write(found: _Normalized, x: onnx_ir.Value, build: Builder, op_type: str) -
     bias, rest = (
         _bias(found, size, shape) if op_type == "LayerNormalization" else (None, found.rest)
     )
-    inputs = [_as_type(x, dtype, build), build.constant(scale)]
+    inputs = [as_type(x, dtype, build), build.constant(scale)]
     if bias is not None:
         inputs.append(build.constant(narrowed(bias, dtype)))
     attributes: dict[str, Attribute] = {"axis": -len(deviation.axes), "epsilon": deviation.epsilon}
     y = build.op(op_type, *inputs, attributes=attributes)
     return _with_rest(y, found.factors, rest, dtype, build)
-
-
-def _read_input(old: Sequence[onnx_ir.Node], x: onnx_ir.Value) -> onnx_ir.Value:
-    """Return ``x`` as the replaced nodes read it, less the casts that lose nothing."""
-    read = [v for node in old if not is_op(node, "Cast") for v in node.inputs if v is not None]
-    found = {_unwidened(v) for v in read if uncast(v) is x}
-    return found.pop() if len(found) == 1 else x
-
-
-def _unwidened(value: onnx_ir.Value) -> onnx_ir.Value:
-    node = value.producer()
-    source = node.inputs[0] if node is not None and is_op(node, "Cast") else None
-    if source is None or value.dtype is None or uncast(value) is value or source.dtype is None:
-        return value
-    return _unwidened(source) if source.dtype.bitwidth < value.dtype.bitwidth else value
-
-
-def _as_type(x: onnx_ir.Value, dtype: onnx_ir.DataType, build: Builder) -> onnx_ir.Value:
-    if x.dtype == dtype:
-        return x
-    return build.op("Cast", x, attributes={"to": int(dtype)})
 
 
 def _bias(
@@ -229,31 +197,16 @@ def _with_rest(
     y: onnx_ir.Value, factors: Product, rest: Terms, dtype: onnx_ir.DataType, build: Builder
 ) -> onnx_ir.Value:
     """Multiply by the factors that are no constants and add the rest."""
-    y = _times(y, factors, dtype, build)
+    y = times(y, factors, dtype, build)
     for product, factor in rest.items():
-        first = next((v for v, exponent in _sorted(product) if exponent == 1.0), None)
+        first = next((v for v, exponent in in_order(product) if exponent == 1.0), None)
         if first is not None and factor.ndim == 0 and abs(factor) == 1.0:
-            term = _times(_as_type(first, dtype, build), product - {(first, 1.0)}, dtype, build)
+            term = times(as_type(first, dtype, build), product - {(first, 1.0)}, dtype, build)
             y = build.op("Add" if factor > 0 else "Sub", y, term)
         else:
-            term = _times(build.constant(narrowed(factor, dtype)), product, dtype, build)
+            term = times(build.constant(narrowed(factor, dtype)), product, dtype, build)
             y = build.op("Add", y, term)
     return y
-
-
-def _times(
-    y: onnx_ir.Value, factors: Product, dtype: onnx_ir.DataType, build: Builder
-) -> onnx_ir.Value:
-    for value, exponent in _sorted(factors):
-        if abs(exponent) != 1.0:
-            raise Mismatch(f"a power {exponent:g} of '{value.name}' takes part")
-        kind = "Mul" if exponent > 0 else "Div"
-        y = build.op(kind, y, _as_type(value, dtype, build))
-    return y
-
-
-def _sorted(factors: Product) -> list[tuple[onnx_ir.Value, float]]:
-    return sorted(factors, key=lambda item: item[0].name or "")
 
 
 def normalized_shape(x: onnx_ir.Value, start: int, constant: Array, what: str) -> tuple[int, ...]:

@@ -9,11 +9,12 @@ Attention of rank 3   the same, with heads beside each other, without past keys
 MultiHeadAttention    as many heads of keys as of queries; causal only with as many keys as queries; no soft cap;
                       a bias of rank 4 or a padding mask of integers
 GroupQueryAttention   causal, as many keys as queries; one head size, a multiple of eight; a bias of rank 4
-MatMul and Softmax    all, without past keys
+MatMul and Softmax    all, without past keys and masks that may hide all keys of a query
 ===================== ========================================================================================
 
 The standard gives zero to a query all of whose keys are hidden, and so does Attention. The others give the mean of all
-values or what is not a number, and are used only where that cannot be, or for padding masks with a correction.
+values or what is not a number: where a mask may hide all keys, zeros are put in behind them. (Not behind the plain
+operators: in float64, where they would be proven, ONNX Runtime has no kernel for Attention and gives no number there.)
 """
 
 import dataclasses
@@ -105,7 +106,9 @@ def _causal_by_mask(build: Builder, task: AttentionTask) -> AttentionTask:
         boolean=mask is None or mask.boolean,
         rows=True,
         columns=True,
+        heads=mask is not None and mask.heads,
         padding=False,
+        causal=False,
         hides_rows=True,
     )
     return dataclasses.replace(task, causal=False, mask=full)
@@ -145,7 +148,6 @@ def _refuses_past(task: AttentionTask) -> str:
 
 
 def _refuses_multi_head(task: AttentionTask) -> str:
-    mask = task.mask
     conditions = {
         "there are past keys": task.past is not None,
         f"it has no soft cap, here {task.softcap:g}": task.softcap != 0,
@@ -153,9 +155,6 @@ def _refuses_multi_head(task: AttentionTask) -> str:
         f"{task.q.count} heads share {task.k.count} of keys": task.q.count != task.k.count,
         "it is causal and the numbers of queries and keys may differ": task.causal
         and not task.square,
-        "it gives the mean, not zero, to a query all of whose keys are hidden": mask is not None
-        and mask.hides_rows
-        and (task.causal or not (mask.boolean and mask.padding)),
     }
     return next((reason for reason, holds in conditions.items() if holds), "")
 
@@ -196,9 +195,7 @@ def _multi_head_of(
     while inputs[-1] is None:
         inputs.pop()
     y = build.op("MultiHeadAttention", *inputs, domain=_CONTRIB, attributes=attributes)
-    if seen is not None and task.hides_rows:
-        y = build.op("Mul", y, _any(build, seen))
-    return _laid_out(build, task, y)
+    return _laid_out(build, task, task.zeroed(build, y))
 
 
 def _seen_keys(build: Builder, mask: MaskOperand, q: Operand) -> onnx_ir.Value:
@@ -209,20 +206,11 @@ def _seen_keys(build: Builder, mask: MaskOperand, q: Operand) -> onnx_ir.Value:
     return build.op("Expand", numbers, shape)
 
 
-def _any(build: Builder, seen: onnx_ir.Value) -> onnx_ir.Value:
-    """Return one where a sample has a key, zero where it has none, as ``[batch, 1, 1]``."""
-    most = build.op("ReduceMax", seen, build.ints(1), attributes={"keepdims": 1})
-    real = build.op("Cast", most, attributes={"to": int(onnx_ir.DataType.FLOAT)})
-    return build.op("Unsqueeze", real, build.ints(2))
-
-
 def _refuses_group_query(task: AttentionTask) -> str:
-    if not task.causal:
+    if not task.hides_later:
         return "it is causal only"
     if not task.square:
         return "the numbers of queries and keys may differ"
-    if task.hides_rows:
-        return "it gives no fixed result to a query all of whose keys are hidden"
     return "its scale cannot be zero" if task.scale == 0 else _refuses_past(task)
 
 
@@ -241,11 +229,11 @@ def _group_query(build: Builder, task: AttentionTask) -> onnx_ir.Value:
         "softcap": task.softcap,
     }
     y = build.ops("GroupQueryAttention", inputs, 3, domain=_CONTRIB, attributes=attributes)[0]
-    if size == task.v.size:
-        return _laid_out(build, task, y)
-    tokens = build.op("Reshape", y, build.ints(0, 0, task.q.count, size))
-    kept = build.op("Slice", tokens, build.ints(0), build.ints(task.v.size), build.ints(3))
-    return _laid_out(build, task, merge(build, kept, task.q.count * task.v.size))
+    if size != task.v.size:
+        tokens = build.op("Reshape", y, build.ints(0, 0, task.q.count, size))
+        kept = build.op("Slice", tokens, build.ints(0), build.ints(task.v.size), build.ints(3))
+        y = merge(build, kept, task.q.count * task.v.size)
+    return _laid_out(build, task, task.zeroed(build, y))
 
 
 def _lengths(build: Builder, q: Operand) -> tuple[onnx_ir.Value, onnx_ir.Value]:
@@ -261,7 +249,7 @@ def _lengths(build: Builder, q: Operand) -> tuple[onnx_ir.Value, onnx_ir.Value]:
 
 
 def _refuses_operators(task: AttentionTask) -> str:
-    if task.hides_rows:
+    if task.mask is not None and task.mask.hides_rows:
         return "they give the mean, not zero, to a query all of whose keys are hidden"
     return _refuses_past(task)
 
@@ -310,11 +298,7 @@ def _biases(build: Builder, task: AttentionTask) -> list[onnx_ir.Value]:
     if task.mask is not None:
         found.append(_repeated_mask(build, task.mask))
     if task.causal:
-        sizes = [task.q.length(build), task.k.length(build)]
-        shape = build.op("Concat", *sizes, attributes={"axis": 0})
-        low = build.constant(np.asarray([LOWEST], np.float32))
-        one = build.constant(np.asarray(1, np.int64))
-        found.append(build.op("Trilu", build.op("Expand", low, shape), one))
+        found.append(task.later(build))
     return found
 
 

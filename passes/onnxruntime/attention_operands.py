@@ -70,11 +70,12 @@ class Operand:
 
     def length(self, build: Builder) -> onnx_ir.Value:
         """Return how many queries or keys there are, as a list of one int64."""
-        return length_of(build, self._given, 1 if self.by_head is None else 2)
+        return length_of(build, self._given, 2 if self._given is self.by_head else 1)
 
     @property
     def _given(self) -> onnx_ir.Value:
-        found = self.by_head or self.merged or self.tokens
+        """Return what is there in the end: of what is moved, the form before."""
+        found = self.merged or self.tokens or self.by_head
         assert found is not None
         return found
 
@@ -90,8 +91,12 @@ class MaskOperand:
     """It has a row for every query."""
     columns: bool
     """It has an element for every key."""
+    heads: bool
+    """It may say something else for each head."""
     padding: bool
     """It says the same for all heads and all queries."""
+    causal: bool
+    """It hides keys that come after the query, whatever else it hides."""
     hides_rows: bool
     """Some query may have nothing but hidden keys."""
 
@@ -121,9 +126,40 @@ class AttentionTask:
     past: tuple[onnx_ir.Value, onnx_ir.Value] | None = None
 
     @property
-    def hides_rows(self) -> bool:
-        """Tell whether some query may have nothing but hidden keys: its result is zero, which not all kernels say."""
-        return self.mask is not None and self.mask.hides_rows
+    def hides_later(self) -> bool:
+        """Tell whether no query sees keys that come after it."""
+        return self.causal or (self.mask is not None and self.mask.causal)
+
+    def zeroed(self, build: Builder, merged: onnx_ir.Value) -> onnx_ir.Value:
+        """Return ``[batch, length, heads * size]`` with zeros for queries all of whose keys are hidden."""
+        if self.mask is None or not self.mask.hides_rows:
+            return merged
+        seen, zero = self._seen_rows(build, self.mask), build.constant(np.zeros(1, np.float32))
+        if not self.mask.heads:
+            return build.op("Where", build.op("Squeeze", seen, build.ints(1)), merged, zero)
+        tokens = build.op("Reshape", merged, build.ints(0, 0, self.q.count, self.v.size))
+        rows = build.op("Transpose", seen, attributes={"perm": _SWAP})
+        kept = build.op("Where", rows, tokens, zero)
+        return merge(build, kept, self.q.count * self.v.size)
+
+    def _seen_rows(self, build: Builder, mask: MaskOperand) -> onnx_ir.Value:
+        """Return which queries see a key, as ``[batch, heads, length, 1]``, each of them possibly 1."""
+        if mask.boolean and not self.causal:
+            numbers = build.op("Cast", mask.of_rank(build, 4), attributes=_to("UINT8"))
+            most = build.op("ReduceMax", numbers, build.ints(-1))
+            return build.op("Cast", most, attributes=_to("BOOL"))
+        bias = mask.of_rank(build, 4) if not self.causal else self.float_mask(build)
+        if self.causal:
+            bias = build.op("Add", bias, self.later(build))
+        most = build.op("ReduceMax", bias, build.ints(-1))
+        return build.op("Greater", most, build.constant(np.asarray(LOWEST, np.float32)))
+
+    def later(self, build: Builder) -> onnx_ir.Value:
+        """Return what hides keys after the query, as numbers ``[queries, keys]`` to add."""
+        sizes = [self.q.length(build), self.k.length(build)]
+        shape = build.op("Concat", *sizes, attributes={"axis": 0})
+        low = build.op("Expand", build.constant(np.asarray([LOWEST], np.float32)), shape)
+        return build.op("Trilu", low, build.constant(np.asarray(1, np.int64)))
 
     def full_mask(self, build: Builder, rank: int = 2) -> onnx_ir.Value | None:
         """Return the mask with a row for every query and an element for every key, of at least that rank."""
@@ -164,6 +200,10 @@ class AttentionTask:
         if self.past is None:
             return own
         return build.op("Add", own, length_of(build, self.past[0], 2))
+
+
+def _to(kind: str) -> dict[str, int]:
+    return {"to": int(onnx_ir.DataType[kind])}
 
 
 def length_of(build: Builder, value: onnx_ir.Value, axis: int) -> onnx_ir.Value:

@@ -3,13 +3,21 @@
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir
 
 from whet.errors import Mismatch
 from whet.ir.bindings import Bindings
-from whet.ir.values import attribute_ints, dimensions, is_op, rank
+from whet.ir.values import attribute_ints, constant, dimensions, is_constant, is_op, rank
 from whet.passes.attention.call import AttentionCall
-from whet.passes.onnxruntime.attention_operands import AttentionTask, MaskOperand, Operand
+from whet.passes.attention.masks import read_mask
+from whet.passes.attention.reading import Reader
+from whet.passes.onnxruntime.attention_operands import (
+    LOWEST,
+    AttentionTask,
+    MaskOperand,
+    Operand,
+)
 from whet.passes.onnxruntime.hidden_rows import may_hide_rows
 
 __all__ = ["Sizes", "Surroundings", "plain_task", "read_task", "repeating_nodes"]
@@ -77,24 +85,22 @@ def read_task(call: AttentionCall, sizes: Sizes) -> tuple[AttentionTask, Surroun
     after = _after(call, plain.q.count * plain.v.size, sizes)
     task = dataclasses.replace(
         plain,
-        q=_operand(call.q, plain.q, sizes),
-        k=_operand(call.k, plain.k, sizes),
-        v=_operand(call.v, plain.v, sizes),
         merged=after.result is not call.node.outputs[0],
         mask=_unrepeated(call, sizes),
     )
     before = [node for x in (task.q, task.k, task.v) for node in _before(x)]
-    found = dict.fromkeys((*after.nodes, *before, *repeating_nodes(call.mask)))
+    masks = (*repeating_nodes(call.mask), *_causal_nodes(None if call.causal else call.mask))
+    found = dict.fromkeys((*after.nodes, *before, *masks))
     return task, dataclasses.replace(after, nodes=tuple(found))
 
 
 def plain_task(call: AttentionCall, sizes: Sizes) -> AttentionTask:
-    """Return the task with operands and mask as they are."""
+    """Return the task with the mask as it is, and the result too."""
     heads, head, key_heads, value_head = _counts(call)
     return AttentionTask(
-        q=Operand(heads, head, by_head=call.q),
-        k=Operand(key_heads, head, by_head=call.k),
-        v=Operand(key_heads, value_head, by_head=call.v),
+        q=_operand(call.q, heads, head, sizes),
+        k=_operand(call.k, key_heads, head, sizes),
+        v=_operand(call.v, key_heads, value_head, sizes),
         scale=call.factor(head),
         mask=None if call.mask is None else _mask_operand(call, call.mask, sizes),
         causal=call.causal,
@@ -128,13 +134,38 @@ def _mask_operand(call: AttentionCall, value: onnx_ir.Value, sizes: Sizes) -> Ma
         boolean=value.dtype == onnx_ir.DataType.BOOL,
         rows=rows,
         columns=columns and count > 0,
+        heads=count >= 3 and _dimension(value, count - 3) != 1,
         padding=all(size == 1 for size in fixed),
+        causal=_is_causal(value),
         hides_rows=may_hide_rows(value, causal=call.causal),
     )
 
 
 def _counts(call: AttentionCall) -> tuple[int, int, int, int]:
     return _fixed(call.q, 1), _fixed(call.q, 3), _fixed(call.k, 1), _fixed(call.v, 3)
+
+
+def _is_causal(mask: onnx_ir.Value) -> bool:
+    """Tell whether the mask hides keys after the query so that nothing is left of them."""
+    array = constant(mask)
+    if array is None:
+        return bool(_causal_nodes(mask))
+    if array.ndim < 2 or array.shape[-1] == 1:
+        return False
+    hidden = np.logical_not(array) if array.dtype.kind == "b" else np.less_equal(array, LOWEST)
+    return bool(np.all(np.logical_or(hidden, np.tri(*array.shape[-2:], dtype=np.bool_))))
+
+
+def _causal_nodes(mask: onnx_ir.Value | None) -> tuple[onnx_ir.Node, ...]:
+    """Return the nodes that make a mask which hides keys after the query, the last first; none for another mask."""
+    if mask is None or is_constant(mask):
+        return ()
+    reader = Reader()
+    try:
+        found = read_mask(reader, mask)
+    except Mismatch:
+        return ()
+    return tuple(reversed(reader.nodes)) if found.causal and found.fill <= LOWEST else ()
 
 
 def _has_rows(mask: onnx_ir.Value, count: int, q: onnx_ir.Value, sizes: Sizes) -> bool:
@@ -156,8 +187,9 @@ def _past(call: AttentionCall) -> tuple[onnx_ir.Value, onnx_ir.Value] | None:
     return call.past_key, call.past_value
 
 
-def _operand(value: onnx_ir.Value, plain: Operand, sizes: Sizes) -> Operand:
-    found = dataclasses.replace(plain)
+def _operand(value: onnx_ir.Value, count: int, size: int, sizes: Sizes) -> Operand:
+    """Return the operand in the layouts that the model has it in, if nobody else reads it."""
+    found = Operand(count, size, by_head=value)
     node = value.producer()
     if not _swaps_heads(node) or len(value.uses()) != 1 or value.is_graph_output():
         return found
@@ -166,7 +198,7 @@ def _operand(value: onnx_ir.Value, plain: Operand, sizes: Sizes) -> Operand:
     inner = None if found.tokens is None else found.tokens.producer()
     if found.tokens is not None and inner is not None and is_op(inner, "Reshape"):
         source = inner.inputs[0]
-        if source is not None and _is_merged(source, found.tokens, plain.count * plain.size, sizes):
+        if source is not None and _is_merged(source, found.tokens, count * size, sizes):
             found.merged = source
     return found
 

@@ -194,7 +194,8 @@ def _work(
         mask="" if mask is None else ("bool" if mask.boolean else "float"),
         softcap=task.softcap,
         merged=merged + "y" * task.merged,
-        hides_rows=task.hides_rows,
+        mask_causal=mask is not None and mask.causal,
+        hides_rows=None if mask is None else mask.hides_rows,
     )
 
 

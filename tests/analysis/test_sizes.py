@@ -30,12 +30,16 @@ def shapes(text: str, opset: int = 21) -> dict[str | None, str]:
         ("y = Expand(v, e)", "3,4"),
         ("y = Slice(x, zero, huge, one)", "N,M,4"),
         ("y = Slice(x, zero, one, one)", "N,None,4"),
+        ("t = NonZero(v) u = Squeeze(t, zero) y = Slice(x, zero, u, one)", "N,None,4"),
+        ("t = NonZero(v) u = Squeeze(t, zero) y = Slice(x, zero, huge, u)", "?"),
         ("y = ReduceMean(x, one)", "N,1,4"),
         ("y = ReduceSum<keepdims = 0>(x, back)", "N,M"),
         ("y = Unsqueeze(x, one)", "N,1,M,4"),
         ("u = Unsqueeze(x, back) y = Squeeze(u, back)", "N,M,4"),
         ("y = Gather<axis = 1>(x, one)", "N,1,4"),
         ("y = Where(c, x, v)", "N,M,4"),
+        ("y = Tile(v, two)", "8"),
+        ("t = Concat<axis = 0>(two, one, two) y = Tile(x, t)", "2*N,M,8"),
         ("y = NonZero(x)", "?"),
     ],
 )
@@ -43,7 +47,7 @@ def test_shapes_of_results(body: str, shape: str) -> None:
     found = shapes(
         f"""(float[N, M, 4] x, bool[N, 1, 1] c) => (float y) <float[4] v = {{1, 2, 3, 4}},
             float[4, 6] w = {{{", ".join("1" * 24)}}}, int64[2] s = {{-1, 4}}, int64[2] e = {{3, 1}},
-            int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] back = {{-1}},
+            int64[1] two = {{2}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] back = {{-1}},
             int64[1] huge = {{9223372036854775807}}> {{ {body} }}"""
     )
     assert found["y"] == shape

@@ -144,7 +144,7 @@ def _records(steps: Sequence[Step], kind: str) -> dict[str, str]:
 def _nearby(node: onnx_ir.Node, records: Mapping[str, str]) -> str:
     """Return the reason recorded closest to a node, or an empty string."""
     close = [node, *_around(node, _HOPS, forward=True), *_around(node, _HOPS, forward=False)]
-    return next((records[n.name] for n in close if n.name in records), "")
+    return next((records[n.name] for n in close if n.name and n.name in records), "")
 
 
 def _around(node: onnx_ir.Node, hops: int, *, forward: bool) -> list[onnx_ir.Node]:

@@ -473,6 +473,15 @@ def test_a_computed_bias_is_no_table() -> None:
     assert declined(graph.finish()) == "no part of the bias is a constant table"
 
 
+def test_a_table_of_other_samples_than_the_batch_is_declined_and_leaves_no_trace() -> None:
+    graph = AttentionModel(("b", 2, 16, 8), ("b", 2, 16, 8))
+    graph.attention(graph.build.constant(smooth_table(6, 16, 16).reshape(3, 2, 16, 16)))
+    model = graph.finish()
+    context = Context(bindings=Bindings(({"b": 4}, {"b": 5})))
+    assert declined(model, FULL, context) == "the table has 3 samples, the batch 4"
+    assert [use.node.op_type for use in model.graph.inputs[0].uses()] == ["Attention"]
+
+
 def test_constant_rows_are_said_to_be_nothing() -> None:
     table = np.broadcast_to(np.arange(16, dtype=np.float32)[:, None], (1, 2, 16, 16))
     assert "constant" in declined(one_table(table))

@@ -545,6 +545,41 @@ def test_an_older_operator_set() -> None:
     declines(build(text, {}, 20), "opset 20 has no Attention")
 
 
+HALF = "float16[N,2,M,4] q, float16[N,2,K,4] k, float16[N,2,K,6] v"
+
+
+def test_a_softmax_of_another_type() -> None:
+    body = f"{S} s = Cast<to=1>(t) w = Softmax(s) p = Cast<to=10>(w) y = MatMul(p, v)"
+    declines(read(f"({HALF}) => (float16[N,2,M,6] y) {{ {body} }}"), "changes the type")
+
+
+def test_a_fill_of_half_precision() -> None:
+    body = f"{S} s = Where(m, t, deep) w = Softmax(s) y = MatMul(w, v)"
+    model = read(
+        f"({HALF}, bool[M,K] m) => (float16[N,2,M,6] y) {{ {body} }}", deep=np.float16(-65504)
+    )
+    declines(model, "absorbs the scores")
+
+
+WIDER = {
+    "queries": ("float[N,2,1,4] q, float[N,2,K,4] k, float[N,2,K,6] v, float[M,K] m", "Add"),
+    "batch": ("float[1,2,M,4] q, float[1,2,K,4] k, float[1,2,K,6] v, float[N,1,M,K] m", "Add"),
+    "heads": ("float[N,1,M,4] q, float[N,1,K,4] k, float[N,1,K,6] v, float[2,1,1] m", "Mul"),
+}
+
+
+@pytest.mark.parametrize("case", WIDER)
+def test_what_widens_the_scores(case: str) -> None:
+    inputs, kind = WIDER[case]
+    body = f"{S} s = {kind}(t, m) w = Softmax(s) y = MatMul(w, v)"
+    declines(read(f"({inputs}) => (float[N,2,M,6] y) {{ {body} }}"), "makes an axis of the scores")
+
+
+def test_unknown_sizes() -> None:
+    text = "(float[a,b,c,d] q, float[e,f,g,h] k, float[i,j,l,o] v) => (float[p,r,z,u] y)"
+    declines(read(f"{text} {{ {S} w = Softmax(t) y = MatMul(w, v) }}"), "keys have f heads")
+
+
 def test_key_and_value_heads_that_differ() -> None:
     text = """(float[N,2,M,4] q, float[N,1,K,4] k, float[N,2,K,6] v) => (float[N,2,M,6] y)
     { kt = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, kt) w = Softmax(s) y = MatMul(w, v) }"""

@@ -56,6 +56,9 @@ WORKS = {
     "row": AttentionWork(with_mask(CROSS, 1, 4, 1, 9), mask="float"),
     "rank": AttentionWork(SIZES, rank=2, merged="qkvy", causal=True),
     "rank and mask": AttentionWork(with_mask(CROSS, 1, 1, 6, 9), mask="float", rank=3),
+    "causal mask": AttentionWork(
+        with_mask(SIZES, 2, 1, 6, 6), mask="float", mask_causal=True, hides_rows=True, merged="vy"
+    ),
     "no row": AttentionWork(with_mask(SIZES, 1, 1, 6, 6), mask="bool", hides_rows=False),
 }
 KERNELS = {
@@ -67,6 +70,8 @@ KERNELS = {
     "row": "Attention, MatMul and Softmax",
     "rank": "Attention, Attention of rank 3, MultiHeadAttention, GroupQueryAttention, MatMul and Softmax",
     "rank and mask": "Attention, MatMul and Softmax",
+    "causal mask": "Attention, Attention of rank 3, MultiHeadAttention, "
+    "MultiHeadAttention, keys by head, GroupQueryAttention",
     "no row": "Attention, MultiHeadAttention, MultiHeadAttention, keys by head, MatMul and Softmax",
 }
 
@@ -91,6 +96,7 @@ def test_keys_name_everything_that_the_price_depends_on() -> None:
         "Attention [2,4/2,6x9,5/7] float mask [1,4,1,9]",
         "Attention [2,4,6x6,8] causal rank 2 merged qkvy",
         "Attention [2,4/2,6x9,5/7] float mask [1,1,6,9] rank 3",
+        "Attention [2,4,6x6,8] float mask [2,1,6,6] that is causal that hides rows merged vy",
         "Attention [2,4,6x6,8] bool mask [1,1,6,6] that hides no row",
     ]
 

@@ -243,6 +243,9 @@ TAKEN = {
         Case(merged="qkvy", mask="bool", axes=("b", "1", "1", "t")),
         Case(mask="bool", axes=("t",)),
         Case(mask="bool", axes=("1", "1", "t"), merged="vy"),
+        Case(mask="bool", axes=("b", "1", "s", "t"), merged="qkvy"),
+        Case(mask="float", axes=("4", "s", "t"), merged="qkvy"),
+        Case(causal=True, square=True, mask="bool", axes=("b", "1", "1", "t")),
     ],
     "MultiHeadAttention, keys by head": [
         Case(merged="qy"),
@@ -255,6 +258,9 @@ TAKEN = {
         Case(causal=True, square=True, head=5, value_head=7, merged="qkvy"),
         Case(causal=True, square=True, head=8, value_head=16),
         Case(causal=True, fixed=(2, 4, 4), merged="qkvy"),
+        Case(causal=True, square=True, mask="float", axes=("b", "4", "s", "t")),
+        Case(causal=True, square=True, mask="bool", axes=("b", "1", "1", "t"), key_heads=2),
+        Case(causal=True, square=True, mask="bool", axes=("s", "t"), value_head=3),
     ],
     "MatMul and Softmax": [
         Case(),
@@ -298,19 +304,19 @@ REFUSED = {
         (Case(key_heads=2), "MultiHeadAttention"),
         (Case(softcap=1.0), "MultiHeadAttention"),
         (Case(causal=True), "MultiHeadAttention"),
-        (Case(mask="float", axes=("b", "4", "s", "t")), "MultiHeadAttention"),
-        (Case(mask="bool", axes=("b", "1", "s", "t")), "MultiHeadAttention"),
-        (Case(causal=True, square=True, mask="bool", axes=("b", "1", "1", "t")), "MultiHeadAttention"),
     ],
     "GroupQueryAttention": [
         (Case(), "GroupQueryAttention"),
         (Case(causal=True), "GroupQueryAttention"),
-        (Case(causal=True, square=True, mask="float", axes=("b", "4", "s", "t")), "GroupQueryAttention"),
-        (Case(causal=True, square=True, mask="bool", axes=("s", "t")), "GroupQueryAttention"),
+        (Case(square=True, mask="bool", axes=("s", "t")), "GroupQueryAttention"),
     ],
-    "MatMul and Softmax": [(Case(mask="bool", axes=("s", "t")), "Softmax")],
     "Attention of rank 3": [(Case(), "")],
-}  # fmt: skip
+    "MatMul and Softmax": [(Case(mask="bool", axes=("s", "t")), "Softmax")],
+    "MultiHeadAttention, keys by head": [
+        (Case(merged="kv"), "MultiHeadAttention"),
+        (Case(value_head=3), "MultiHeadAttention"),
+    ],
+}
 
 
 @pytest.mark.parametrize(
@@ -426,6 +432,20 @@ def test_a_past(queries: str, keys: str, attributes: str, outputs: str, mask: st
             np.testing.assert_array_equal(found[1], all_k)
 
 
+@pytest.mark.parametrize("low", [float("-inf"), LOWEST, -1e30])
+def test_a_constant_causal_mask_suits_a_causal_kernel_if_it_leaves_nothing(low: float) -> None:
+    text = """(float[b,2,2,8] q) => (float[b,2,2,8] y) <float[2,2] m = {0.5,0,1,2}>
+    { y = Attention(q, q, q, m) }"""
+    model = model_of(text, 23)
+    mask = np.asarray([[0.5, low], [1, 2]], np.float32)
+    model.graph.initializers["m"].const_value = onnx_ir.tensor(mask, name="m")
+    choose(model, prefer("GroupQueryAttention"))
+    assert ("GroupQueryAttention" in op_types(model)) == (low != -1e30)
+    q = np.random.default_rng(0).standard_normal((2, 2, 2, 8)).astype(np.float32)
+    found = run(model, {"q": q})[0]
+    np.testing.assert_allclose(found, attention(q, q, q, mask), rtol=1e-4, atol=2e-6)
+
+
 @pytest.mark.parametrize(
     "name", ["MultiHeadAttention", "GroupQueryAttention", "MatMul and Softmax"]
 )
@@ -463,7 +483,27 @@ def test_a_computed_mask_is_judged_by_what_gets_into_it(kind: str, mild: bool) -
     <float slope = {{0.5}}, float low = {{-3e38}}> {{ {COMPUTED[kind]} y = Attention(q, q, q, m) }}"""
     model = model_of(text, 23)
     choose(model, prefer("MultiHeadAttention"))
-    assert ("MultiHeadAttention" in op_types(model)) == mild
+    assert "MultiHeadAttention" in op_types(model)
+    assert ("ReduceMax" not in op_types(model)) == mild
+
+
+def test_a_padding_mask_within_a_causal_one_suits_a_causal_kernel() -> None:
+    text = """(float[b,2,s,8] q, bool[b,1,1,s] pad) => (float[b,2,s,8] y)
+    <int64 zero = {0}, int64 one = {1}, int64[1] last = {-1}, int64[1] first = {0}> {
+    all = Shape<start=2, end=3>(q) n = Squeeze(all) keys = Range(zero, n, one)
+    rows = Unsqueeze(keys, last) columns = Unsqueeze(keys, first) seen = LessOrEqual(columns, rows)
+    m = And(pad, seen) y = Attention(q, q, q, m) }"""
+    model = model_of(text, 23)
+    assert choose(model, prefer("GroupQueryAttention")).changed == 1
+    assert "GroupQueryAttention" in op_types(model)
+    for b, s in [(2, 5), (3, 1)]:
+        q = np.random.default_rng(b).standard_normal((b, 2, s, 8)).astype(np.float32)
+        pad = np.arange(s)[None] >= np.arange(b)[:, None]
+        pad = pad.reshape(b, 1, 1, s)
+        found = run(model, {"q": q, "pad": pad})[0]
+        np.testing.assert_allclose(
+            found, attention(q, q, q, pad, causal=True), rtol=1e-4, atol=2e-6
+        )
 
 
 def test_keys_that_are_read_from_the_attention_keep_it() -> None:

@@ -48,7 +48,8 @@ class _Attention(nn.Module):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
         scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + bias
-        return scores.softmax(-1) @ v
+        mixed: torch.Tensor = scores.softmax(-1) @ v
+        return mixed
 
 
 class _Block(nn.Module):

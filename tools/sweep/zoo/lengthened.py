@@ -1,4 +1,4 @@
-"""Members of the zoo with a biased attention, at the length one asks for: two blocks, 8 heads of 32."""
+"""Members of the zoo with a biased attention, at the length one asks for: two blocks, 8 heads of 32, one sample."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
+from torch.export import Dim
 
 from whet.errors import UsageError
 from whet.tools.sweep.zoo import biased
@@ -87,7 +88,7 @@ def _swin(family: str, length: int) -> Sample:
         "window_size": window,
     }
     model = transformers_model(family + "Model", family + "Config", options, "eager")
-    return pixels(model, 4 * 2 * window)
+    return pixels(model, 4 * 2 * window, batch=1)
 
 
 class _Last(nn.Module):
@@ -126,4 +127,18 @@ def at_length(name: str, length: int) -> Architecture:
     if name not in BIASED:
         raise UsageError(f"'{name}' has no given length; those that have: {', '.join(BIASED)}")
     source, make = BIASED[name]
-    return Architecture(f"{name} {length}", source, seeded(lambda: make(length)))
+    return Architecture(f"{name} {length}", source, seeded(lambda: _with_one_sample(make(length))))
+
+
+def _with_one_sample(sample: Sample) -> Sample:
+    """Fix the batch: exporters take an example size of one as fixed."""
+    axes = {name: {a: d for a, d in named.items() if a} for name, named in _named_axes(sample)}
+    return Sample(sample.module, sample.inputs, axes if any(axes.values()) else None)
+
+
+def _named_axes(sample: Sample) -> list[tuple[str, dict[int, Dim]]]:
+    assert isinstance(sample.inputs, dict)
+    return [
+        (name, {axis.index: axis.dim for axis in axes})
+        for name, (_, axes) in zip(sample.inputs, sample.axes(), strict=True)
+    ]
