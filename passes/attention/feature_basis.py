@@ -4,10 +4,11 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from whet.ir.array import Array
+__all__ = ["BASES", "Basis", "BasisKind", "Doubles", "fit_basis"]
 
-__all__ = ["BASES", "Basis", "BasisKind", "fit_basis"]
+Doubles = npt.NDArray[np.float64]
 
 BasisKind = Literal["linear", "products", "waves"]
 BASES: tuple[BasisKind, ...] = ("linear", "products", "waves")
@@ -27,34 +28,34 @@ _CONSTANT = 1e-6
 class Basis:
     """``phi(x) = [z, z_i z_j, cos(z F + p), 1]`` with ``z = (x - mean) P``: features of unit spread, then functions."""
 
-    mean: Array
+    mean: Doubles
     """``[c]``."""
-    projection: Array
+    projection: Doubles
     """P, ``[c, k]``."""
-    pairs: Array
+    pairs: npt.NDArray[np.int64]
     """``[2, t]``: which two of z each product is made of."""
-    frequencies: Array
+    frequencies: Doubles
     """F, ``[k, w]``."""
-    phases: Array
+    phases: Doubles
     """p, ``[w]``."""
 
     @property
     def width(self) -> int:
         """Return the number of functions."""
-        return self.projection.shape[1] + self.pairs.shape[1] + len(self.phases) + 1
+        return int(self.projection.shape[1] + self.pairs.shape[1] + len(self.phases) + 1)
 
-    def project(self, x: Array) -> Array:
+    def project(self, x: Doubles) -> Doubles:
         """Return z for features ``[..., c]``."""
         return (x.astype(np.float64) - self.mean) @ self.projection
 
-    def expand(self, z: Array) -> Array:
+    def expand(self, z: Doubles) -> Doubles:
         """Return phi for projected features ``[..., k]``."""
         products = z[..., self.pairs[0]] * z[..., self.pairs[1]]
         waves = np.cos(z @ self.frequencies + self.phases)
         return np.concatenate([z, products, waves, np.ones_like(z[..., :1])], axis=-1)
 
 
-def fit_basis(x: Array, kind: BasisKind, seed: int = 0) -> Basis:
+def fit_basis(x: Doubles, kind: BasisKind, seed: int = 0) -> Basis:
     """Return the functions of one kind for features ``[samples, positions, c]``; the same seed gives the same ones."""
     rows = x.reshape(-1, x.shape[-1]).astype(np.float64)
     mean, deviation = rows.mean(0), rows.std(0)
@@ -73,15 +74,16 @@ def fit_basis(x: Array, kind: BasisKind, seed: int = 0) -> Basis:
     return Basis(mean, projection, pairs, frequencies, phases)
 
 
-def _principal(z: Array, projection: Array) -> Array:
+def _principal(z: Doubles, projection: Doubles) -> Doubles:
     """Keep the directions of the largest variance, each at unit spread."""
     values, vectors = np.linalg.eigh(z.T @ z / len(z))
     kept = np.argsort(values)[::-1][:_WIDEST]
     kept = kept[values[kept] > _CONSTANT * values.max()]
-    return projection @ (vectors[:, kept] / np.sqrt(values[kept]))
+    directions: Doubles = vectors[:, kept] / np.sqrt(values[kept])
+    return projection @ directions
 
 
-def _pairs(count: int) -> Array:
+def _pairs(count: int) -> npt.NDArray[np.int64]:
     if count > _ALL_PRODUCTS:
         return np.tile(np.arange(count), (2, 1))
     return np.stack(np.triu_indices(count))

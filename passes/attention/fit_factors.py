@@ -1,8 +1,8 @@
 """Fit a bias computed from pairs of positions by products of a function of the query and a function of the key.
 
-``B_h(i, j) = u_h(x_i) . v_h(y_j)`` with ``u_h(x) = phi(x) W_h`` and ``v_h(y) = psi(y) Z_h``, where phi and psi are fixed
-functions of the features (FlashBias, 2025, for a bias that depends on the input). What depends on the query alone is
-left out on both sides: softmax does not see it.
+``B_h(i, j) = u_h(x_i) . v_h(y_j)`` with ``u_h(x) = phi(x) W_h`` and ``v_h(y) = psi(y) Z_h``, where phi and psi are
+fixed functions of the features (FlashBias, 2025, for a bias that depends on the input). What depends on the query alone
+is left out on both sides: softmax does not see it.
 """
 
 import dataclasses
@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import scipy.special
 
-from whet.ir.array import Array
-from whet.passes.attention.feature_basis import BASES, Basis, fit_basis
+from whet.passes.attention.feature_basis import BASES, Basis, Doubles, fit_basis
 
 __all__ = [
     "FactorFunction",
@@ -37,18 +36,18 @@ _SHARE = 1e-3
 class PairData:
     """What an attention saw on some samples: the features its bias was computed from, the bias, and the rest."""
 
-    x: Array
+    x: Doubles
     """Features of the queries, ``[samples, queries, c]``."""
-    y: Array
+    y: Doubles
     """Features of the keys, ``[samples, keys, c']``."""
-    bias: Array
+    bias: Doubles
     """``[samples, heads or 1, queries, keys]``, finite."""
-    scores: Array
+    scores: Doubles
     """Everything else below the softmax, ``[samples, heads, queries, keys]``; minus infinity hides a pair."""
-    values: Array
+    values: Doubles
     """``[samples, heads, keys, size]``."""
 
-    def output(self, bias: Array) -> Array:
+    def output(self, bias: Doubles) -> Doubles:
         """Return ``softmax(scores + bias) values``; a query that sees no key gets zeros."""
         logits = self.scores + bias
         highest = logits.max(-1, keepdims=True)
@@ -57,7 +56,7 @@ class PairData:
         return (weights / np.where(total > 0, total, 1.0)) @ self.values
 
 
-def output_error(data: PairData, bias: Array) -> float:
+def output_error(data: PairData, bias: Doubles) -> float:
     """Return ``||new - old|| / ||old||`` of the attention's output under another bias, at worst over the samples."""
     old, new = data.output(data.bias), data.output(bias)
     gap = np.sqrt(np.square(new - old).sum((1, 2, 3)))
@@ -69,17 +68,18 @@ def output_error(data: PairData, bias: Array) -> float:
 class Perceptron:
     """``gelu(z A + a) C``: what is added to the linear part."""
 
-    inner: Array
+    inner: Doubles
     """A, ``[k, hidden]``."""
-    shift: Array
+    shift: Doubles
     """a, ``[hidden]``."""
-    outer: Array
+    outer: Doubles
     """C, ``[hidden, heads * rank]``."""
 
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: Doubles) -> Doubles:
         """Return ``[..., heads * rank]`` for projected features ``[..., k]``."""
         inner = z @ self.inner + self.shift
-        return (inner * 0.5 * (1 + scipy.special.erf(inner / np.sqrt(2)))) @ self.outer
+        normal: Doubles = scipy.special.ndtr(inner)
+        return (inner * normal) @ self.outer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,26 +87,26 @@ class FactorFunction:
     """One factor of every head as a function of a position's features: ``phi(x) W``, plus a perceptron if refined."""
 
     basis: Basis
-    weights: Array
+    weights: Doubles
     """W, ``[heads, width of the basis, rank]``."""
     perceptron: Perceptron | None = None
 
     @property
     def heads(self) -> int:
         """Return the number of heads, 1 if all share the factor."""
-        return self.weights.shape[0]
+        return int(self.weights.shape[0])
 
     @property
     def rank(self) -> int:
         """Return the number of columns of a head."""
-        return self.weights.shape[2]
+        return int(self.weights.shape[2])
 
     @property
-    def flat(self) -> Array:
+    def flat(self) -> Doubles:
         """Return W as ``[width, heads * rank]``."""
         return self.weights.transpose(1, 0, 2).reshape(self.weights.shape[1], -1)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Doubles) -> Doubles:
         """Return ``[samples, heads, positions, rank]`` for features ``[samples, positions, c]``."""
         z = self.basis.project(x)
         columns = self.basis.expand(z) @ self.flat
@@ -129,7 +129,7 @@ class Fit:
         """Return the number of columns that are appended to each head."""
         return self.query.rank
 
-    def bias(self, data: PairData) -> Array:
+    def bias(self, data: PairData) -> Doubles:
         """Return the bias that the factors stand for."""
         return self.query(data.x) @ self.key(data.y).swapaxes(-1, -2)
 
@@ -213,11 +213,11 @@ class _Start:
 class _Moments:
     """All that least squares need to know of the data."""
 
-    left: Array
+    left: Doubles
     """``X'X``, ``[samples, p, p]``."""
-    right: Array
+    right: Doubles
     """``Y'Y``, ``[samples, q, q]``."""
-    cross: Array
+    cross: Doubles
     """``X'BY``, ``[samples, heads, p, q]``."""
     limit: float
     """How exactly equations are solved."""
@@ -229,19 +229,19 @@ class _Moments:
 
 
 def least_squares_factors(
-    left: Array, right: Array, bias: Array, rank: int, ridge: float = 1e-10
-) -> tuple[Array, Array]:
+    left: Doubles, right: Doubles, bias: Doubles, rank: int, ridge: float = 1e-10
+) -> tuple[Doubles, Doubles]:
     """Return ``W [heads, p, rank]`` and ``Z [heads, q, rank]`` that minimize ``sum ||B_h - X W_h (Y Z_h)'||^2``.
 
-    ``left`` X is ``[samples, n, p]``, ``right`` Y ``[samples, m, q]`` and ``bias`` B ``[samples, heads, n, m]``; the mean
-    over the keys of Y and B is not seen. First the best product of any rank is found, then it is cut to ``rank`` in the
-    metric of the data, then both sides take turns. ``ridge`` is relative to the mean square of the functions.
+    ``left`` X is ``[samples, n, p]``, ``right`` Y ``[samples, m, q]`` and ``bias`` B ``[samples, heads, n, m]``; the
+    mean over the keys of Y and B is not seen. First the best product of any rank is found, then it is cut to ``rank``
+    in the metric of the data, then both sides take turns. ``ridge`` is relative to the mean square of the functions.
     """
     moments = _moments(left, right, bias, ridge)
     return _factors(moments, _solve(moments), rank)
 
 
-def _factors(moments: _Moments, whole: Array, rank: int) -> tuple[Array, Array]:
+def _factors(moments: _Moments, whole: Doubles, rank: int) -> tuple[Doubles, Doubles]:
     w, z = _cut(whole, moments, rank)
     for _ in range(_SWEEPS):
         w = _turn(moments, w, z)
@@ -249,7 +249,7 @@ def _factors(moments: _Moments, whole: Array, rank: int) -> tuple[Array, Array]:
     return w, z
 
 
-def _moments(left: Array, right: Array, bias: Array, ridge: float) -> _Moments:
+def _moments(left: Doubles, right: Doubles, bias: Doubles, ridge: float) -> _Moments:
     left, right, bias = (part.astype(np.float64) for part in (left, right, bias))
     right = right - right.mean(1, keepdims=True)
     bias = bias - bias.mean(-1, keepdims=True)
@@ -258,22 +258,23 @@ def _moments(left: Array, right: Array, bias: Array, ridge: float) -> _Moments:
     return _Moments(_gram(left, ridge), _gram(right, ridge), cross, limit)
 
 
-def _gram(columns: Array, ridge: float) -> Array:
+def _gram(columns: Doubles, ridge: float) -> Doubles:
     gram = columns.swapaxes(1, 2) @ columns
     size = max(float(np.trace(gram.mean(0))) / gram.shape[-1], 1e-300)
-    return gram + ridge * size * np.eye(gram.shape[-1])
+    blurred: Doubles = gram + ridge * size * np.eye(gram.shape[-1])
+    return blurred
 
 
-def _solve(moments: _Moments) -> Array:
+def _solve(moments: _Moments) -> Doubles:
     """Return M ``[heads, p, q]`` with ``sum_s G_s M H_s = sum_s C_s``."""
     inverse_left, inverse_right = (_inverse(g.mean(0)) for g in (moments.left, moments.right))
     count = len(moments.left)
 
-    def operator(m: Array) -> Array:
+    def operator(m: Doubles) -> Doubles:
         parts = (g @ m @ h for g, h in zip(moments.left, moments.right, strict=True))
         return sum(parts, start=np.zeros_like(m))
 
-    def precondition(residual: Array) -> Array:
+    def precondition(residual: Doubles) -> Doubles:
         return inverse_left @ residual @ inverse_right / count
 
     target = moments.cross.sum(0)
@@ -282,7 +283,7 @@ def _solve(moments: _Moments) -> Array:
     )
 
 
-def _turn(moments: _Moments, w: Array, z: Array) -> Array:
+def _turn(moments: _Moments, w: Doubles, z: Doubles) -> Doubles:
     """Return the best W for a given Z, searched from ``w`` on."""
     inner = z.swapaxes(-1, -2) @ moments.right[:, None] @ z
     size = np.trace(inner.mean(0), axis1=-2, axis2=-1)[:, None, None] / inner.shape[-1]
@@ -290,23 +291,23 @@ def _turn(moments: _Moments, w: Array, z: Array) -> Array:
     inverse_own, inverse_inner = _inverse(moments.left.mean(0)), _inverse(inner.mean(0))
     count = len(inner)
 
-    def operator(w: Array) -> Array:
+    def operator(w: Doubles) -> Doubles:
         parts = (g @ w @ k for g, k in zip(moments.left, inner, strict=True))
         return sum(parts, start=np.zeros_like(w))
 
-    def precondition(residual: Array) -> Array:
+    def precondition(residual: Doubles) -> Doubles:
         return inverse_own @ residual @ inverse_inner / count
 
     target = (moments.cross @ z).sum(0)
     return _conjugate_gradients(operator, precondition, target, w, moments.limit)
 
 
-def _inverse(matrix: Array) -> Array:
+def _inverse(matrix: Doubles) -> Doubles:
     """Return the inverse of a positive matrix, in the directions that are there."""
-    return np.linalg.pinv(matrix, rcond=1e-14, hermitian=True)
+    return np.linalg.pinv(matrix, rcond=1e-14, hermitian=True).astype(np.float64)
 
 
-def _cut(whole: Array, moments: _Moments, rank: int) -> tuple[Array, Array]:
+def _cut(whole: Doubles, moments: _Moments, rank: int) -> tuple[Doubles, Doubles]:
     """Cut ``[heads, p, q]`` to a rank: the best cut where all samples have the mean moments."""
     root_left, root_right = (_root(g.mean(0)) for g in (moments.left, moments.right))
     u, s, v = np.linalg.svd(root_left @ whole @ root_right)
@@ -318,18 +319,19 @@ def _cut(whole: Array, moments: _Moments, rank: int) -> tuple[Array, Array]:
     return np.pad(w, missing), np.pad(z, missing)
 
 
-def _root(matrix: Array) -> Array:
+def _root(matrix: Doubles) -> Doubles:
     values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    root: Doubles = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    return root
 
 
 def _conjugate_gradients(
-    operator: Callable[[Array], Array],
-    precondition: Callable[[Array], Array],
-    target: Array,
-    start: Array,
+    operator: Callable[[Doubles], Doubles],
+    precondition: Callable[[Doubles], Doubles],
+    target: Doubles,
+    start: Doubles,
     limit: float,
-) -> Array:
+) -> Doubles:
     """Solve ``operator(m) = target`` for every head at once."""
     found = start
     residual = target - operator(found)
@@ -349,9 +351,11 @@ def _conjugate_gradients(
     return found
 
 
-def _dot(a: Array, b: Array) -> Array:
-    return (a * b).sum((-2, -1), keepdims=True)
+def _dot(a: Doubles, b: Doubles) -> Doubles:
+    product: Doubles = a * b
+    total: Doubles = product.sum((-2, -1), keepdims=True)
+    return total
 
 
-def _ratio(a: Array, b: Array) -> Array:
+def _ratio(a: Doubles, b: Doubles) -> Doubles:
     return np.where(b > 0, a / np.where(b > 0, b, 1.0), 0.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from whet.ir.array import Array
+from whet.passes.attention.feature_basis import Doubles
 from whet.passes.attention.fit_factors import FactorFunction, Fit, PairData, Perceptron
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def refine(
         for group in optimizer.param_groups:
             group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
         optimizer.zero_grad()
-        task.loss(sides[0], sides[1], rng).backward()
+        loss = task.loss(sides[0], sides[1], rng)
+        torch.autograd.backward(loss)
         optimizer.step()
         if step % _LOOK and step != steps:
             continue
@@ -79,32 +80,40 @@ class _Side:
     rank: int
 
     @classmethod
-    def of(cls, start: FactorFunction, x: Array, hidden: int, rng: np.random.Generator) -> "_Side":
+    def of(
+        cls, start: FactorFunction, x: Doubles, hidden: int, rng: np.random.Generator
+    ) -> "_Side":
         """Begin where least squares ended: the outer layer is zero."""
         z = start.basis.project(x)
         width, columns = z.shape[-1], start.heads * start.rank
         inner = rng.standard_normal((width, hidden)) / math.sqrt(width)
         zeros = np.zeros((hidden, columns))
-        flat = start.flat
-        parts = [_leaf(part) for part in (flat, inner, np.zeros(hidden), zeros)]
-        phi = start.basis.expand(z)
-        return cls(_tensor(z), _tensor(phi), *parts, start.heads, start.rank)
+        return cls(
+            z=_tensor(z),
+            phi=_tensor(start.basis.expand(z)),
+            flat=_leaf(start.flat),
+            inner=_leaf(inner),
+            shift=_leaf(np.zeros(hidden)),
+            outer=_leaf(zeros),
+            heads=start.heads,
+            rank=start.rank,
+        )
 
     @property
     def parameters(self) -> "list[torch.Tensor]":
         """Return what is trained."""
         return [self.flat, self.inner, self.shift, self.outer]
 
-    def factor(self, samples: Array, rows: Array | None) -> "torch.Tensor":
+    def factor(self, samples: "torch.Tensor", rows: "torch.Tensor | None") -> "torch.Tensor":
         """Return ``[samples, heads, rows, rank]``."""
         import torch
 
-        z, phi = (t[torch.from_numpy(samples)] for t in (self.z, self.phi))
+        z, phi = self.z[samples], self.phi[samples]
         if rows is not None:
-            z, phi = (t[:, torch.from_numpy(rows)] for t in (z, phi))
+            z, phi = z[:, rows], phi[:, rows]
         inner = torch.nn.functional.gelu(z @ self.inner + self.shift)
         columns = phi @ self.flat + inner @ self.outer
-        return columns.unflatten(-1, (self.heads, self.rank)).transpose(1, 2)
+        return columns.reshape(*columns.shape[:2], self.heads, self.rank).transpose(1, 2)
 
     def function(self, start: FactorFunction) -> FactorFunction:
         """Return what is learned so far."""
@@ -137,24 +146,22 @@ class _Task:
         count, heads, queries, keys = self.scores.shape
         budget = max(1, _PAIRS // (heads * keys))
         taken = rng.permutation(count)[: max(1, min(4, count, budget // queries))]
-        rows = None
-        if budget < queries:
-            rows = np.sort(rng.permutation(queries)[:budget])
         chosen = torch.from_numpy(taken)
         scores, output = self.scores[chosen], self.output[chosen]
-        if rows is not None:
-            kept = torch.from_numpy(rows)
-            scores, output = scores[:, :, kept], output[:, :, kept]
-        left, right = query.factor(taken, rows), key.factor(taken, None)
+        rows: torch.Tensor | None = None
+        if budget < queries:
+            rows = torch.from_numpy(np.sort(rng.permutation(queries)[:budget]))
+            scores, output = scores[:, :, rows], output[:, :, rows]
+        left, right = query.factor(chosen, rows), key.factor(chosen, None)
         weights = torch.softmax(scores + left @ right.transpose(-1, -2), -1)
         return (weights @ self.values[chosen] - output).square().mean() / self.size
 
 
-def _tensor(array: Array) -> "torch.Tensor":
+def _tensor(array: Doubles) -> "torch.Tensor":
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
-def _leaf(array: Array) -> "torch.Tensor":
+def _leaf(array: Doubles) -> "torch.Tensor":
     return _tensor(array).clone().requires_grad_()
