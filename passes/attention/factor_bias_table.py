@@ -40,6 +40,7 @@ class FactorBiasTable(Pass):
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
+    explains: ClassVar[bool] = True
     bound: ClassVar[float | None] = 1e-2
     gated: ClassVar[bool] = True
 
