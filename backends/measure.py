@@ -3,13 +3,13 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from whet.backends.worker import Worker
 from whet.ir.values import Array
 
-__all__ = ["Timing", "compare_speed", "slower"]
+__all__ = ["Timed", "Timing", "compare_speed", "slower"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,12 @@ class Timing:
     """The third quartile."""
     runs: int
 
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> "Timing":
+        """Summarize the medians of blocks."""
+        low, median, high = (float(q) for q in np.percentile(samples, [25, 50, 75]))
+        return cls(median, low, high, len(samples))
+
     def __str__(self) -> str:
         """Print as ``1.23 ms (1.20–1.31)``."""
         median, low, high = (_digits(x) for x in (self.median, self.low, self.high))
@@ -34,8 +40,16 @@ def _digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
+class Timed(Protocol):
+    """Something that runs when asked, and says how long it took."""
+
+    def time(self, feeds: Mapping[str, Array], runs: int, seconds: float) -> list[float]:
+        """Return the milliseconds of each run: ``runs`` of them, or fewer once ``seconds`` are spent."""
+        ...
+
+
 def compare_speed(
-    workers: Sequence[Worker],
+    workers: Sequence[Timed],
     feeds: Sequence[Mapping[str, Array]],
     *,
     rounds: int = 7,
@@ -58,7 +72,7 @@ def compare_speed(
         time.sleep(0.02)
         found = workers[k].time(feeds[k], 200, block_seconds)
         samples[k].append(float(np.median(found)))
-    return [_summary(s) for s in samples]
+    return [Timing.of(found) for found in samples]
 
 
 def _alternating(count: int, rounds: int) -> list[int]:
@@ -72,11 +86,6 @@ def _enclosing(count: int, rounds: int) -> list[int]:
     half = rounds // 2
     inner = [k for k in range(1, count) for _ in range(rounds)]
     return [0] * half + inner + [0] * (rounds - half)
-
-
-def _summary(samples: Sequence[float]) -> Timing:
-    low, median, high = (float(q) for q in np.percentile(samples, [25, 50, 75]))
-    return Timing(median, low, high, len(samples))
 
 
 def slower(before: Timing, after: Timing, margin: float = 0.05) -> bool:

@@ -19,7 +19,7 @@ def race(
     target: str = "onnxruntime",
     *,
     rounds: int = 9,
-    block_seconds: float = 0.02,
+    block_seconds: float = 0.01,
 ) -> dict[str, float]:
     """Return the median milliseconds of each model (serialized, with its feeds), or -1 where it does not run.
 

@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, ClassVar, Self
 
 import numpy as np
 
@@ -26,9 +26,11 @@ from whet.errors import WhetError
 from whet.ir.array import Array
 from whet.ir.execute import CannotRun
 
-__all__ = ["Child", "Turns", "Worker"]
+__all__ = ["Child", "Turns", "Worker", "peak_resident", "serve"]
 
 _HEADER = struct.Struct("<QQ")
+Answer = Callable[[dict[str, Any], dict[str, Array]], tuple[dict[str, Any], dict[str, Array]]]
+"""From a message and its arrays to the answer and its arrays."""
 
 
 class Turns:
@@ -53,6 +55,9 @@ class Turns:
 
 class Child:
     """A process that answers messages; a context manager. It starts when it is first asked."""
+
+    module: ClassVar[str] = "whet.backends.worker"
+    """What the process runs: a module that calls :func:`serve`."""
 
     def __init__(self) -> None:
         """Start nothing yet."""
@@ -93,7 +98,7 @@ class Child:
     def _start(self) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "whet.backends.worker"],
+            [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -189,9 +194,13 @@ def _cause(code: int) -> str:
 
 def _send(pipe: IO[bytes], message: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     body = io.BytesIO()
+    places: dict[int, int] = {}
+    which = [places.setdefault(id(array), len(places)) for array in arrays.values()]
     if arrays:
-        np.savez(body, allow_pickle=False, **{f"a{k}": a for k, a in enumerate(arrays.values())})
-    head = json.dumps({**message, "names": list(arrays)}).encode()
+        # The same array under several names, a large mask for example, crosses once.
+        once = dict(zip(which, arrays.values(), strict=True))
+        np.savez(body, allow_pickle=False, **{f"a{k}": array for k, array in once.items()})
+    head = json.dumps({**message, "names": list(arrays), "which": which}).encode()
     blob = body.getvalue()
     pipe.write(_HEADER.pack(len(head), len(blob)))
     pipe.write(head)
@@ -207,10 +216,12 @@ def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], dict[str, Array]]:
     message: dict[str, Any] = json.loads(pipe.read(head_size))
     blob = pipe.read(blob_size)
     names: list[str] = message.pop("names")
+    which: list[int] = message.pop("which")
     if not names:
         return message, {}
     with np.load(io.BytesIO(blob), allow_pickle=False) as data:
-        return message, {name: data[f"a{k}"] for k, name in enumerate(names)}
+        once = {k: data[f"a{k}"] for k in set(which)}
+    return message, {name: once[k] for name, k in zip(names, which, strict=True)}
 
 
 class _Server:
@@ -228,7 +239,7 @@ class _Server:
         if message["do"] == "race":
             return {"ms": _race(message, feeds)}, {}
         if message["do"] == "memory":
-            return {"bytes": _peak_resident()}, {}
+            return {"bytes": peak_resident()}, {}
         assert self._runner is not None
         if message["do"] == "run":
             return {}, {f"{k}": _plain(a) for k, a in enumerate(self._runner.run(feeds))}
@@ -301,7 +312,7 @@ def _plain(array: Array) -> Array:
     raise CannotRun("an output is a sequence; only tensors can be handed over")
 
 
-def _peak_resident() -> int:
+def peak_resident() -> int:
     """Return the largest resident size of this program.
 
     ``ru_maxrss`` would count what the parent had at the time of the fork, which outlives exec.
@@ -314,25 +325,24 @@ def _peak_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def main() -> None:
-    """Serve the parent until it closes the pipe."""
+def serve(answer: Answer) -> None:
+    """Answer the parent's messages until it closes the pipe: the child's side of :class:`Child`."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    server = _Server()
     while True:
         try:
             message, feeds = _receive(source)
         except EOFError:
             return
         try:
-            answer, arrays = server.answer(message, feeds)
+            said, arrays = answer(message, feeds)
         except (CannotRun, WhetError, OSError, ValueError, MemoryError) as error:
-            answer, arrays = {"error": str(error) or type(error).__name__}, {}
+            said, arrays = {"error": str(error) or type(error).__name__}, {}
         try:
-            _send(sink, answer, arrays)
+            _send(sink, said, arrays)
         except BrokenPipeError:  # the parent gave up; leave without flushing what it will not read
             os._exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    serve(_Server().answer)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from whet.analysis.base import Analysis
+    from whet.passes.attention.break_even import Payoff
     from whet.passes.workbench import Workbench
 
 __all__ = ["Change", "Coverage", "Damage", "Failure", "Fidelity", "Pass", "pass_name"]
@@ -91,6 +92,10 @@ class Coverage:
     """How committed rewrites were proven: oracle -> count."""
     max_error: float = 0.0
     damage: list[Damage] = dataclasses.field(default_factory=list[Damage])
+    break_even: "dict[str, list[Payoff]]" = dataclasses.field(
+        default_factory=dict[str, "list[Payoff]"]
+    )
+    """Attention -> what factors in place of its bias gain, at the lengths that were measured."""
 
     def add(self, other: "Coverage") -> None:
         """Add the record of a further run of the same pass; what was changed later is no longer declined."""
@@ -102,6 +107,7 @@ class Coverage:
         self.failures += [failure for failure in other.failures if failure not in self.failures]
         self.proofs += other.proofs
         self.damage += other.damage
+        self.break_even.update(other.break_even)
         self.max_error = max(self.max_error, other.max_error)
 
     @property
@@ -135,6 +141,9 @@ class Pass(ABC):
     needs: ClassVar[tuple[type["Analysis[object]"], ...]] = ()
     bound: ClassVar[float | None] = None
     """A tolerance of the pass's own; only a lossy pass has one."""
+
+    explains: ClassVar[bool] = False
+    """Say in the report why places were left as they are, also where others were changed."""
 
     gated: ClassVar[bool] = False
     """Measure bytes and milliseconds before and after, and take the pass back if either got worse."""

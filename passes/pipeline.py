@@ -39,6 +39,8 @@ class Step:
     bytes_after: int = 0
     ops_before: int = 0
     ops_after: int = 0
+    explains: bool = False
+    """Why places were left as they are belongs in the report."""
     reverted: str = ""
     """Why the never-worse gate took the whole pass back; empty if it stayed."""
 
@@ -137,7 +139,7 @@ class _Run:
         size, ops = self._bytes, self._ops
         record = self.steps.get(str(step))
         if record is None:
-            record = Step(step.name, step.fidelity.value, step.summary)
+            record = Step(step.name, step.fidelity.value, step.summary, explains=step.explains)
             record.bytes_before, record.ops_before = size, ops
             self.steps[str(step)] = record
         else:

@@ -72,7 +72,7 @@ def remove_unread(nodes: Iterable[onnx_ir.Node]) -> int:
 
     Readers before what they read (root first) need one sweep.
     """
-    waiting = [node for node in nodes if node.graph is not None]
+    waiting = [node for node in dict.fromkeys(nodes) if node.graph is not None]
     total = len(waiting)
     while True:
         kept = [node for node in waiting if not _remove_if_unread(node)]

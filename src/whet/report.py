@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.markup import escape
 
 from whet.backends.measure import Timing
+from whet.passes.attention.break_even import Payoff
 from whet.passes.base import Damage, Fidelity
 from whet.passes.pipeline import Step
 from whet.printing import new_table, summarize, titled, to_plain
@@ -106,15 +107,15 @@ class Report:
                     f"[red]refused[/] {escape(step.name)} at {escape(failure.site)}: "
                     f"{escape(failure.reason)} {escape(failure.reproducer)}"
                 )
-            lossy = step.fidelity == Fidelity.LOSSY.value
-            if step.coverage.declined and (lossy or not step.coverage.changed):
-                reason = summarize(step.coverage.declined)[0]
+            for reason in _left(step):
                 console.print(f"[yellow]declined[/] {escape(step.name)}: {escape(reason)}")
             if step.reverted:
                 console.print(f"[yellow]taken back[/] {escape(step.name)}: {escape(step.reverted)}")
         console.print()
         if self.damage:
             console.print(self._damage())
+        for site, curve in self._curves().items():
+            console.print(_break_even(site, curve))
         console.print(self._costs())
         for line in self._agreement_lines():
             console.print(line)
@@ -152,6 +153,15 @@ class Report:
         seconds = sum(step.seconds for step in self.steps)
         proven = f"{share} proven ({how})" if changed else "nothing to prove"
         return f"{changed:,} rewrites, {proven}, in {seconds:.1f} s"
+
+    def _curves(self) -> dict[str, list[Payoff]]:
+        """Return what factors in place of a bias were measured to gain by length, equal curves once."""
+        found = {
+            tuple(curve): site
+            for step in reversed(self.steps)
+            for site, curve in reversed(step.coverage.break_even.items())
+        }
+        return {site: list(curve) for curve, site in reversed(found.items())}
 
     def _costs(self) -> Group:
         table = new_table()
@@ -220,6 +230,35 @@ class Report:
             listed = ", ".join(f"{k} x{v}" for k, v in list(self.fusions.items())[:8])
             lines.append(f"{self.target} itself fuses further: {escape(listed)}")
         return lines
+
+
+def _left(step: Step) -> list[str]:
+    """Return why places were left as they are: every reason of a pass that explains, else the most frequent."""
+    if step.explains:
+        return summarize({**step.coverage.near_misses, **step.coverage.declined})
+    if step.fidelity == Fidelity.LOSSY.value or not step.coverage.changed:
+        return summarize(step.coverage.declined)[:1]
+    return []
+
+
+def _break_even(site: str, curve: list[Payoff]) -> Group:
+    """Draw time with factors against time with the bias, by length."""
+    table = new_table()
+    for name in ("length", "with bias", "with factors", "bias in memory", "ratio"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for point in sorted(curve, key=lambda p: p.length):
+        ratio = point.ms_after / point.ms_before
+        bar = "█" * round(20 * min(ratio, 2.0))
+        table.add_row(
+            f"{point.length:,}",
+            f"{point.ms_before:.3g} ms",
+            f"{point.ms_after:.3g} ms",
+            f"{point.bias_bytes / 1e6:,.1f} MB",
+            f"{ratio:.2f}",
+            f"[green]{bar}[/]" if point.pays else bar,
+        )
+    return titled(f"Break-even of factors of rank {curve[0].rank} at {site}", table)
 
 
 def _worth_a_row(step: Step) -> bool:

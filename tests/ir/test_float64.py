@@ -3,9 +3,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from whet.ir import float64
 from whet.ir.execute import CannotRun, Executor
-from whet.ir.float64 import Float64Executor
+from whet.ir.float64 import Float64Executor, kernel
 
 CASES = {
     "conv": ("Conv", {"pads": [1, 0, 2, 1], "strides": [2, 1]}, (2, 4, 7, 8), (6, 4, 3, 2), True),
@@ -107,7 +106,7 @@ def test_refuses(op_type: str, attributes: dict[str, object], reason: str) -> No
 
 
 def test_refuses_too_much_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float64, "WORK_LIMIT", 100)
+    monkeypatch.setattr(kernel, "WORK_LIMIT", 100)
     executor = Float64Executor(model(TensorProto.DOUBLE, "Conv", {}, [(1, 3, 8, 8), (3, 3, 3, 3)]))
     with pytest.raises(CannotRun, match="multiplications are too many"):
         executor.run({"x": np.zeros((1, 3, 8, 8)), "w": np.zeros((3, 3, 3, 3))}, ["y"])

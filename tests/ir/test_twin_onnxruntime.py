@@ -9,6 +9,8 @@ import onnxruntime
 import pytest
 from onnx import helper
 
+from whet.errors import UnsupportedModel
+
 torch = pytest.importorskip("torch")
 twin_package = pytest.importorskip("whet.ir.twin")
 
@@ -121,6 +123,54 @@ def test_multi_head_attention(unidirectional: int) -> None:
     compare("MultiHeadAttention", inputs, num_heads=2, unidirectional=unidirectional)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("attributes", [{}, {"scale": 0.3, "softcap": 1.5}])
+def test_group_query_attention(bias: bool, attributes: dict[str, float]) -> None:
+    inputs = {
+        "q": normal(2, 4, 32),
+        "k": normal(2, 4, 16, seed=1),
+        "v": normal(2, 4, 16, seed=2),
+        "past_key": None,
+        "past_value": None,
+        "seqlens_k": np.full(2, 3, np.int32),
+        "total_sequence_length": np.asarray(4, np.int32),
+        "cos_cache": None,
+        "sin_cache": None,
+        "position_ids": None,
+        "attention_bias": normal(1, 4, 4, 4, seed=3) if bias else None,
+    }
+    compare("GroupQueryAttention", inputs, 3, num_heads=4, kv_num_heads=2, **attributes)
+
+
+def test_group_query_attention_appends_to_a_past() -> None:
+    inputs = {
+        "q": normal(2, 1, 32),
+        "k": normal(2, 1, 16, seed=1),
+        "v": normal(2, 1, 16, seed=2),
+        "past_key": normal(2, 2, 3, 8, seed=3),
+        "past_value": normal(2, 2, 3, 8, seed=4),
+        "seqlens_k": np.full(2, 3, np.int32),
+        "total_sequence_length": np.asarray(4, np.int32),
+    }
+    compare("GroupQueryAttention", inputs, 3, compared=(0, 1, 2), num_heads=4, kv_num_heads=2)
+
+
+def test_a_group_query_attention_that_rotates_has_no_twin() -> None:
+    inputs = {
+        "q": normal(1, 4, 64),
+        "k": normal(1, 4, 32, seed=1),
+        "v": normal(1, 4, 32, seed=2),
+        "past_key": None,
+        "past_value": None,
+        "seqlens_k": np.full(1, 3, np.int32),
+        "total_sequence_length": np.asarray(4, np.int32),
+        "cos_cache": normal(4, 8),
+        "sin_cache": normal(4, 8, seed=1),
+    }
+    with pytest.raises(UnsupportedModel, match="rotation"):
+        compare("GroupQueryAttention", inputs, 3, num_heads=4, kv_num_heads=2, do_rotary=1)
+
+
 @pytest.mark.parametrize("unidirectional", [0, 1])
 def test_packed_attention(unidirectional: int) -> None:
     inputs = {
@@ -191,3 +241,51 @@ def test_four_bit_zero_points_are_told_from_bytes() -> None:
     twin = twin_package.to_fx(onnx_ir.from_onnx_text(text))
     (y,) = twin(torch.tensor([-20.0, -2.0, 3.0, 20.0]))
     assert y.tolist() == [-8, -1, 4, 7]
+
+
+@pytest.mark.parametrize(
+    ("activation", "parameters"),
+    [
+        ("Relu", []),
+        ("Sigmoid", []),
+        ("Tanh", []),
+        ("LeakyRelu", [0.1]),
+        ("Clip", [0.0, 1.5]),
+        ("HardSigmoid", [0.2, 0.4]),
+    ],
+)
+@pytest.mark.parametrize("skip", [False, True])
+def test_fused_conv(activation: str, parameters: list[float], skip: bool) -> None:
+    inputs = {
+        "x": normal(2, 4, 6, 5),
+        "w": normal(6, 2, 3, 3, seed=1),
+        "b": normal(6, seed=2),
+        "z": normal(2, 6, 3, 3, seed=3) if skip else None,
+    }
+    more = {"activation_params": parameters} if parameters else {}
+    compare(
+        "FusedConv",
+        inputs,
+        activation=activation,
+        group=2,
+        pads=[1, 1, 1, 1],
+        strides=[2, 2],
+        **more,
+    )
+
+
+@pytest.mark.parametrize("kinds", [False, True])
+@pytest.mark.parametrize("places", [False, True])
+def test_embed_layer_normalization(kinds: bool, places: bool) -> None:
+    inputs = {
+        "ids": whole(0, 9, 2, 5, dtype=np.int32),
+        "kinds": whole(0, 2, 2, 5, dtype=np.int32) if kinds else None,
+        "words": normal(9, 8),
+        "positions": normal(7, 8, seed=1),
+        "types": normal(2, 8, seed=2) if kinds else None,
+        "scale": normal(8, seed=3),
+        "shift": normal(8, seed=4),
+        "mask": whole(0, 2, 2, 5, dtype=np.int32),
+        "places": whole(0, 7, 1, 5, dtype=np.int32) if places else None,
+    }
+    compare("EmbedLayerNormalization", inputs, 3, compared=(0, 1, 2), epsilon=1e-5)

@@ -6,19 +6,12 @@ the artifact.
 """
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import json
-import logging
-import queue
-import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +22,7 @@ from rich.table import Table
 
 from whet.comparison import relative_error
 from whet.ir.values import Array
+from whet.tools.sweep.children import gather, quiet, serve
 
 __all__ = ["Row", "check_architecture", "main"]
 
@@ -71,7 +65,7 @@ def check_architecture(name: str, recipe: str = "exact", measure: bool = True) -
     row = Row(name)
     start = time.perf_counter()
     try:
-        with _quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), tempfile.TemporaryDirectory() as folder:
             _check(row, recipe, measure, Path(folder) / "artifact")
     except Exception as problem:
         notes = " ".join(getattr(problem, "__notes__", []))
@@ -159,67 +153,19 @@ def _flatten(value: object) -> list[Any]:
     return []
 
 
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """Keep libraries from talking: this process's standard output carries rows."""
-    logging.disable(logging.WARNING)
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _all(names: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
     """Yield rows as they come, from ``options.jobs`` processes."""
     console = Console(stderr=True)
-    rows: queue.Queue[Row] = queue.Queue()
-
-    def feed(part: Sequence[str]) -> None:
-        for row in _run(part, options):
-            rows.put(row)
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for part in range(options.jobs):
-            pool.submit(feed, names[part :: options.jobs])
-        steps = track(range(len(names)), "compiling", console=console)
-        for _ in steps if console.is_terminal else range(len(names)):
-            row = rows.get()
-            if not console.is_terminal:
-                console.print(
-                    f"{row.name} {row.failure or row.error} {row.seconds:.0f}s", soft_wrap=True
-                )
-            yield row
-
-
-def _run(names: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
-    waiting = list(names)
-    while waiting:
-        done = 0
-        for row in _child(waiting, options):
-            done += 1
-            yield row
-        if done < len(waiting):
-            yield Row(waiting[done], failure="the process died")
-            done += 1
-        waiting = waiting[done:]
-
-
-def _child(names: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
     flags = ["--recipe", options.recipe] + (["--no-measure"] if options.no_measure else [])
-    child = subprocess.Popen(
-        [sys.executable, "-m", "whet.tools.sweep", "--serve", *flags, *names],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert child.stdout is not None
-    for line in child.stdout:
-        if line.startswith("{"):
-            yield Row(**json.loads(line))
-    child.wait()
+    answers = gather("whet.tools.sweep", names, flags, options.jobs)
+    shown = track(answers, "compiling", total=len(names), console=console)
+    for name, data in shown if console.is_terminal else answers:
+        row = Row(name, failure="the process died") if data is None else Row(**data)
+        if not console.is_terminal:
+            console.print(
+                f"{row.name} {row.failure or row.error} {row.seconds:.0f}s", soft_wrap=True
+            )
+        yield row
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
@@ -233,9 +179,12 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(None if arguments is None else list(arguments))
     if options.serve:
-        for name in options.names:
-            row = check_architecture(name, options.recipe, not options.no_measure)
-            print(json.dumps(dataclasses.asdict(row)), flush=True)
+        serve(
+            options.names,
+            lambda name: dataclasses.asdict(
+                check_architecture(name, options.recipe, not options.no_measure)
+            ),
+        )
         return 0
     if options.jobs > 1 and not options.no_measure:
         parser.error("--jobs needs --no-measure: timings would disturb each other")

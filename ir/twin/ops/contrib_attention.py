@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from whet.errors import UnsupportedModel
-from whet.ir.twin.ops.attention import merge_heads, split_heads
+from whet.ir.twin.ops.attention import merge_heads, split_heads, weights_of
 from whet.ir.twin.registry import op
 
 
@@ -70,6 +70,61 @@ def multi_head_attention(
         biases.append(_causal(q.shape[2], keys, mask_filter_value, q.dtype))
     y, scores = _attend(q, k, v, scale, biases)
     return y, k, v, scores
+
+
+@op("GroupQueryAttention", domain="com.microsoft", returns_tuple=True)
+def group_query_attention(
+    query: Tensor,
+    key: Tensor | None = None,
+    value: Tensor | None = None,
+    past_key: Tensor | None = None,
+    past_value: Tensor | None = None,
+    seqlens_k: Tensor | None = None,
+    total_sequence_length: Tensor | None = None,
+    cos_cache: Tensor | None = None,
+    sin_cache: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    attention_bias: Tensor | None = None,
+    head_sink: Tensor | None = None,
+    *,
+    num_heads: int,
+    kv_num_heads: int,
+    do_rotary: int = 0,
+    local_window_size: int = -1,
+    scale: float | None = None,
+    smooth_softmax: int = 0,
+    softcap: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend causally with heads that share keys, every sample at its full length."""
+    if key is None or value is None:
+        raise UnsupportedModel("GroupQueryAttention with packed query, key and value has no twin")
+    if do_rotary or smooth_softmax or local_window_size > 0 or head_sink is not None:
+        raise UnsupportedModel(
+            "GroupQueryAttention with rotation, a window or a sink of its own has no twin"
+        )
+    q = split_heads(query, num_heads)
+    k, v = (split_heads(x, kv_num_heads) for x in (key, value))
+    if past_key is not None and past_value is not None:
+        k, v = torch.cat([past_key, k], dim=2), torch.cat([past_value, v], dim=2)
+    groups = num_heads // kv_num_heads
+    scores = torch.matmul(q, k.repeat_interleave(groups, 1).transpose(-1, -2))
+    scores = scores * (scale or 1 / math.sqrt(q.shape[-1]))
+    scores = softcap * torch.tanh(scores / softcap) if softcap > 0 else scores
+    bias = _hidden_later(q, k, attention_bias)
+    weights = weights_of(scores + bias, bias, q.dtype)
+    return merge_heads(torch.matmul(weights, v.repeat_interleave(groups, 1))), k, v
+
+
+def _hidden_later(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the bias with minus infinity where a key is later than the query, or as good as hidden."""
+    queries, keys = q.shape[2], k.shape[2]
+    position = torch.arange(queries).unsqueeze(1) + keys - queries
+    hidden = torch.arange(keys).unsqueeze(0) > position
+    zero = torch.zeros((), dtype=q.dtype)
+    if bias is None:
+        return torch.where(hidden, -torch.inf, zero)
+    hidden = hidden | (bias <= torch.finfo(torch.float32).min)
+    return torch.where(hidden, -torch.inf, bias)
 
 
 @op("Attention", domain="com.microsoft", returns_tuple=True)

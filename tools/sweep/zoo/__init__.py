@@ -2,5 +2,6 @@
 
 from whet.tools.sweep.zoo.architecture import Architecture, Sample, rebind
 from whet.tools.sweep.zoo.catalogue import architecture, architectures
+from whet.tools.sweep.zoo.lengthened import at_length
 
-__all__ = ["Architecture", "Sample", "architecture", "architectures", "rebind"]
+__all__ = ["Architecture", "Sample", "architecture", "architectures", "at_length", "rebind"]

@@ -7,6 +7,7 @@ import difflib
 from whet.errors import UsageError
 from whet.tools.sweep.zoo import (
     audio,
+    biased,
     convnets,
     decoders,
     encoders,
@@ -25,6 +26,7 @@ def architectures() -> tuple[Architecture, ...]:
         *convnets.ARCHITECTURES,
         *audio.ARCHITECTURES,
         *own.ARCHITECTURES,
+        *biased.ARCHITECTURES,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
+from torch.export import Dim
 
 from whet.tools.sweep.zoo.architecture import BATCH, SEQUENCE, Architecture, Sample, seeded
 from whet.tools.sweep.zoo.torchvision_ops import declare
@@ -68,13 +69,15 @@ def padding_mask(batch: int = 2, length: int = 24) -> torch.Tensor:
     return mask
 
 
-def text(model: nn.Module) -> Sample:
+def text(model: nn.Module, batch: int = 2, length: int = 24) -> Sample:
     """Give a model token ids and an attention mask; batch and sequence may vary."""
-    axes = {0: BATCH, 1: SEQUENCE}
-    inputs = {"input_ids": tokens(), "attention_mask": padding_mask()}
+    sequence = SEQUENCE if length <= 32 else Dim("sequence", min=2, max=2 * length)
+    axes = {0: BATCH, 1: sequence}
+    inputs = {"input_ids": tokens(batch, length), "attention_mask": padding_mask(batch, length)}
     return Sample(model, inputs, {"input_ids": axes, "attention_mask": axes})
 
 
-def pixels(model: nn.Module, side: int = 64) -> Sample:
-    """Give a model two RGB images as ``pixel_values``; the batch may vary."""
-    return Sample(model, {"pixel_values": torch.randn(2, 3, side, side)}, {"pixel_values": _PIXELS})
+def pixels(model: nn.Module, side: int = 64, batch: int = 2) -> Sample:
+    """Give a model RGB images as ``pixel_values``; the batch may vary."""
+    images = torch.randn(batch, 3, side, side)
+    return Sample(model, {"pixel_values": images}, {"pixel_values": _PIXELS})

@@ -1,82 +1,26 @@
-"""Execute small graphs in float64 where ONNX Runtime has float32 kernels only.
-
-Convolutions and average pooling are computed here, in double precision; every other node runs in a session of its
-own. This is an oracle for proofs, not a runtime: slow, exact to about 1e-15, and bounded in the work it accepts.
-"""
+"""Convolutions and pooling in double precision."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
-from whet.ir.execute import CannotRun, Executor
-from whet.ir.values import Array
+from whet.ir.execute import CannotRun
+from whet.ir.float64.kernel import (
+    Attributes,
+    Floats,
+    Kernel,
+    floats,
+    integer,
+    integers,
+    within_limit,
+)
 
-__all__ = ["WORK_LIMIT", "Float64Executor", "average_pool", "convolve", "convolve_transposed"]
-
-WORK_LIMIT = 1_000_000_000
-"""Multiplications that one node may take; about a second on one core; above it, proofs use float32."""
+__all__ = ["WINDOWS", "average_pool", "convolve", "convolve_transposed"]
 
 _CHUNK = 2_000_000
 """Elements of the matrix of windows that are written out at a time."""
-
-Floats = NDArray[np.float64]
-_Attributes = Mapping[str, object]
-
-
-class Float64Executor:
-    """Run a graph whose floating-point types are all float64, node by node."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        """Accept models with a Conv, ConvTranspose or AveragePool; the rest are better run as a whole."""
-        if not any(node.op_type in _KERNELS for node in model.graph.node):
-            raise CannotRun("no node needs a float64 kernel of our own")
-        self._model = model
-        self._constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        self._sessions: dict[tuple[int, tuple[str, ...]], Executor] = {}
-
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Return the outputs; raises :class:`~whet.ir.execute.CannotRun`."""
-        values: dict[str, Array] = {**self._constants, **feeds}
-        for index, node in enumerate(self._model.graph.node):
-            made = [name for name in node.output if name]
-            values.update(zip(made, self._step(index, node, made, values), strict=True))
-        return [values[name] for name in outputs]
-
-    def _step(
-        self, index: int, node: onnx.NodeProto, made: list[str], values: Mapping[str, Array]
-    ) -> Sequence[Array]:
-        kernel = _KERNELS.get(node.op_type) if node.domain == "" else None
-        if kernel is None:
-            feeds = {name: values[name] for name in node.input if name}
-            return self._session(index, node, feeds).run(feeds, made)
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        inputs = [values[name].astype(np.float64) for name in node.input if name]
-        return [kernel(attributes, *inputs)]
-
-    def _session(self, index: int, node: onnx.NodeProto, feeds: Mapping[str, Array]) -> Executor:
-        key = (index, tuple(str(array.dtype) for array in feeds.values()))
-        if key not in self._sessions:
-            inputs = [
-                helper.make_tensor_value_info(
-                    name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim
-                )
-                for name, array in feeds.items()
-            ]
-            outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-            graph = helper.make_graph([node], "step", inputs, outputs)
-            self._sessions[key] = Executor(
-                helper.make_model(
-                    graph,
-                    opset_imports=list(self._model.opset_import),
-                    ir_version=self._model.ir_version,
-                )
-            )
-        return self._sessions[key]
 
 
 def convolve(
@@ -92,7 +36,7 @@ def convolve(
     n, outputs, kernel = x.shape[0], w.shape[0], w.shape[2:]
     x = _padded(x, pads, 0.0)
     size = _windows(x.shape[2:], kernel, strides, dilations)
-    _within_limit(n * math.prod(size) * w.size)
+    within_limit(n * math.prod(size) * w.size)
     seen = _columns(x, kernel, strides, dilations)
     seen = seen.reshape(n, group, -1, *seen.shape[2:])
     rows = w.reshape(group, outputs // group, -1)
@@ -123,7 +67,7 @@ def convolve_transposed(
     count = len(size)
     full = [(size[k] - 1) * strides[k] + (kernel[k] - 1) * dilations[k] + 1 for k in range(count)]
     room = [full[k] + output_padding[k] for k in range(count)]
-    _within_limit(n * math.prod(size) * w.size)
+    within_limit(n * math.prod(size) * w.size)
     blocks = _taps_first(w.reshape(group, w.shape[0] // group, w.shape[1], *kernel)).swapaxes(
         -1, -2
     )
@@ -209,46 +153,67 @@ def _taps(
         )
 
 
-def _within_limit(work: int) -> None:
-    if work > WORK_LIMIT:
-        raise CannotRun(f"{work} multiplications are too many for the float64 oracle")
-
-
-def _ints(attributes: _Attributes, name: str, default: Sequence[int]) -> list[int]:
-    found = attributes.get(name, default)
-    if not isinstance(found, Sequence) or not found:
-        return list(default)
-    return [int(str(item)) for item in found]
-
-
-def _int(attributes: _Attributes, name: str, default: int) -> int:
-    return int(str(attributes.get(name, default)))
-
-
-def _grid(attributes: _Attributes, count: int) -> tuple[list[int], list[int], list[int]]:
+def _grid(attributes: Attributes, count: int) -> tuple[list[int], list[int], list[int]]:
     """Return strides, dilations and pads; automatic padding is refused."""
     automatic = attributes.get("auto_pad", b"NOTSET")
     if automatic not in (b"NOTSET", b"VALID"):
         raise CannotRun("automatic padding has no float64 kernel")
     ones, none = [1] * count, [0] * (2 * count)
-    pads = none if automatic == b"VALID" else _ints(attributes, "pads", none)
-    return _ints(attributes, "strides", ones), _ints(attributes, "dilations", ones), pads
+    pads = none if automatic == b"VALID" else integers(attributes, "pads", none)
+    return integers(attributes, "strides", ones), integers(attributes, "dilations", ones), pads
 
 
-def _with_bias(y: Floats, bias: Sequence[Floats]) -> Floats:
-    return y + bias[0].reshape(-1, *[1] * (y.ndim - 2)) if bias else y
+def _with_bias(y: Floats, bias: Floats | None) -> Floats:
+    return y if bias is None else y + bias.reshape(-1, *[1] * (y.ndim - 2))
 
 
-def _conv(attributes: _Attributes, x: Floats, w: Floats, *bias: Floats) -> Floats:
+def _conv(attributes: Attributes, *inputs: Floats | None) -> tuple[Floats, ...]:
+    """Compute Conv."""
+    x, w, bias = floats(inputs, 3)
+    assert x is not None
+    assert w is not None
     strides, dilations, pads = _grid(attributes, w.ndim - 2)
-    group = _int(attributes, "group", 1)
+    group = integer(attributes, "group", 1)
     y = convolve(x, w, strides=strides, dilations=dilations, pads=pads, group=group)
-    return _with_bias(y, bias)
+    return (_with_bias(y, bias),)
 
 
-def _conv_transpose(attributes: _Attributes, x: Floats, w: Floats, *bias: Floats) -> Floats:
+def _fused_conv(attributes: Attributes, *inputs: Floats | None) -> tuple[Floats, ...]:
+    """Compute com.microsoft's FusedConv: ``activation(Conv(x, w, b) + z)``."""
+    x, w, bias, z = floats(inputs, 4)
+    (y,) = _conv(attributes, x, w, bias)
+    activation = attributes.get("activation", b"")
+    name = activation.decode() if isinstance(activation, bytes) else str(activation)
+    return (_activated(y if z is None else y + z, name, attributes),)
+
+
+def _activated(y: Floats, name: str, attributes: Attributes) -> Floats:
+    given = attributes.get("activation_params", ())
+    parameters = [float(str(p)) for p in given] if isinstance(given, Sequence) else []
+    if name == "":
+        return y
+    if name == "Relu":
+        return np.maximum(y, 0)
+    if name == "Tanh":
+        return np.tanh(y)
+    if name == "Sigmoid":
+        return 1 / (1 + np.exp(-y))
+    if name == "LeakyRelu":
+        return np.where(y < 0, y * (parameters[0] if parameters else 0.01), y)
+    if name == "Clip" and len(parameters) == 2:
+        return np.clip(y, parameters[0], parameters[1])
+    if name == "HardSigmoid" and len(parameters) == 2:
+        return np.clip(parameters[0] * y + parameters[1], 0, 1)
+    raise CannotRun(f"activation '{name}' of FusedConv has no float64 kernel")
+
+
+def _conv_transpose(attributes: Attributes, *inputs: Floats | None) -> tuple[Floats, ...]:
+    """Compute ConvTranspose."""
     if "output_shape" in attributes:
         raise CannotRun("output_shape has no float64 kernel")
+    x, w, bias = floats(inputs, 3)
+    assert x is not None
+    assert w is not None
     count = w.ndim - 2
     strides, dilations, pads = _grid(attributes, count)
     y = convolve_transposed(
@@ -257,30 +222,34 @@ def _conv_transpose(attributes: _Attributes, x: Floats, w: Floats, *bias: Floats
         strides=strides,
         dilations=dilations,
         pads=pads,
-        output_padding=_ints(attributes, "output_padding", [0] * count),
-        group=_int(attributes, "group", 1),
+        output_padding=integers(attributes, "output_padding", [0] * count),
+        group=integer(attributes, "group", 1),
     )
-    return _with_bias(y, bias)
+    return (_with_bias(y, bias),)
 
 
-def _average_pool(attributes: _Attributes, x: Floats, *_: Floats) -> Floats:
-    if _int(attributes, "ceil_mode", 0):
+def _average_pool(attributes: Attributes, *inputs: Floats | None) -> tuple[Floats, ...]:
+    """Compute AveragePool."""
+    if integer(attributes, "ceil_mode", 0):
         raise CannotRun("ceil_mode has no float64 kernel")
-    kernel = _ints(attributes, "kernel_shape", [])
+    (x,) = floats(inputs, 1)
+    assert x is not None
+    kernel = integers(attributes, "kernel_shape", [])
     strides, dilations, pads = _grid(attributes, len(kernel))
-    counted = bool(_int(attributes, "count_include_pad", 0))
-    return average_pool(
+    y = average_pool(
         x,
         kernel=kernel,
         strides=strides,
         dilations=dilations,
         pads=pads,
-        count_include_pad=counted,
+        count_include_pad=bool(integer(attributes, "count_include_pad", 0)),
     )
+    return (y,)
 
 
-_KERNELS: dict[str, Callable[..., Floats]] = {
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "AveragePool": _average_pool,
+WINDOWS: Mapping[tuple[str, str], Kernel] = {
+    ("", "Conv"): _conv,
+    ("", "ConvTranspose"): _conv_transpose,
+    ("", "AveragePool"): _average_pool,
+    ("com.microsoft", "FusedConv"): _fused_conv,
 }
