@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir
 
 from whet.analysis.content_rules import Known, Shape
-from whet.analysis.size_arithmetic import Size, add, divide, product
+from whet.analysis.size_arithmetic import Size, add, divide, product, subtract
 from whet.ir.values import attribute_int, attribute_ints
 
 __all__ = ["SHAPE_RULES", "broadcast"]
@@ -120,6 +120,18 @@ def _of_expand(node: onnx_ir.Node, known: Known) -> Shape | None:
     return broadcast(before, target.items)
 
 
+def _of_range(node: onnx_ir.Node, known: Known) -> Shape | None:
+    """Count from one size to another that is certainly not smaller, in steps of 1."""
+    contents = [known.content(value) for value in node.inputs]
+    items = [None if c is None or len(c.items) != 1 else c.items[0] for c in contents]
+    start, limit, step = items
+    if start is None or limit is None or step != 1:
+        return None
+    count = subtract(limit, start)
+    factors = [count] if isinstance(count, int) else [factor for _, factor in count.terms]
+    return (count,) if min(factors) >= 0 else None
+
+
 def _of_tile(node: onnx_ir.Node, known: Known) -> Shape | None:
     counts, before = known.content(node.inputs[1]), known.shape(node.inputs[0])
     if counts is None or before is None or len(counts.items) != len(before):
@@ -215,6 +227,7 @@ SHAPE_RULES: Mapping[str, Callable[[onnx_ir.Node, Known], Shape | None]] = {
     "Expand": _of_expand,
     "Gather": _of_gather,
     "MatMul": _of_matmul,
+    "Range": _of_range,
     "Reshape": _of_reshape,
     "Slice": _of_slice,
     "Squeeze": _of_squeeze,

@@ -11,6 +11,9 @@ SMALL_INTEGERS, SMALL_FLOATS = 1024, 16
 """Initializers up to this many elements take part: shapes, axes and ranges are computed from them.
 """
 
+_ANONYMOUS = "unk__"
+"""How names begin that ONNX's inference gives to sizes it cannot tell."""
+
 Dim = int | onnx_ir.SymbolicDim
 
 
@@ -155,4 +158,11 @@ def _better(known: Dim, found: int | str | None, trust: bool) -> int | str | Dim
         return known if trust or not isinstance(found, int) else found
     if isinstance(found, int):
         return found
+    if not trust and _is_anonymous(known):
+        return found
     return known if known.value is not None else found
+
+
+def _is_anonymous(dim: onnx_ir.SymbolicDim) -> bool:
+    """Tell whether an inference made the name up: the next one gives it to another size."""
+    return dim.value is not None and dim.value.startswith(_ANONYMOUS)

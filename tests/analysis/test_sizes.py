@@ -40,6 +40,11 @@ def shapes(text: str, opset: int = 21) -> dict[str | None, str]:
         ("y = Where(c, x, v)", "N,M,4"),
         ("y = Tile(v, two)", "8"),
         ("t = Concat<axis = 0>(two, one, two) y = Tile(x, t)", "2*N,M,8"),
+        ("t = Shape<start = 1, end = 2>(x) u = Squeeze(t) y = Range(i, u, k)", "M"),
+        ("t = Shape<start = 1, end = 2>(x) u = Squeeze(t) z = Add(u, k) y = Range(k, z, k)", "M"),
+        ("t = Shape<start = 1, end = 2>(x) u = Squeeze(t) y = Range(k, u, k)", "?"),
+        ("t = Shape<start = 1, end = 2>(x) u = Squeeze(t) y = Range(i, u, u)", "?"),
+        ("t = Shape<start = 2>(x) u = Squeeze(t) y = Range(k, u, k)", "3"),
         ("y = NonZero(x)", "?"),
     ],
 )
@@ -47,6 +52,7 @@ def test_shapes_of_results(body: str, shape: str) -> None:
     found = shapes(
         f"""(float[N, M, 4] x, bool[N, 1, 1] c) => (float y) <float[4] v = {{1, 2, 3, 4}},
             float[4, 6] w = {{{", ".join("1" * 24)}}}, int64[2] s = {{-1, 4}}, int64[2] e = {{3, 1}},
+            int64 i = {{0}}, int64 k = {{1}},
             int64[1] two = {{2}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] back = {{-1}},
             int64[1] huge = {{9223372036854775807}}> {{ {body} }}"""
     )

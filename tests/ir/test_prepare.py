@@ -284,3 +284,19 @@ def test_normalizing_twice_changes_nothing():
     first = onnx_ir.to_proto(model).SerializeToString(deterministic=True)
     again = onnx_ir.to_proto(normalize(model)).SerializeToString(deterministic=True)
     assert again == first
+
+
+def test_names_that_an_earlier_inference_made_up_are_not_kept():
+    """They begin anew at 0 in every inference, and would soon name two sizes alike."""
+    model = load("""
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[N, 4] x, int64[1] k) => (float[A, B] y, float[C, D] z)
+        { u = Slice(x, k, k) v = Slice(x, k, k) y = Relu(u) z = Relu(v) }
+    """)
+    u, v = (node.outputs[0] for node in list(model.graph)[:2])
+    u.shape, v.shape = onnx_ir.Shape(["unk__7", 4]), onnx_ir.Shape(["unk__7", "M"])
+    infer_shapes(model, trust=False)
+    assert u.shape is not None
+    assert v.shape is not None
+    assert u.shape[0] != v.shape[0]
+    assert v.shape[1] == onnx_ir.SymbolicDim("M")
