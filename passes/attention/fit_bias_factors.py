@@ -51,6 +51,7 @@ class FitBiasFactors(Pass):
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
     bound: ClassVar[float | None] = 2e-2
+    explains: ClassVar[bool] = True
 
     error: float = 2e-2
     """The largest ``||y' - y|| / ||y||`` of an attention's output on held-out samples."""
