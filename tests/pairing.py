@@ -8,6 +8,7 @@ from rewriting import context_of, model_of
 
 from whet.ir.execute import Executor
 from whet.ir.values import Array
+from whet.passes.base import Pass
 from whet.passes.workbench import Context, Workbench
 
 __all__ = [
@@ -19,7 +20,7 @@ __all__ = [
     "workbench",
 ]
 
-HEADS, SIZE, CHANNELS, HIDDEN = 2, 8, 6, 12
+HEADS, SIZE, CHANNELS, HIDDEN, LENGTH = 2, 8, 6, 12, 24
 Feeds = dict[str, Array]
 
 PERCEPTRON = """
@@ -33,37 +34,47 @@ PERCEPTRON = """
 """``z_ij = gelu(W [x_i, x_j, x_i x_j]) C``, a value for each head."""
 
 
+MATRICES = {
+    "wq": (CHANNELS, HEADS * SIZE),
+    "wk": (CHANNELS, HEADS * SIZE),
+    "wv": (CHANNELS, HEADS * SIZE),
+    "wi": (CHANNELS, HIDDEN),
+    "wj": (CHANNELS, HIDDEN),
+    "wp": (CHANNELS, HIDDEN),
+    "wo": (HIDDEN, HEADS),
+    "wc": (2 * CHANNELS, HIDDEN),
+    "wn": (CHANNELS, 2),
+    "wm": (2, CHANNELS),
+    "table": (LENGTH, LENGTH),
+}
+NUMBERS = (
+    "float zero = {0}, float unit = {1}, float big = {1000}, float c0 = {-1e30}, float c1 = {-1e9}"
+)
+AXES = (
+    "int64[1] first = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] three = {3},"
+    " int64[2] ends = {1, 2}, int64 axis = {1}"
+)
+
+
 def of_pairs(nodes: str = PERCEPTRON, inputs: str = "", attributes: str = "") -> onnx_ir.Model:
     """Return an attention of ``x [B, N, CHANNELS]`` whose mask is ``bias``, at opset 23."""
-    width = HEADS * SIZE
-    model = model_of(
+    matrices = (_matrix(k, name, *shape) for k, (name, shape) in enumerate(MATRICES.items(), 1))
+    heads = "\n".join(
+        f"{n}0 = MatMul(x, w{n}) {n}1 = Reshape({n}0, split) {n} = Transpose<perm=[0, 2, 1, 3]>({n}1)"
+        for n in "qkv"
+    )
+    return model_of(
         f"""(float[B,N,{CHANNELS}] x {inputs}) => (float[B,{HEADS},N,{SIZE}] y)
-        <int64[1] one = {{1}}, int64[1] two = {{2}}, int64[2] ends = {{1, 2}}, float low = {{-1e30}},
-         float big = {{1000.0}}, int64[4] split = {{0, 0, {HEADS}, {SIZE}}}>
-        {{
-          q0 = MatMul(x, wq)  q1 = Reshape(q0, split)  q = Transpose<perm=[0, 2, 1, 3]>(q1)
-          k0 = MatMul(x, wk)  k1 = Reshape(k0, split)  k = Transpose<perm=[0, 2, 1, 3]>(k1)
-          v0 = MatMul(x, wv)  v1 = Reshape(v0, split)  v = Transpose<perm=[0, 2, 1, 3]>(v1)
-          {nodes}
-          y = Attention{attributes}(q, k, v, bias)
-        }}""".replace(
-            "<int64[1] one",
-            f"<float[{CHANNELS},{width}] wq = {_numbers(1, CHANNELS, width)},"
-            f" float[{CHANNELS},{width}] wk = {_numbers(2, CHANNELS, width)},"
-            f" float[{CHANNELS},{width}] wv = {_numbers(3, CHANNELS, width)},"
-            f" float[{CHANNELS},{HIDDEN}] wi = {_numbers(4, CHANNELS, HIDDEN)},"
-            f" float[{CHANNELS},{HIDDEN}] wj = {_numbers(5, CHANNELS, HIDDEN)},"
-            f" float[{CHANNELS},{HIDDEN}] wp = {_numbers(6, CHANNELS, HIDDEN)},"
-            f" float[{HIDDEN},{HEADS}] wo = {_numbers(7, HIDDEN, HEADS)}, int64[1] one",
-        ),
+        <{", ".join(matrices)}, {NUMBERS}, {AXES}, int64[4] split = {{0, 0, {HEADS}, {SIZE}}}>
+        {{ {heads} {nodes} y = Attention{attributes}(q, k, v, bias) }}""",
         opset=23,
     )
-    return model
 
 
-def _numbers(seed: int, rows: int, columns: int) -> str:
+def _matrix(seed: int, name: str, rows: int, columns: int) -> str:
     array = np.random.default_rng(seed).standard_normal((rows, columns)) / np.sqrt(rows)
-    return "{" + ", ".join(f"{float(item):.5f}" for item in array.reshape(-1)) + "}"
+    numbers = ", ".join(f"{float(item):.5f}" for item in array.reshape(-1))
+    return f"float[{rows},{columns}] {name} = {{{numbers}}}"
 
 
 def drawn(samples: int, length: int, seed: int = 0) -> Feeds:
@@ -78,9 +89,9 @@ def calibrated(model: onnx_ir.Model, *batches: Feeds, seed: int = 0) -> Context:
     return dataclasses.replace(context_of(model), calibration=batches, seed=seed)
 
 
-def workbench(model: onnx_ir.Model, step: object, context: Context) -> Workbench:
-    work = Workbench(model, step, context)  # type: ignore[arg-type]
-    step.apply(work)  # type: ignore[attr-defined]
+def workbench(model: onnx_ir.Model, step: Pass, context: Context) -> Workbench:
+    work = Workbench(model, step, context)
+    step.apply(work)
     assert not work.coverage.failures
     return work
 

@@ -61,7 +61,7 @@ class FitBiasFactors(Pass):
     """Width of the perceptrons."""
     steps: int = 600
     """Steps of their training; 0 leaves them out."""
-    samples: int = 48
+    samples: int = 64
     """Calibration samples that are looked at, held-out ones included."""
     when: Literal["measured", "always"] = "measured"
     """``always``: also where it was not measured to be faster."""

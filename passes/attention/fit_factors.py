@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import scipy.special
 
-from whet.passes.attention.feature_basis import BASES, Basis, Doubles, fit_basis
+from whet.passes.attention.feature_basis import BASES, Basis, BasisKind, Doubles, fit_basis
 
 __all__ = [
     "FactorFunction",
@@ -24,7 +24,11 @@ __all__ = [
     "output_error",
 ]
 
-_RIDGES = (1e-10, 1e-4, 1e-2)
+_RIDGES: dict[BasisKind, tuple[float, ...]] = {
+    "linear": (1e-10, 1e-2),
+    "products": (1e-10, 1e-4, 1e-2),
+    "waves": (1e-4, 1e-2),
+}
 _SWEEPS = 3
 _STEPS = 80
 _FINEST = 1e-13
@@ -177,7 +181,7 @@ def _best_start(train: PairData, check: PairData, rank: int, goal: float, seed: 
     starts: list[_Start] = []
     for kind in BASES:
         bases = fit_basis(train.x, kind, seed), fit_basis(train.y, kind, seed)
-        starts += [_Start(train, check, *bases, ridge) for ridge in _RIDGES]
+        starts += [_Start(train, check, *bases, ridge) for ridge in _RIDGES[kind]]
         if min(start.fit(rank).check_error for start in starts) <= goal:
             break
     return min(starts, key=lambda start: start.fit(rank).check_error)
