@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import onnx_ir
 
     from whet.passes.base import Pass
+    from whet.passes.pipeline import Fixpoint
 
 __all__ = ["Runner", "RuntimeOptions", "Target", "find_target", "open_runner", "targets"]
 
@@ -69,7 +70,7 @@ class Target(ABC):
 
     name: str
 
-    def legalize(self) -> "tuple[Pass, ...]":
+    def legalize(self) -> "tuple[Pass | Fixpoint, ...]":
         """Return the passes that bring a model into the form this runtime runs best."""
         return ()
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import onnx_ir
 
     from whet.passes.base import Pass
+    from whet.passes.pipeline import Fixpoint
 
 __all__ = ["OnnxRuntime", "lean", "runtime_fusions"]
 
@@ -33,7 +34,7 @@ class OnnxRuntime(Target):
 
     name = "onnxruntime"
 
-    def legalize(self) -> "tuple[Pass, ...]":
+    def legalize(self) -> "tuple[Pass | Fixpoint, ...]":
         """Return the passes that choose among ONNX Runtime's own operators."""
         from whet.passes.recipes import legalization
 

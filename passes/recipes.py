@@ -26,7 +26,15 @@ _FIRST = (
     "eliminate-common-subexpressions",
 )
 _ALSO_LAST = ("eliminate-dead-code",)
-_LOSSY = ("quantize-static", "quantize-dynamic")
+_LIFTS = ("expand-", "lift-")
+_LAST = (
+    "fold-constants",
+    "deduplicate-initializers",
+    "eliminate-common-subexpressions",
+    "eliminate-dead-code",
+)
+"""What tidies up behind the choice of operators without undoing it."""
+_LOSSY = ("factor-bias-table", "quantize-static", "quantize-dynamic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +54,9 @@ class Recipe:
         return self.name
 
 
-def legalization(folder: str) -> tuple[Pass, ...]:
-    """Return the passes below ``passes/FOLDER``, which choose a runtime's own operators."""
-    return tuple(_found(folder))
+def legalization(folder: str) -> tuple[Pass | Fixpoint, ...]:
+    """Return the passes below ``passes/FOLDER``, which choose a runtime's own operators, and what tidies up."""
+    return (*_found(folder), Fixpoint(tuple(make_pass(name) for name in _LAST)))
 
 
 def canonical() -> Fixpoint:
@@ -65,7 +73,8 @@ def exact() -> Fixpoint:
     """
     clean = canonical().passes
     rest = [step for step in _found("canonical", "fusion", "attention") if step not in clean]
-    rest.sort(key=lambda step: step.fidelity is not Fidelity.EXACT)
+    # What is still spelled out is recognized before its parts are folded into weights.
+    rest.sort(key=lambda s: (not s.name.startswith(_LIFTS), s.fidelity is not Fidelity.EXACT))
     return Fixpoint((*clean, *rest, *(step for step in clean if step.name in _ALSO_LAST)))
 
 

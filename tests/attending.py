@@ -36,7 +36,7 @@ class Biased:
             <float[4] slopes = {{0.5, 0.25, 0.125, 0.0625}}, float[4] odd = {{0.63, 0.397, 0.25, 0.157}},
              float[4] mixed = {{0.5, -0.3, 0.0, 1.5}}, int64 zero = {{0}}, int64 one = {{1}},
              int64[1] first = {{0}}, int64[1] last = {{-1}}, int64[2] ends = {{-2, -1}},
-             int64[2] ax12 = {{1, 2}}, int64[1] ax1 = {{1}}, int64[1] ax2 = {{2}},
+             int64[2] ax12 = {{1, 2}}, int64[1] ax1 = {{1}}, int64[1] ax2 = {{2}}, int64[1] four = {{4}},
              float two = {{2.0}}, float unit = {{1.0}}, float half = {{0.5}},
              float shift = {{0.0}}, float least = {{-3.4e38}}>
             {{

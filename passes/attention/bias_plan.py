@@ -19,6 +19,7 @@ from whet.passes.attention.mask_patterns import (
     hides,
     is_causal,
     is_pattern,
+    narrow,
     split_mask,
 )
 
@@ -117,11 +118,11 @@ def _take_mask_out(plan: BiasPlan) -> None:
     """Part the table into moderate values and the mask that was added to it when constants were folded."""
     assert plan.table is not None
     found = split_mask(plan.table)
-    plan.table = found.finite
+    plan.table = narrow(found.finite)
     if not np.isfinite(found.finite).all():
         raise Mismatch("the table holds values that are not numbers")
     if found.mask is not None:
-        plan.patterns.append(found.mask)
+        plan.patterns.append(narrow(found.mask))
 
 
 def _settle_masks(plan: BiasPlan, sizes: AttentionSizes) -> None:

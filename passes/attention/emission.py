@@ -1,6 +1,7 @@
 """Spell an expression as nodes of the graph, over the axes of a query, of a key, or of both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 import onnx_ir
@@ -19,6 +20,8 @@ from whet.passes.attention.expression import (
     Leaf,
     Number,
     Sum,
+    apply,
+    axes_of,
 )
 from whet.passes.attention.reading import is_plain
 from whet.passes.attention.separation import Term
@@ -50,6 +53,30 @@ class Emitter:
     def bias(self, body: Expression) -> onnx_ir.Value:
         """Return a tensor that broadcasts to ``[batch, heads, queries, keys]``."""
         return self._emit(body, (BATCH, HEAD, QUERY, KEY))
+
+    def mask(self, body: Expression) -> onnx_ir.Value:
+        """Return the same, repeated over queries: ONNX Runtime's kernel does not broadcast over them."""
+        value = self.bias(body)
+        if QUERY in axes_of(body):
+            return value
+        one = self._build.ints(1)
+        sizes = (one, one, self._size(QUERY), one)
+        shape = self._build.op("Concat", *sizes, attributes={"axis": 0})
+        return self._build.op("Expand", value, shape)
+
+    def zero_unless_any(
+        self, conditions: Sequence[Expression], result: onnx_ir.Value
+    ) -> onnx_ir.Value:
+        """Return ``result [batch, heads, queries, …]``, zero where no key meets the conditions, which are of keys.
+
+        That is what Attention is defined to give for minus infinity everywhere.
+        """
+        build, dtype = self._build, self._dtype
+        both = reduce(lambda a, b: apply("And", (a, b), onnx_ir.DataType.BOOL), conditions)
+        seen = build.op("Cast", self.bias(both), attributes={"to": int(dtype)})
+        most = build.op("ReduceMax", seen, build.ints(-1), attributes={"keepdims": 1})
+        some = build.op("Cast", most, attributes={"to": int(onnx_ir.DataType.BOOL)})
+        return build.op("Where", some, result, build.constant(np.asarray(0, dtype.numpy())))
 
     def factors(self, terms: tuple[Term, ...]) -> tuple[list[onnx_ir.Value], list[onnx_ir.Value]]:
         """Return columns that broadcast to ``[batch, heads, queries, c]`` and to ``[batch, heads, keys, c]``."""

@@ -1,6 +1,7 @@
 """Replace an additive bias by factors appended to queries and keys, where its formula is in the graph."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -107,8 +108,10 @@ class FactorBias(Pass):
         emitter = Emitter(build, call, _FLOAT)
         left, right = emitter.factors(parts.terms)
         body = parts.mask()
-        mask = None if body is None else emitter.bias(body)
+        mask = None if body is None else emitter.mask(body)
         new = append_factors(build, call, left, right, mask=mask, causal=parts.causal)
+        if parts.hidden and math.isinf(parts.whole.fill):
+            new = emitter.zero_unless_any(parts.hidden, new)
         old = (call.node, *reversed(reader.nodes))
         work.propose(
             Proposal(
@@ -131,6 +134,8 @@ class _Parts:
 
     terms: tuple[Term, ...]
     causal: bool
+    hidden: list[Expression]
+    """Conditions on keys that became factors."""
     conditions: list[Expression]
     added: list[Expression]
     whole: Mask
@@ -180,7 +185,7 @@ def _take_apart(mask: Mask, call: AttentionCall, any_rows: bool) -> _Parts:
     if not found:
         raise Mismatch("; ".join(reasons) or _why_none(mask, causal))
     rest = [condition for condition in conditions if condition not in hidden]
-    return _Parts(found, causal, rest, added, mask)
+    return _Parts(found, causal, hidden, rest, added, mask)
 
 
 def _why_none(mask: Mask, causal: bool) -> str:

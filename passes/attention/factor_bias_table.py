@@ -40,6 +40,7 @@ class FactorBiasTable(Pass):
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
+    explains: ClassVar[bool] = True
     bound: ClassVar[float | None] = 1e-2
     gated: ClassVar[bool] = True
 
@@ -66,13 +67,18 @@ class FactorBiasTable(Pass):
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-    """``left [period, heads or 1, n or 1, r]`` and ``right [period, key heads or 1, m, r]``.
-
-    A last column of ones on the left stands for one of the keys that is computed.
-    """
+    """``left [period, heads or 1, n or 1, r]`` and ``right [period, key heads or 1, m, r]``."""
 
     left: Real
     right: Real
+
+    @property
+    def rank(self) -> int:
+        return int(self.left.shape[-1])
+
+    @property
+    def bytes(self) -> int:
+        return self.left.nbytes + self.right.nbytes
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -141,13 +147,11 @@ class _Run:
         assert call.mask is not None
         sizes = call.sizes(self._shapes(_operands(call)))
         plan = plan_bias(self._work.model, call, sizes, self._step.max_length)
-        pair = self._factor(call, plan, sizes, samples)
-        payoff = self._payoff(call, sizes, pair.left.shape[-1], plan)
+        pairs = self._factor(call, plan, sizes, samples)
+        rank = sum(pair.rank for pair in pairs) + bool(plan.columns)
+        payoff = self._payoff(call, sizes, rank, plan)
         build = self._work.builder(call.node)
-        weights = self._weights.get(pair.key) or (
-            build.constant(pair.left, f"{call.mask.name}.left"),
-            build.constant(pair.right, f"{call.mask.name}.right"),
-        )
+        weights = [self._placed(build, pair, call) for pair in pairs]
         try:
             result = _emit(build, call, plan, sizes, weights)
         except Mismatch:
@@ -155,10 +159,10 @@ class _Run:
             raise
         damage = Damage(
             site=call.node.name or call.node.op_type,
-            format=f"bias rank {pair.left.shape[-1]}",
+            format=f"bias rank {rank}",
             error=0.0,
             bytes_before=sum(4 * part.size for part in plan.parts),
-            bytes_after=pair.left.nbytes + pair.right.nbytes,
+            bytes_after=sum(pair.bytes for pair in pairs),
             ms_before=None if payoff is None else payoff.ms_before,
             ms_after=None if payoff is None else payoff.ms_after,
         )
@@ -167,7 +171,15 @@ class _Run:
             tuple(build.initializers),
         )  # fmt: skip
         if self._work.propose(proposal, damage, self._named(call, samples)):
-            self._weights[pair.key] = weights
+            self._weights.update((p.key, w) for p, w in zip(pairs, weights, strict=True))
+
+    def _placed(self, build: Builder, pair: _Pair, call: AttentionCall) -> _Weights:
+        """Return the factors as weights: those that are in the model already, if there are."""
+        name = "bias" if call.mask is None else call.mask.name
+        return self._weights.get(pair.key) or (
+            build.constant(pair.left, f"{name}.left"),
+            build.constant(pair.right, f"{name}.right"),
+        )
 
     def _shapes(self, values: Sequence[onnx_ir.Value]) -> Mapping[str, tuple[int, ...]]:
         """Return the shapes at the first binding, by name; what is not known yet is looked at together."""
@@ -184,18 +196,16 @@ class _Run:
         plan: BiasPlan,
         sizes: AttentionSizes,
         samples: tuple[Real, ...],
-    ) -> _Pair:
-        pairs = [_Pair(*pattern_factors(pattern)) for pattern in plan.patterns]
+    ) -> list[_Pair]:
+        pairs: list[_Pair] = []
         if plan.table is not None:
             scale = call.factor(sizes.head)
             found = factor_table(self._factors, plan.table, sizes, samples, scale)
-            pairs.insert(0, _Pair(found.left, found.right))
+            pairs.append(_Pair(found.left, found.right))
+        pairs += [_Pair(*pattern_factors(pattern)) for pattern in plan.patterns]
         if any(pair.right.shape[1] not in {1, sizes.key_heads} for pair in pairs):
             raise Mismatch(f"a mask per head, but {sizes.key_heads} heads of keys")
-        left = [pair.left for pair in pairs]
-        if plan.columns:
-            left.append(np.ones((1, 1, 1, 1), np.float32))
-        return _Pair(_side_by_side(left), _side_by_side([pair.right for pair in pairs]))
+        return pairs
 
     def _payoff(
         self,
@@ -250,23 +260,19 @@ def _check_form(call: AttentionCall) -> None:
         raise Mismatch(f"the operands are of type {call.q.dtype}, not FLOAT")
 
 
-def _side_by_side(parts: Sequence[Real]) -> Real:
-    """Concatenate factors along the rank after broadcasting the rest."""
-    outer = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
-    wide = [np.broadcast_to(part, (*outer, part.shape[-1])) for part in parts]
-    return np.concatenate(wide, axis=-1, dtype=np.float32)
-
-
 def _emit(
     build: Builder,
     call: AttentionCall,
     plan: BiasPlan,
     sizes: AttentionSizes,
-    weights: _Weights,
+    weights: Sequence[_Weights],
 ) -> onnx_ir.Value:
     mask = _join(build, call, plan, sizes)
-    left = _place(build, weights[0], call.q, plan, sizes)
-    right = [_place(build, weights[1], call.k, plan, sizes), *_columns(build, plan)]
+    left = [_place(build, pair[0], call.q, plan, sizes) for pair in weights]
+    right = [_place(build, pair[1], call.k, plan, sizes) for pair in weights]
+    if plan.columns:
+        left.append(build.constant(np.ones((1, 1, 1, 1), np.float32)))
+        right.append(_column(build, plan))
     return append_factors(build, call, left, right, mask=mask, causal=plan.causal)
 
 
@@ -289,14 +295,12 @@ def _join(
     return build.op("Expand", total, shape)
 
 
-def _columns(build: Builder, plan: BiasPlan) -> list[onnx_ir.Value]:
-    """Return what the graph adds for each key as a column ``[batch or 1, 1, m, 1]``, if it does."""
-    if not plan.columns:
-        return []
+def _column(build: Builder, plan: BiasPlan) -> onnx_ir.Value:
+    """Return what the graph adds for each key: ``[batch or 1, 1, m, 1]``."""
     summands = [_summand(build, term) for term in plan.columns]
     total = functools.reduce(lambda one, other: build.op("Add", one, other), summands)
     finite = build.op("Max", total, build.constant(np.asarray(FLOOR, np.float32)))
-    return [build.op("Transpose", finite, attributes={"perm": [0, 1, 3, 2]})]
+    return build.op("Transpose", finite, attributes={"perm": [0, 1, 3, 2]})
 
 
 def _summand(build: Builder, term: Term) -> onnx_ir.Value:

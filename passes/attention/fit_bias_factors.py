@@ -50,6 +50,7 @@ class FitBiasFactors(Pass):
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
+    explains: ClassVar[bool] = True
     bound: ClassVar[float | None] = 2e-2
     explains: ClassVar[bool] = True
 

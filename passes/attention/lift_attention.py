@@ -33,6 +33,7 @@ class LiftAttention(Pass):
     """
 
     fidelity: ClassVar[Fidelity] = Fidelity.ROUNDING
+    explains: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Analysis[object]], ...]] = (Sizes,)
 
     def apply(self, work: Workbench) -> None:

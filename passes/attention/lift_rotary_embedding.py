@@ -37,6 +37,7 @@ class LiftRotaryEmbedding(Pass):
     """
 
     fidelity: ClassVar[Fidelity] = Fidelity.ROUNDING
+    explains: ClassVar[bool] = True
 
     def apply(self, work: Workbench) -> None:
         """Visit every node that could end a rotation."""

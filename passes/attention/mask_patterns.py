@@ -21,6 +21,7 @@ __all__ = [
     "hides",
     "is_causal",
     "is_pattern",
+    "narrow",
     "pattern_factors",
     "split_mask",
 ]
@@ -40,6 +41,15 @@ class Split:
     finite: Real
     mask: Real | None
     """Zeros, and what stands where keys are shut out; None where nothing is."""
+
+
+def narrow(table: Real) -> Real:
+    """Return the table without repetitions over its first two dimensions."""
+    for axis in (0, 1):
+        first = table.take([0], axis)
+        if table.shape[axis] > 1 and np.array_equal(table, np.broadcast_to(first, table.shape)):
+            table = first
+    return table
 
 
 def is_pattern(table: Real) -> bool:
@@ -64,7 +74,15 @@ def split_mask(table: Real) -> Split:
     finite = np.where(soft, table.astype(np.float64) - level, table)
     if level >= 0 or np.abs(finite).max() > -_SOFT:
         return Split(table, None)
-    return Split(finite, np.where(soft, level, 0.0).astype(np.float32))
+    return Split(_once(finite, soft, -level), np.where(soft, level, 0.0).astype(np.float32))
+
+
+def _once(finite: Real, masked: npt.NDArray[np.bool_], level: float) -> Real:
+    """Return one table for all samples if they differ by no more than the rounding of values near ``level``."""
+    seen = np.argmin(masked, axis=0, keepdims=True)
+    table = np.take_along_axis(finite, seen, axis=0)
+    rounding = 2 * float(np.spacing(np.float32(level)))
+    return table if np.abs(finite - table).max() <= rounding else finite
 
 
 def _fill(table: Real, hidden: npt.NDArray[np.bool_]) -> Real:

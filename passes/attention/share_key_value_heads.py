@@ -24,6 +24,7 @@ class ShareKeyValueHeads(Pass):
     """
 
     fidelity: ClassVar[Fidelity] = Fidelity.ROUNDING
+    explains: ClassVar[bool] = True
 
     def apply(self, work: Workbench) -> None:
         """Visit every Attention."""

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 import onnx_ir
 
 from whet.errors import Mismatch
-from whet.ir.values import dimensions, is_constant
+from whet.ir.values import dimensions, is_constant, is_op
 from whet.passes.attention.call import AttentionCall, read_attention
 from whet.passes.attention.emission import Emitter
-from whet.passes.attention.expression import Expression, axes_of
+from whet.passes.attention.expression import QUERY, Expression, axes_of
 from whet.passes.attention.masks import Mask, read_mask, write_mask
 from whet.passes.attention.reading import Reader
 from whet.passes.base import Fidelity, Pass
@@ -26,8 +26,8 @@ class SimplifyMask(Pass):
 
     - "key <= query", compared in the graph, becomes ``is_causal``;
     - conditions that always hold go;
-    - what does not depend on the batch, the head or the query is no longer repeated over them: a padding mask is
-      ``[batch, 1, 1, keys]``.
+    - what does not depend on the batch, the head or the query is computed without them: a padding mask is made as
+      ``[batch, 1, 1, keys]``. It is repeated over queries at the very end, because ONNX Runtime's kernel wants that.
 
     A query whose keys are all hidden has no defined result; runtimes give it the mean of all values. With a causal
     *and* another mask that mean is over other keys once the causal mask is an attribute, so that both together stay as
@@ -72,14 +72,12 @@ class SimplifyMask(Pass):
         causal = self._becomes_causal(call, mask)
         conditions = mask.others if causal else mask.conditions
         rest: list[Expression] = [*conditions, *mask.added]
-        if not causal and not _narrower(rest, call.mask):
+        if not causal and not _reducible(rest, call.mask):
             raise Mismatch(_what_it_is(mask))
         emitter = Emitter(build, call, call.q.dtype or onnx_ir.DataType.FLOAT)
-        new = (
-            emitter.bias(write_mask(mask.dtype, conditions, mask.added, mask.fill))
-            if rest
-            else None
-        )
+        new = None
+        if rest:
+            new = emitter.mask(write_mask(mask.dtype, conditions, mask.added, mask.fill))
         attributes: dict[str, Attribute] = dict(call.node.attributes)
         if causal:
             attributes["is_causal"] = 1
@@ -96,11 +94,19 @@ class SimplifyMask(Pass):
         return True
 
 
-def _narrower(rest: Sequence[Expression], mask: onnx_ir.Value) -> bool:
-    """Tell whether what the mask means has fewer dimensions than the mask."""
+def _reducible(rest: Sequence[Expression], mask: onnx_ir.Value) -> bool:
+    """Tell whether what the mask means has fewer dimensions than the mask, or other ones are not yet repeated."""
+    needed = frozenset[int]().union(*(axes_of(part) for part in rest))
+    repeat = mask.producer()
+    if is_op(repeat, "Expand") and repeat is not None and repeat.inputs[0] is not None:
+        repeated = _axes_with_size(mask) - {QUERY}
+        return bool((_axes_with_size(repeat.inputs[0]) | repeated) - needed)
+    return bool(_axes_with_size(mask) - needed) or QUERY not in _axes_with_size(mask)
+
+
+def _axes_with_size(mask: onnx_ir.Value) -> frozenset[int]:
     sizes = dimensions(mask) or ()
-    given = {4 - len(sizes) + k for k, size in enumerate(sizes) if size != 1}
-    return bool(given - frozenset[int]().union(*(axes_of(part) for part in rest)))
+    return frozenset(4 - len(sizes) + k for k, size in enumerate(sizes) if size != 1)
 
 
 def _what_it_is(mask: Mask) -> str:

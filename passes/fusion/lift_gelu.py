@@ -40,6 +40,7 @@ class LiftGelu(Pass):
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.ROUNDING
+    explains: ClassVar[bool] = True
 
     def apply(self, work: Workbench) -> None:
         """Lift from every Erf, Tanh and Sigmoid of the right polynomial."""

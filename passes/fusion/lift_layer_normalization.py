@@ -20,6 +20,7 @@ class LiftLayerNormalization(Pass):
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.ROUNDING
+    explains: ClassVar[bool] = True
 
     def apply(self, work: Workbench) -> None:
         """Lift from every root of a variance."""

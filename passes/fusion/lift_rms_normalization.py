@@ -19,6 +19,7 @@ class LiftRmsNormalization(Pass):
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.ROUNDING
+    explains: ClassVar[bool] = True
 
     def apply(self, work: Workbench) -> None:
         """Lift from every root of a mean of squares."""

@@ -71,15 +71,12 @@ def _in_turn(
 
 
 def _child(module: str, names: Sequence[str], flags: Sequence[str]) -> Iterator[dict[str, Any]]:
-    child = subprocess.Popen(
-        [sys.executable, "-m", module, "--serve", *flags, *names],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    assert child.stdout is not None
-    for line in child.stdout:
-        if line.startswith("{"):
-            yield json.loads(line)
-    child.wait()
+    command = [sys.executable, "-m", module, "--serve", *flags, *names]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if line.startswith("{"):
+                yield json.loads(line)

@@ -285,3 +285,15 @@ def test_dynamic_sizes_stay_dynamic() -> None:
     apply_pass(model, STEP)
     assert isinstance(model.graph.outputs[0].shape, onnx_ir.Shape)
     assert str(model.graph.outputs[0].shape[2]) == "N"
+
+
+def test_a_sample_of_padding_alone_gives_zeros() -> None:
+    model = CASES["padding"].model()
+    feeds = feeds_of(model, 2, 5, 6)
+    feeds["mask"][1] = 0
+    before = run(model, feeds)
+    assert apply_pass(model, STEP).changed == 1
+    after = run(model, feeds)
+    assert not before[1].any()
+    assert not after[1].any()
+    assert relative(after[0], before[0]) < 1e-6

@@ -44,16 +44,17 @@ def test_causal(name: str) -> None:
 @pytest.mark.parametrize(
     "nodes",
     [
-        f"{PADDED} e = Concat<axis=0>(ax1, ax1, n, ax1) bias = Expand(pad, e)",
+        f"{PADDED} e = Concat<axis=0>(ax1, four, n, ax1) bias = Expand(pad, e)",
         f"{PADDED} c = GreaterOrEqual(i, zero) bias = And(c, pad)",
-        f"{PADDED} f = Where(pad, shift, least) e = Concat<axis=0>(ax1, ax1, n, ax1) bias = Expand(f, e)",
+        f"{PADDED} bias = Where(pad, shift, least)",
     ],
 )
 def test_a_padding_mask_is_a_row_of_keys(nodes: str) -> None:
     model = Biased(nodes, nothing, 0, MASK).model()
     assert apply_pass(model, SimplifyMask()).changed == 1
-    (node,) = [node for node in model.graph if node.op_type == "Attention"]
-    assert dimensions(node.inputs[3]) == ("B", 1, 1, "M")
+    (expand,) = [node for node in model.graph if node.op_type == "Expand"]
+    assert dimensions(expand.inputs[0]) == ("B", 1, 1, "M")
+    assert dimensions(expand.outputs[0]) == ("B", 1, "N", "M")
     assert apply_pass(model, SimplifyMask()).changed == 0
 
 
@@ -84,7 +85,7 @@ def test_a_query_that_sees_nothing_would_change() -> None:
     assert apply_pass(model, SimplifyMask(padded_rows="any")).changed == 1
     (node,) = [node for node in model.graph if node.op_type == "Attention"]
     assert node.attributes["is_causal"].as_int() == 1
-    assert dimensions(node.inputs[3]) == ("B", 1, 1, "M")
+    assert dimensions(node.inputs[3]) == ("B", 1, "N", "M")
 
 
 def test_bias_beside_the_causal_mask_stays() -> None:
