@@ -95,7 +95,8 @@ def read_attention(node: onnx_ir.Node) -> AttentionCall:
         raise Mismatch("the operands are of rank 3")
     if len(inputs) > 6 and inputs[6] is not None:
         raise Mismatch("the keys are padded (nonpad_kv_seqlen)")
-    if len(node.outputs) > 3 and node.outputs[3].uses():
+    scores = node.outputs[3] if len(node.outputs) > 3 else None
+    if scores is not None and (scores.uses() or scores.is_graph_output()):
         raise Mismatch("the scores are an output")
     return AttentionCall(
         node=node,

@@ -14,14 +14,18 @@ BasisKind = Literal["linear", "products", "waves"]
 BASES: tuple[BasisKind, ...] = ("linear", "products", "waves")
 
 _WIDEST = 64
-"""More features than this are reduced to their principal components."""
+"""At most so many principal components are used."""
 _ALL_PRODUCTS = 12
-"""Up to so many features, every product of two is a function; beyond that, squares only."""
+"""Up to so many components, every product of two is a function; beyond that, squares only."""
+_FEW = 8
+"""Up to so many components, waves come with products."""
 _WAVES = 96
 _BANDS = (0.35, 0.7, 1.4)
 """Frequencies of the waves, in units of the spread of the features."""
 _CONSTANT = 1e-6
 """A feature whose deviation is below this share of its size does not vary."""
+_FLAT = 1e-8
+"""A component with less than this share of the largest variance is no more than rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +65,31 @@ def fit_basis(x: Doubles, kind: BasisKind, seed: int = 0) -> Basis:
     mean, deviation = rows.mean(0), rows.std(0)
     varies = deviation > _CONSTANT * (np.abs(mean) + 1e-30)
     scale = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0)
-    projection = np.diag(scale)[:, varies] if varies.any() else np.zeros((len(mean), 1))
-    if projection.shape[1] > _WIDEST:
-        projection = _principal((rows - mean) @ projection, projection)
-    count = projection.shape[1]
-    pairs = _pairs(count) if kind == "products" else np.zeros((2, 0), np.int64)
+    directions, spread = _components((rows - mean) * scale)
+    count = len(spread)
+    few = kind == "products" or (kind == "waves" and count <= _FEW)
     waves = _WAVES if kind == "waves" else 0
     rng = np.random.default_rng((seed, 1))
     bands = np.resize(np.asarray(_BANDS), waves)
-    frequencies = rng.standard_normal((count, waves)) * bands / np.sqrt(count)
-    phases = rng.uniform(0, 2 * np.pi, waves)
-    return Basis(mean, projection, pairs, frequencies, phases)
+    frequencies = spread[:, None] * rng.standard_normal((count, waves)) * bands
+    return Basis(
+        mean=mean,
+        projection=scale[:, None] * directions / spread,
+        pairs=_pairs(count) if few else np.zeros((2, 0), np.int64),
+        frequencies=frequencies / np.sqrt(np.square(spread).sum()),
+        phases=rng.uniform(0, 2 * np.pi, waves),
+    )
 
 
-def _principal(z: Doubles, projection: Doubles) -> Doubles:
-    """Keep the directions of the largest variance, each at unit spread."""
+def _components(z: Doubles) -> tuple[Doubles, Doubles]:
+    """Return the directions of the largest variance and the deviation along each."""
     values, vectors = np.linalg.eigh(z.T @ z / len(z))
-    kept = np.argsort(values)[::-1][:_WIDEST]
-    kept = kept[values[kept] > _CONSTANT * values.max()]
-    directions: Doubles = vectors[:, kept] / np.sqrt(values[kept])
-    return projection @ directions
+    order = np.argsort(values)[::-1][:_WIDEST]
+    kept = order[values[order] > _FLAT * max(values[-1], 1e-300)]
+    if not len(kept):
+        kept = order[:1]
+        values = np.ones_like(values)
+    return vectors[:, kept], np.sqrt(values[kept])
 
 
 def _pairs(count: int) -> npt.NDArray[np.int64]:

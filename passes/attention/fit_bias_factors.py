@@ -52,6 +52,7 @@ class FitBiasFactors(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
     explains: ClassVar[bool] = True
     bound: ClassVar[float | None] = 2e-2
+    explains: ClassVar[bool] = True
 
     error: float = 2e-2
     """The largest ``||y' - y|| / ||y||`` of an attention's output on held-out samples."""
@@ -61,7 +62,7 @@ class FitBiasFactors(Pass):
     """Width of the perceptrons."""
     steps: int = 600
     """Steps of their training; 0 leaves them out."""
-    samples: int = 48
+    samples: int = 64
     """Calibration samples that are looked at, held-out ones included."""
     when: Literal["measured", "always"] = "measured"
     """``always``: also where it was not measured to be faster."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import scipy.special
 
-from whet.passes.attention.feature_basis import BASES, Basis, Doubles, fit_basis
+from whet.passes.attention.feature_basis import BASES, Basis, BasisKind, Doubles, fit_basis
 
 __all__ = [
     "FactorFunction",
@@ -24,7 +24,11 @@ __all__ = [
     "output_error",
 ]
 
-_RIDGES = (1e-10, 1e-4, 1e-2)
+_RIDGES: dict[BasisKind, tuple[float, ...]] = {
+    "linear": (1e-10, 1e-2),
+    "products": (1e-10, 1e-4, 1e-2),
+    "waves": (1e-4, 1e-2),
+}
 _SWEEPS = 3
 _STEPS = 80
 _FINEST = 1e-13
@@ -57,11 +61,10 @@ class PairData:
 
 
 def output_error(data: PairData, bias: Doubles) -> float:
-    """Return ``||new - old|| / ||old||`` of the attention's output under another bias, at worst over the samples."""
-    old, new = data.output(data.bias), data.output(bias)
-    gap = np.sqrt(np.square(new - old).sum((1, 2, 3)))
-    size = np.sqrt(np.square(old).sum((1, 2, 3)))
-    return float(np.max(gap / np.maximum(size, 1e-300)))
+    """Return ``||new - old|| / ||old||`` of the attention's output under another bias."""
+    old = data.output(data.bias)
+    gap = float(np.linalg.norm(data.output(bias) - old))
+    return gap / max(float(np.linalg.norm(old)), 1e-300)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +181,7 @@ def _best_start(train: PairData, check: PairData, rank: int, goal: float, seed: 
     starts: list[_Start] = []
     for kind in BASES:
         bases = fit_basis(train.x, kind, seed), fit_basis(train.y, kind, seed)
-        starts += [_Start(train, check, *bases, ridge) for ridge in _RIDGES]
+        starts += [_Start(train, check, *bases, ridge) for ridge in _RIDGES[kind]]
         if min(start.fit(rank).check_error for start in starts) <= goal:
             break
     return min(starts, key=lambda start: start.fit(rank).check_error)

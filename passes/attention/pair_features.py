@@ -104,13 +104,14 @@ class PairFeatures:
             self._follow(value, labels)
 
     def _collect(self, value: onnx_ir.Value, labels: Labels) -> None:
-        """Take a value of single positions, without what only moves its dimensions."""
+        """Take a value of single positions, or what it is a view or a widened linear function of."""
         node = value.producer()
-        if node is not None and node.domain == "" and node.op_type in _VIEWS:
-            for source, inner in _operands(node, labels):
-                self.visit(source, inner)
-            return
         if node is not None and node.op_type in _NO_DATA:
+            return
+        before = None if node is None else _narrower(node, value, labels)
+        if node is not None and before is not None:
+            self.nodes[node] = None
+            self.visit(*before)
             return
         if labels.count(BATCH) > 1 or value.dtype is None or value.dtype.is_string():
             raise Mismatch(f"'{value.name}' is no tensor of features")
@@ -145,6 +146,23 @@ def find_features(part: Expression) -> PairFeatures:
         if not side:
             raise Mismatch("; ".join(found.opaque) or f"it is computed from no features of {what}")
     return found
+
+
+def _narrower(
+    node: onnx_ir.Node, value: onnx_ir.Value, labels: Labels
+) -> tuple[onnx_ir.Value, Labels] | None:
+    """Return what the node moves the dimensions of, or maps linearly to more features than it has."""
+    if node.domain != "" or node.op_type not in {*_VIEWS, "Add", "Gemm", "MatMul"}:
+        return None
+    try:
+        sources = [(v, inner) for v, inner in _operands(node, labels) if not is_constant(v)]
+        if len(sources) != 1 or _PAIR.isdisjoint(sources[0][1]):
+            return None
+        widths = [Feature(*place).width for place in (sources[0], (value, labels))]
+    except Mismatch:
+        return None
+    grows = node.op_type == "Add" or widths[0] < widths[1]
+    return sources[0] if grows or node.op_type in _VIEWS else None
 
 
 _Operands = list[tuple[onnx_ir.Value, Labels]]

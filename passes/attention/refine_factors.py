@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["can_refine", "refine"]
 
 _RATE = 1e-3
-_LOOK = 25
+_LOOK = 20
 """Steps between two looks at the samples that say when to stop."""
 _PATIENCE = 16
 _PAIRS = 1 << 21

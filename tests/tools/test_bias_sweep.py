@@ -55,6 +55,17 @@ def test_families_of_transformers_take_a_length(name: str, length: int) -> None:
     assert all(bool(output.isfinite().all()) for output in outputs)
 
 
+def test_a_smooth_table_has_a_low_rank() -> None:
+    pytest.importorskip("transformers")
+    ranks: list[int] = []
+    for name in ("swin", "swin-smooth"):
+        tables = dict(at_length(name, 36).build().module.named_parameters())
+        table = next(t for n, t in tables.items() if n.endswith("relative_position_bias_table"))
+        values = torch.linalg.svdvals(table[:, 0].reshape(11, 11)) ** 2
+        ranks.append(int((values.cumsum(0) / values.sum() < 0.99).sum()) + 1)
+    assert ranks[1] <= 5 < ranks[0]
+
+
 def test_a_name_without_a_length_is_refused() -> None:
     with pytest.raises(UsageError, match="'vgg' has no given length; those that have: bloom"):
         at_length("vgg", 100)

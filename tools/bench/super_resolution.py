@@ -25,12 +25,14 @@ from whet.compiler import compile
 from whet.ir.values import Array
 from whet.printing import new_table, summarize, titled
 from whet.tools.bench.png import read_png
-from whet.tools.sweep.bias_recipes import RECIPES, write_recipe
+from whet.tools.sweep.bias_recipes import RECIPES, is_bias_pass, write_recipe
 
 __all__ = ["luma", "main", "psnr", "upscale"]
 
 _SCALE = 2
 _WINDOW = 64
+_SHOWN = 6
+"""Lines printed on what became of the biases; alike but for numbers, there can be dozens."""
 _OVERLAP = 16
 """Pixels that neighbouring windows share."""
 
@@ -140,7 +142,7 @@ def _compile(
     assert artifact.report is not None
     said: list[str] = []
     for step in artifact.report.steps:
-        if "bias" in step.name:
+        if is_bias_pass(step.name):
             said.append(f"{step.name}: {step.coverage.changed} of {step.coverage.matched} places")
             said += [f"{step.name}: {reason}" for reason in summarize(step.coverage.declined)]
             said += [f"{step.name}: taken back: {step.reverted}"] * bool(step.reverted)
@@ -189,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="store the numbers in this file")
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
-    console = Console()
+    console = Console(width=110)
     try:
         rows = measure(options.assets, options.recipes, options.images, options.threads)
     except FileNotFoundError as error:
@@ -205,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print(rows: Sequence[Row], console: Console) -> None:
     table = new_table()
-    table.add_column("recipe")
+    table.add_column("recipe", no_wrap=True)
     for name in (
         "PSNR-Y, mean",
         "against the source",
@@ -226,7 +228,8 @@ def _print(rows: Sequence[Row], console: Console) -> None:
     title = f"ngswin_x2 on Set5, {len(first.decibels)} images"
     console.print(titled(title, table))
     for row in rows:
-        for line in row.said:
+        hidden = len(row.said) - _SHOWN
+        for line in row.said[:_SHOWN] + [f"{hidden} reasons more, see --json"] * (hidden > 0):
             console.print(f"{row.recipe}: {line}", markup=False, highlight=False)
 
 

@@ -22,7 +22,7 @@ from rich.progress import track
 
 from whet.ir.values import Array, attribute_int
 from whet.printing import new_table, summarize
-from whet.tools.sweep.bias_recipes import RECIPES, write_recipe
+from whet.tools.sweep.bias_recipes import RECIPES, is_bias_pass, write_recipe
 from whet.tools.sweep.children import gather, quiet, serve
 
 __all__ = ["Row", "added_rank", "check_bias", "main", "markdown"]
@@ -30,7 +30,9 @@ __all__ = ["Row", "added_rank", "check_bias", "main", "markdown"]
 _TEXT = (128, 512, 1024, 2048)
 _LENGTHS: Mapping[str, tuple[int, ...]] = {
     "beit": (196, 576, 1024, 2304),
+    "beit-smooth": (196, 576, 1024, 2304),
     "swin": (49, 144, 576, 1024),
+    "swin-smooth": (49, 144, 576, 1024),
     "swinv2": (49, 64, 256, 576),
     "pairformer": (128, 256, 512, 1024),
 }
@@ -91,7 +93,7 @@ def _check(row: Row, folder: Path, threads: int, measure: bool) -> None:
     import whet
     from whet.tools.sweep.zoo import at_length
 
-    recipe = write_recipe(row.recipe, folder)
+    recipe = write_recipe(row.recipe, folder, row.length)
     row.absent = recipe is None
     if recipe is None:
         return
@@ -134,7 +136,7 @@ def _calibration(sample: Any) -> dict[str, Array]:
 def _read_steps(row: Row, steps: Sequence[Any]) -> None:
     """Collect what the passes for biases did and said."""
     for step in steps:
-        if "bias" not in step.name.split("-"):
+        if not is_bias_pass(step.name):
             continue
         done = 0 if step.reverted else step.coverage.changed
         row.changed[step.name] = row.changed.get(step.name, 0) + done

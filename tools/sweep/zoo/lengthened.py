@@ -57,7 +57,7 @@ def _bloom(length: int) -> Sample:
 
 
 def _mpt(length: int) -> Sample:
-    return _text("MptModel", "MptConfig", _MPT, length, max_seq_len=length)
+    return _text("MptModel", "MptConfig", _MPT, length, max_seq_len=2 * length + 16)
 
 
 def _t5(length: int) -> Sample:
@@ -66,7 +66,8 @@ def _t5(length: int) -> Sample:
 
 def _mpnet(length: int) -> Sample:
     options = {**_VOCABULARY, **_BLOCKS}
-    return _text("MPNetModel", "MPNetConfig", options, length, max_position_embeddings=length + 8)
+    most = 2 * length + 16
+    return _text("MPNetModel", "MPNetConfig", options, length, max_position_embeddings=most)
 
 
 def _beit(length: int) -> Sample:
@@ -91,6 +92,21 @@ def _swin(family: str, length: int) -> Sample:
     return pixels(model, 4 * 2 * window, batch=1)
 
 
+def _smooth(sample: Sample) -> Sample:
+    """Make tables of relative positions smooth, as training makes them: four waves over the plane, and 3 % noise."""
+    for name, table in sample.module.named_parameters():
+        if name.endswith("relative_position_bias_table"):
+            side = math.isqrt(len(table))
+            place = torch.linspace(-1, 1, side)
+            grid = torch.stack(torch.meshgrid(place, place, indexing="ij"), -1)
+            phase = 3 * grid @ torch.randn(2, 4) + 3 * torch.randn(4)
+            waves = (phase.cos() @ torch.randn(4, table.shape[1])).flatten(0, 1)
+            with torch.no_grad():
+                table[: side**2] = waves
+                table.add_(0.03 * torch.randn_like(table))
+    return sample
+
+
 class _Last(nn.Module):
     """A text model reduced to its last hidden states."""
 
@@ -113,6 +129,8 @@ BIASED: Mapping[str, tuple[Source, Callable[[int], Sample]]] = {
     "beit": ("transformers", _beit),
     "swin": ("transformers", lambda n: _swin("Swin", n)),
     "swinv2": ("transformers", lambda n: _swin("Swinv2", n)),
+    "beit-smooth": ("transformers", lambda n: _smooth(_beit(n))),
+    "swin-smooth": ("transformers", lambda n: _smooth(_swin("Swin", n))),
     "point-cloud": ("torch", lambda n: biased.point_cloud(n, 1, HEADS, expanded=False)),
     "pde": ("torch", lambda n: biased.point_cloud(n, 1, HEADS, expanded=True)),
     "phase": ("torch", lambda n: biased.phase(n, 1, HEADS)),
