@@ -143,6 +143,10 @@ class Cut:
         shapes = tuple(self._bindings.shape(value, b) for b in self._bindings.choices)
         return shapes, value.name if value.name in self._bindings.examples else None
 
+    def mentions(self, op_type: str) -> bool:
+        """Tell whether a standard operator is on either side."""
+        return any(node.op_type == op_type and node.domain == "" for node in self._all())
+
     @property
     def pairs(self) -> int:
         """Return the number of compared outputs."""

@@ -33,7 +33,8 @@ def attend(
 ) -> Floats:
     """Return ``softmax(cap(scale q k') + bias) v`` for operands ``[batch, heads, length, size]``.
 
-    ``sink`` has one number per head, which takes part in the softmax's denominator only.
+    ``sink`` has one number per head, which takes part in the softmax's denominator only. A query that sees no key
+    gets zeros, as the standard operator defines it.
     """
     within_limit(q.size * k.shape[2] + math.prod(q.shape[:3]) * v.shape[2] * v.shape[3])
     scores = scale * np.matmul(q, k.swapaxes(-1, -2))
@@ -47,7 +48,7 @@ def attend(
     total = weights.sum(-1, keepdims=True)
     if sink is not None:
         total = total + np.exp(sink.reshape(1, -1, 1, 1) - top)
-    y: Floats = np.matmul(weights / total, v)
+    y: Floats = np.matmul(weights / np.where(total == 0, 1.0, total), v)
     return y
 
 
@@ -94,6 +95,48 @@ def _plus(one: Floats | None, other: Floats) -> Floats:
 
 def _factor(attributes: Attributes, size: int) -> float:
     return real(attributes, "scale", 0.0) or 1 / math.sqrt(size)
+
+
+def _run_attention(attributes: Attributes, *inputs: Array | None) -> tuple[Floats, ...]:
+    """Compute the standard operator on operands of rank 4, or of rank 3 with heads beside each other."""
+    given = [*inputs, *[None] * (7 - len(inputs))]
+    if given[6] is not None or integer(attributes, "softmax_precision", 0):
+        raise CannotRun("padded keys and a type for the softmax have no float64 kernel")
+    q, k, v, past_key, past_value = floats([*given[:3], *given[4:6]], 5)
+    if q is None or k is None or v is None:
+        raise CannotRun("an operand is missing")
+    split = q.ndim == 3
+    if split:
+        heads = integer(attributes, "q_num_heads", 0), integer(attributes, "kv_num_heads", 0)
+        q, k, v = _split(q, heads[0]), _split(k, heads[1]), _split(v, heads[1])
+    if past_key is not None and past_value is not None:
+        k, v = np.concatenate([past_key, k], 2), np.concatenate([past_value, v], 2)
+    repeat = q.shape[1] // k.shape[1]
+    y = attend(
+        q,
+        k.repeat(repeat, axis=1),
+        v.repeat(repeat, axis=1),
+        scale=real(attributes, "scale", 0.0) or 1 / math.sqrt(q.shape[-1]),
+        bias=_added(attributes, given[3], q, k),
+        softcap=real(attributes, "softcap", 0.0),
+    )
+    return (_joined(y) if split else y), k, v
+
+
+def _added(attributes: Attributes, mask: Array | None, q: Floats, k: Floats) -> Floats | None:
+    """Return what is added to the scores for the mask and the causal attribute."""
+    bias: Floats | None = None
+    if mask is not None:
+        boolean = mask.dtype.kind == "b"
+        bias = np.where(mask, 0.0, -np.inf) if boolean else mask.astype(np.float64)
+        if bias.shape[-1] != k.shape[2]:
+            raise CannotRun(f"a mask of {bias.shape[-1]} positions for {k.shape[2]} keys")
+    if integer(attributes, "is_causal", 0):
+        past = k.shape[2] - q.shape[2] if k.shape[2] != q.shape[2] else 0
+        if past:
+            raise CannotRun("a causal mask of other than as many keys has no float64 kernel")
+        bias = _plus(bias, _causal(q.shape[2], k.shape[2]))
+    return bias
 
 
 def _run_multi_head(attributes: Attributes, *inputs: Array | None) -> tuple[Floats, ...]:
@@ -282,6 +325,7 @@ def _run_fused_product(attributes: Attributes, *inputs: Array | None) -> tuple[F
 
 
 ATTENTIONS: Mapping[tuple[str, str], Kernel] = {
+    ("", "Attention"): _run_attention,
     ("", "RotaryEmbedding"): _run_rotary,
     ("com.microsoft", "RotaryEmbedding"): _run_own_rotary,
     ("com.microsoft", "MultiHeadAttention"): _run_multi_head,

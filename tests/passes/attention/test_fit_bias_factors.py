@@ -205,7 +205,9 @@ def test_a_torch_module_with_a_pair_representation() -> None:
     assert work.coverage.changed == 1
     assert work.coverage.max_error <= 2e-2
     assert relative_error(before, outputs(changed, new)[0]) < 2e-2
-    strict = Workbench(model, FitBiasFactors(when="always", steps=0, error=1e-6, samples=8), context)
+    strict = Workbench(
+        model, FitBiasFactors(when="always", steps=0, error=1e-6, samples=8), context
+    )
     strict.running.apply(strict)
     (reason,) = strict.coverage.declined.values()
     assert "allowed 1.0e-06" in reason
