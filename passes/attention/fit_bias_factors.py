@@ -52,7 +52,6 @@ class FitBiasFactors(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
     explains: ClassVar[bool] = True
     bound: ClassVar[float | None] = 2e-2
-    explains: ClassVar[bool] = True
 
     error: float = 2e-2
     """The largest ``||y' - y|| / ||y||`` of an attention's output on held-out samples."""
