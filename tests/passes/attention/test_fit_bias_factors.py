@@ -184,14 +184,13 @@ def test_leaves_constant_and_padding_masks_to_others() -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
-    step = dataclasses.replace(STEP, rank=2, error=0.11, steps=20)
     texts: list[str] = []
     for seed in (0, 0, 1):
         model = of_pairs()
-        assert fit(model, step, seed=seed).changed == 1
+        assert fit(model, seed=seed).changed == 1
         texts.append(print_model(model, elide=1 << 30))
     assert texts[0] == texts[1]
-    assert texts[0] != texts[2]
+    assert texts[0] != texts[2], "waves of random frequency depend on it"
 
 
 def test_a_torch_module_with_a_pair_representation() -> None:
