@@ -89,7 +89,7 @@ def _found(*folders: str) -> list[Pass]:
 
 def auto() -> tuple[Pass | Fixpoint, ...]:
     """Return the exact passes, then the best lossy default: int8 where it was measured to pay."""
-    return (exact(), *(make_pass(name) for name in _LOSSY), exact())
+    return (canonical(), exact(), *(make_pass(name) for name in _LOSSY), exact())
 
 
 def read_recipe(recipe: str | Path, *, allow_noop: bool = False) -> Recipe:
@@ -102,7 +102,7 @@ def read_recipe(recipe: str | Path, *, allow_noop: bool = False) -> Recipe:
     """
     text = str(recipe)
     if text == "exact":
-        return Recipe("exact", (exact(),))
+        return Recipe("exact", (canonical(), exact()))
     if text == "auto":
         return Recipe("auto", auto())
     if text.endswith(".toml"):
@@ -129,7 +129,11 @@ def _from_file(path: Path, allow_noop: bool) -> Recipe:
     base = str(data.get("base", "none"))
     if base not in {"none", "exact", "auto"}:
         raise UsageError(f"base is '{base}' in '{path}', expected none, exact or auto")
-    start: tuple[Pass | Fixpoint, ...] = {"none": (), "exact": (exact(),), "auto": auto()}[base]
+    start: tuple[Pass | Fixpoint, ...] = {
+        "none": (),
+        "exact": (canonical(), exact()),
+        "auto": auto(),
+    }[base]
     passes = tuple(_from_entry(entry, path) for entry in data.get("pass", []))
     if not start and not passes:
         raise UsageError(f"the recipe '{path}' names no pass")

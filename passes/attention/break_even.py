@@ -89,11 +89,12 @@ def check_pays(
     mask_kind: Literal["", "float", "bool"] = "",
     mask_shape: tuple[int, ...] | None = None,
     causal: bool = False,
+    advise: bool = True,
 ) -> Payoff:
     """Return what factors of ``rank`` gain; raise Mismatch with the length at which they would, if there is one.
 
     ``sizes`` are those of ``call`` with its bias; a mask of ``mask_kind`` and ``mask_shape``, and ``causal``, are what
-    is left beside the factors.
+    is left beside the factors. Without ``advise`` no other length is tried.
     """
     prices = work.context.prices
     if prices is None:
@@ -106,7 +107,7 @@ def check_pays(
     _note(work, call, found)
     if found.pays:
         return found
-    raise Mismatch(f"{found}; {_advice(work, call, change)}")
+    raise Mismatch(f"{found}; {_advice(work, call, change)}" if advise else str(found))
 
 
 def _advice(work: Workbench, call: AttentionCall, change: _Change) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from whet.analysis.activations import observed_shapes
 from whet.errors import Mismatch
 from whet.ir.values import constant, is_constant
-from whet.passes.attention.break_even import check_pays
+from whet.passes.attention.break_even import Payoff, check_pays
 from whet.passes.attention.call import AttentionCall, AttentionSizes, read_attention
 from whet.passes.attention.emission import Emitter
 from whet.passes.attention.expression import (
@@ -42,6 +42,8 @@ __all__ = ["FactorBias"]
 
 _FLOAT = onnx_ir.DataType.FLOAT
 _SMALL = 1e4
+_VECTOR = 8
+"""Head sizes that are multiples of it suit vector units better."""
 _EXACT_BITS = 12
 """A slope of so many bits times a position below 4096 is exact in float32."""
 
@@ -94,19 +96,13 @@ class FactorBias(Pass):
             raise Mismatch(f"the bias has rank {rank}, at most {self.most} is tried")
         if sizes.heads != sizes.key_heads and any(HEAD in axes_of(t.right) for t in parts.terms):
             raise Mismatch("a factor of the keys differs by head, but heads share their keys")
-        if self.when == "measured":
-            check_pays(
-                work,
-                call,
-                sizes,
-                rank,
-                mask_kind=parts.kind,
-                mask_shape=parts.shape(sizes),
-                causal=parts.causal,
-            )
+        width = rank if self.when == "always" else _measured_width(work, call, sizes, parts)
         build = work.builder(call.node)
         emitter = Emitter(build, call, _FLOAT)
         left, right = emitter.factors(parts.terms)
+        if width > rank:
+            empty = build.constant(np.zeros((1, 1, 1, width - rank), np.float32))
+            left, right = [empty, *left], [empty, *right]
         body = parts.mask()
         mask = None if body is None else emitter.mask(body)
         new = append_factors(build, call, left, right, mask=mask, causal=parts.causal)
@@ -118,6 +114,35 @@ class FactorBias(Pass):
                 old, ((call.node.outputs[0], new),), tuple(build.nodes), tuple(build.initializers)
             )
         )
+
+
+def _measured_width(
+    work: Workbench, call: AttentionCall, sizes: AttentionSizes, parts: "_Parts"
+) -> int:
+    """Return how many columns to append: empty ones round the head size up where that was measured to be faster."""
+    rank = rank_of(parts.terms)
+    found: list[Payoff] = []
+    reasons: list[Mismatch] = []
+    widths = sorted({rank, rank + -(sizes.head + rank) % _VECTOR})
+    for width in widths:
+        try:
+            found.append(
+                check_pays(
+                    work,
+                    call,
+                    sizes,
+                    width,
+                    mask_kind=parts.kind,
+                    mask_shape=parts.shape(sizes),
+                    causal=parts.causal,
+                    advise=not found and width == widths[-1],
+                )
+            )
+        except Mismatch as reason:
+            reasons.append(reason)
+    if not found:
+        raise reasons[-1]
+    return min(found, key=lambda payoff: payoff.ms_after).rank
 
 
 def _with_bias(node: onnx_ir.Node) -> AttentionCall | None:

@@ -244,7 +244,7 @@ def _left(step: Step) -> list[str]:
 def _break_even(site: str, curve: list[Payoff]) -> Group:
     """Draw time with factors against time with the bias, by length."""
     table = new_table()
-    for name in ("length", "with bias", "with factors", "bias in memory", "ratio"):
+    for name in ("length", "rank", "with bias", "with factors", "bias in memory", "ratio"):
         table.add_column(name, justify="right")
     table.add_column("")
     for point in sorted(curve, key=lambda p: p.length):
@@ -252,13 +252,14 @@ def _break_even(site: str, curve: list[Payoff]) -> Group:
         bar = "█" * round(20 * min(ratio, 2.0))
         table.add_row(
             f"{point.length:,}",
+            f"{point.rank}",
             f"{point.ms_before:.3g} ms",
             f"{point.ms_after:.3g} ms",
             f"{point.bias_bytes / 1e6:,.1f} MB",
             f"{ratio:.2f}",
             f"[green]{bar}[/]" if point.pays else bar,
         )
-    return titled(f"Break-even of factors of rank {curve[0].rank} at {site}", table)
+    return titled(f"Break-even of factors at {site}", table)
 
 
 def _worth_a_row(step: Step) -> bool:

@@ -272,7 +272,8 @@ def test_says_from_which_length_on_it_pays() -> None:
     (reason,) = coverage.declined.values()
     assert "they would pay from length 1024 on" in reason
     (curve,) = coverage.break_even.values()
-    assert [point.pays for point in curve] == [False, False, True]
+    assert [point.pays for point in curve] == [False, False, False, True]
+    assert [point.rank for point in curve] == [5, 8, 8, 8]
 
 
 def test_nothing_is_measured_without_prices() -> None:
