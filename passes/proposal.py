@@ -27,6 +27,11 @@ class Proposal:
     outputs: tuple[tuple[onnx_ir.Value, onnx_ir.Value], ...]
     new: tuple[onnx_ir.Node, ...] = ()
     initializers: tuple[onnx_ir.Value, ...] = ()
+    places: Mapping[onnx_ir.Node, onnx_ir.Node] = dataclasses.field(
+        default_factory=dict[onnx_ir.Node, onnx_ir.Node]
+    )
+    """New node -> the old node in whose place it goes; the others go before the root. A rewrite that spans a region
+    which other nodes depend on, and which depends on them, needs it."""
 
     @property
     def site(self) -> str:
@@ -46,8 +51,8 @@ class Proposal:
             raise RuntimeError(f"'{self.site}' is in no graph any more")
         for value in self.initializers:
             graph.register_initializer(value)
-        graph.insert_before(self.old[0], self.new)
         for node in self.new:
+            graph.insert_before(self.places.get(node, self.old[0]), node)
             graph.opset_imports.setdefault(node.domain, 1)
         self._record_origin(origin)
         for old, new in self.outputs:

@@ -125,13 +125,13 @@ class Linear:
     @property
     def channels(self) -> int:
         """Return the number of output channels."""
-        groups, outputs, _, _ = self._blocks.shape
+        groups, outputs, _, _ = self.blocks.shape
         return int(groups * outputs)
 
     @property
     def channels_in(self) -> int:
         """Return the number of input channels."""
-        groups, _, inputs, _ = self._blocks.shape
+        groups, _, inputs, _ = self.blocks.shape
         return int(groups * inputs)
 
     @property
@@ -178,28 +178,28 @@ class Linear:
 
     def then(self, map_: Affine, build: Builder) -> onnx_ir.Value:
         """Return the operator with ``map_`` applied to its result: ``W' = s W``, ``b' = s b + t``."""
-        groups, outputs, _, _ = self._blocks.shape
+        groups, outputs, _, _ = self.blocks.shape
         scale = map_.scale.reshape(groups, outputs, 1, 1)
-        bias = map_.shift if self.bias is None else map_.scale * self._bias + map_.shift
-        weight = self._store(self._blocks * scale, build) if map_.scales else self.weight
+        bias = map_.shift if self.bias is None else map_.scale * self.shift + map_.shift
+        weight = self._store(self.blocks * scale, build) if map_.scales else self.weight
         if self.bias is None and not map_.shifts:
             return self._emit(self.data, weight, None, build)
         return self._emit(self.data, weight, self._store_bias(bias, build), build)
 
     def after(self, map_: Affine, x: onnx_ir.Value, build: Builder) -> onnx_ir.Value:
         """Return the operator on ``x`` with ``map_`` applied to ``x`` first: ``W' = W s``, ``b' = b + W t``."""
-        groups, _, inputs, _ = self._blocks.shape
+        groups, _, inputs, _ = self.blocks.shape
         weight = self.weight
         if map_.scales:
             scale = map_.scale.reshape(groups, 1, inputs, 1)
-            weight = self._store(self._blocks * scale, build)
+            weight = self._store(self.blocks * scale, build)
         if not map_.shifts:
             return self._emit(x, weight, self.bias, build, keep=True)
         self._decline_borders()
-        shift = self._blocks.sum(axis=3) @ map_.shift.reshape(groups, inputs, 1)
+        shift = self.blocks.sum(axis=3) @ map_.shift.reshape(groups, inputs, 1)
         bias = attribute_float(self.node, "alpha", 1.0) * shift.reshape(-1)
         if self.bias is not None:
-            bias = bias + self._bias
+            bias = bias + self.shift
         return self._emit(x, weight, self._store_bias(bias, build), build)
 
     def _decline_borders(self) -> None:
@@ -234,7 +234,8 @@ class Linear:
         )
 
     @functools.cached_property
-    def _blocks(self) -> Floats:
+    def blocks(self) -> Floats:
+        """Return the weight as ``[group, output, input, tap]`` in float64."""
         groups = attribute_int(self.node, "group", 1)
         first, second, *kernel = self.array.shape
         if first % groups:
@@ -244,7 +245,8 @@ class Linear:
         return blocks.swapaxes(1, 2) if self._inputs_first else blocks
 
     @functools.cached_property
-    def _bias(self) -> Floats:
+    def shift(self) -> Floats:
+        """Return the constant bias, one number per output channel, in float64; there must be one."""
         array = constant(self.bias)
         if array is None or not is_constant(self.bias):
             raise Mismatch(f"the bias of {self.node.op_type} is not a constant")
