@@ -19,7 +19,7 @@ from whet.ir.values import (
 )  # fmt: skip
 from whet.passes.attention.call import read_attention
 
-__all__ = ["Layout", "forward", "is_linear"]
+__all__ = ["Layout", "forward", "is_linear", "regrouped"]
 
 Labels = NDArray[np.int64]
 Sizes = tuple[int | str | None, ...]
@@ -282,10 +282,10 @@ def _matmul(node: onnx_ir.Node, known: Known) -> list[Layout | None]:
 
 
 def _reshape(node: onnx_ir.Node, known: Known) -> list[Layout | None]:
-    return [_regrouped(_only(node, known), _in(node), _out(node))]
+    return [regrouped(_only(node, known), _in(node), _out(node))]
 
 
-def _regrouped(layout: Layout, old: Sizes, new: Sizes) -> Layout:
+def regrouped(layout: Layout, old: Sizes, new: Sizes) -> Layout:
     """Match equal axes from both ends, then equal products of sizes; what is left over must be free."""
     blocks: list[tuple[range, range]] = []
     i, j = 0, 0

@@ -202,6 +202,32 @@ class Linear:
             bias = bias + self.shift
         return self._emit(x, weight, self._store_bias(bias, build), build)
 
+    def turned_before(
+        self, matrix: Floats, shift: Floats | None, x: onnx_ir.Value, build: Builder
+    ) -> onnx_ir.Value:
+        """Return the operator where its data are ``x matrix + shift``: ``W' = matrix W``, ``b' = b + shift W``."""
+        self._one_group()
+        blocks = np.einsum("goit,ji->gojt", self.blocks, matrix)
+        weight = self._rewritten(blocks, build)
+        if shift is None or not shift.any():
+            return self._emit(x, weight, self.bias, build, keep=True)
+        self._decline_borders()
+        added = attribute_float(self.node, "alpha", 1.0) * (self.blocks.sum(axis=3)[0] @ shift)
+        bias = added if self.bias is None else added + self.shift
+        return self._emit(x, weight, self._store_bias(bias, build), build)
+
+    def turned_behind(self, matrix: Floats, build: Builder) -> onnx_ir.Value:
+        """Return the operator's result times a matrix over its channels: ``W' = W matrix``, ``b' = b matrix``."""
+        self._one_group()
+        weight = self._rewritten(np.einsum("goit,op->gpit", self.blocks, matrix), build)
+        if self.bias is None:
+            return self._emit(self.data, weight, None, build)
+        return self._emit(self.data, weight, self._store_bias(self.shift @ matrix, build), build)
+
+    def _one_group(self) -> None:
+        if self.blocks.shape[0] != 1:
+            raise Mismatch(f"{self.node.op_type} '{self.node.name}' has several groups")
+
     def _decline_borders(self) -> None:
         """A shift is the same in every output only where every output sees the whole kernel."""
         if self.node.op_type == "ConvTranspose":
@@ -258,6 +284,9 @@ class Linear:
     def _store(self, blocks: Floats, build: Builder) -> onnx_ir.Value:
         if len(self.weight.uses()) > 1 or self.weight.is_graph_output():
             raise Mismatch(f"weight '{self.weight.name}' is shared: it would be stored twice")
+        return self._rewritten(blocks, build)
+
+    def _rewritten(self, blocks: Floats, build: Builder) -> onnx_ir.Value:
         stored = blocks.swapaxes(1, 2) if self._inputs_first else blocks
         return self._constant(stored.reshape(self.array.shape), self.weight, build)
 

@@ -26,6 +26,10 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 
+_BLIND = ("Shape", "Size")
+"""Operators that read no numbers."""
+
+
 class Writer(Protocol):
     """What makes the values that are scaled, and can do so itself."""
 
@@ -113,7 +117,7 @@ class _Search:
         if is_linear(node):
             self._readers.append(_reader(node, known))
             return
-        outputs = forward(node, known)
+        outputs = [] if is_op(node, *_BLIND) else forward(node, known)
         self._between.append(node)
         for value, layout in zip(node.outputs, outputs, strict=False):
             if layout is not None:
@@ -143,8 +147,8 @@ class _Search:
             raise Mismatch("no linear operator reads it")
         kept: list[onnx_ir.Node] = []
         for node in self._between:
-            made = [self._layouts[v] for v in node.outputs if v in self._layouts]
-            if not all(self._frozen[layout.labels()].all() for layout in made):
+            read = [self._layouts[v] for v in node.inputs if v in self._layouts]
+            if not all(self._frozen[layout.labels()].all() for layout in read):
                 kept.append(node)
         return Region(self._writer, tuple(kept), readers, self._layouts, self._frozen)
 
@@ -224,13 +228,12 @@ def _copy(
     build: Builder,
 ) -> None:
     """Add the node on scaled values; constants that it adds are scaled too."""
-    layout = region.layouts[node.outputs[0]]
-    inputs = [
-        _scaled_constant(v, layout, scales, build)
-        if is_op(node, "Add", "Sub") and is_constant(v)
-        else (None if v is None else new.get(v, v))
-        for v in node.inputs
-    ]
+    inputs = [None if v is None else new.get(v, v) for v in node.inputs]
+    if is_op(node, "Add", "Sub"):
+        layout = region.layouts[node.outputs[0]]
+        inputs = [
+            _scaled_constant(v, layout, scales, build) if is_constant(v) else v for v in inputs
+        ]
     made = build.ops(
         node.op_type, inputs, len(node.outputs), domain=node.domain, attributes=node.attributes
     )
