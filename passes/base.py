@@ -145,6 +145,9 @@ class Pass(ABC):
     explains: ClassVar[bool] = False
     """Say in the report why places were left as they are, also where others were changed."""
 
+    compares: ClassVar[bool] = False
+    """Needs the model as it was before the first lossy pass."""
+
     gated: ClassVar[bool] = False
     """Measure bytes and milliseconds before and after, and take the pass back if either got worse."""
 

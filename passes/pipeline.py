@@ -11,7 +11,7 @@ from whet.errors import BrokenPass, InvalidModel, NothingChanged
 from whet.ir.residency import release
 from whet.ir.shapes import infer_shapes
 from whet.ir.values import initializers, weight_bytes
-from whet.passes.base import Coverage, Pass
+from whet.passes.base import Coverage, Fidelity, Pass
 from whet.passes.workbench import Context, Workbench
 
 __all__ = ["Fixpoint", "Gate", "Pipeline", "Step"]
@@ -67,7 +67,8 @@ class Pipeline:
             BrokenPass: a pass left an invalid model.
             NothingChanged: a pass that was asked for changed nothing.
         """
-        run = _Run(model, context, gate)
+        compared = any(step.compares for step in flatten(self.stages))
+        run = _Run(model, context, gate, compared=compared)
         for stage in self.stages:
             if isinstance(stage, Fixpoint):
                 run.fixpoint(stage)
@@ -85,11 +86,14 @@ class Pipeline:
 class _Run:
     """The state of one run of a pipeline."""
 
-    def __init__(self, model: onnx_ir.Model, context: Context, gate: Gate | None) -> None:
+    def __init__(
+        self, model: onnx_ir.Model, context: Context, gate: Gate | None, *, compared: bool = False
+    ) -> None:
         self.model = model
         self.steps: dict[str, Step] = {}
         self._context = context
         self._gate = gate
+        self._compared = compared
         self._analyses = Analyses(model, context)
         self._done: list[str] = []
         self._bytes, self._ops = weight_bytes(model), len(model.graph)
@@ -116,6 +120,9 @@ class _Run:
         self._context.progress(step.name)
         record = self._record(step)
         backup = self.model.clone() if self._gated(step) else None
+        if self._compared and step.fidelity is Fidelity.LOSSY and self._context.original is None:
+            self._context.original = self.model.clone()
+        lineage = dict(self._context.lineage)
         work = Workbench(self.model, step, self._context, self._analyses)
         start = time.perf_counter()
         try:
@@ -131,6 +138,8 @@ class _Run:
             self._analyses.invalidate(step.changes)
         if backup is not None and changed:
             changed = self._apply_gate(record, backup, work.coverage)
+            if not changed:
+                self._context.lineage = lineage
         self._close(record, work.coverage)
         release(initializers(self.model))
         return changed

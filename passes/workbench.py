@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir
@@ -44,6 +44,10 @@ class Context:
     limit: int | None = None
     """Stop after this many commits; which one breaks a model is found by bisecting it."""
     committed: int = 0
+    original: onnx_ir.Model | None = None
+    """The model before the first lossy pass, where a later pass compares with it."""
+    lineage: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """Value of the present model -> the value of ``original`` whose place it took."""
     watch: "Callable[[Workbench, Proposal | None], None] | None" = None
     """Called just before each commit; without a proposal, just after a change made by hand."""
 
@@ -148,12 +152,24 @@ class Workbench:
 
     def _commit(self, proposal: Proposal, site: str) -> None:
         self.context.record(self, proposal)
+        replaced = [(old.name or "", new) for old, new in proposal.outputs]
         proposal.commit(self._pass.name)
+        if self.context.original is not None:
+            self._descend(proposal, replaced)
         if self.context.spill is not None:
             for value in proposal.initializers:
                 spill(value, self.context.spill)
         self.coverage.changed += 1
         self.coverage.declined.pop(site, None)
+
+    def _descend(
+        self, proposal: Proposal, replaced: Sequence[tuple[str, onnx_ir.Value]]
+    ) -> None:
+        """Remember whose place new values took."""
+        lineage = self.context.lineage
+        for old, new in replaced:
+            if new.producer() in proposal.new:
+                lineage[new.name or ""] = lineage.get(old, old)
 
     def _accepted(self, proposal: Proposal, verdict: Verdict) -> bool:
         if verdict.kind is VerdictKind.PROVEN:
