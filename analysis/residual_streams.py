@@ -16,7 +16,7 @@ from whet.ir.values import (
     attribute_int, attribute_ints, constant, constant_ints, dimensions, is_constant, is_op, rank,
 )  # fmt: skip
 
-__all__ = ["NormReader", "ResidualStream", "find_residual_streams"]
+__all__ = ["NormReader", "ResidualStream", "find_residual_streams", "tied_table"]
 
 _NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 _SHAPED = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -60,7 +60,7 @@ class ResidualStream:
 
 
 def find_residual_streams(graph: onnx_ir.Graph) -> list[ResidualStream]:
-    """Return every stream that at least two normalizations read, or one and an addition into it."""
+    """Return every stream that a normalization reads and that an addition writes into, with its obstacles."""
     found: list[ResidualStream] = []
     seen: set[onnx_ir.Value] = set()
     for node in graph:
@@ -69,7 +69,8 @@ def find_residual_streams(graph: onnx_ir.Graph) -> list[ResidualStream]:
             continue
         stream = _Flood(graph, value).run()
         seen.update(stream.axes)
-        if stream.norms and any(is_op(joint, "Add") for joint in stream.joints):
+        moved = [*stream.joints, *(node for norm in stream.norms for node in norm.between)]
+        if stream.norms and any(is_op(node, "Add") for node in moved):
             found.append(stream)
     return found
 
@@ -144,7 +145,7 @@ class _Flood:
             self._pass(node)
 
     def _downstream(self, value: onnx_ir.Value, node: onnx_ir.Node) -> None:
-        if node in self._visited and not is_linear(node):
+        if node in self._visited and not _multiplies(node):
             return
         self._visited.add(node)
         norm = self._normal.get(value)
@@ -154,7 +155,7 @@ class _Flood:
             self._kept(norm).append(node)
         elif is_op(node, *_NORMS):
             self._normalized(value, node, norm)
-        elif is_linear(node) and node.inputs[0] is value:
+        elif _multiplies(node) and node.inputs[0] is value:
             self._read(value, node, norm)
         else:
             self._pass(node)
@@ -166,7 +167,10 @@ class _Flood:
         self, value: onnx_ir.Value, node: onnx_ir.Node, norm: NormReader | None
     ) -> None:
         size = rank(value)
-        if norm is not None or node.inputs[0] is not value or not _is_plain(node):
+        if norm is not None:
+            reason = f"'{node.name}' normalizes what was normalized by '{norm.node.name}' and added to"
+            self._obstacle(node, f"{reason}: the network is post-norm")
+        elif node.inputs[0] is not value or not _is_plain(node):
             self._obstacle(node, f"{node.op_type} '{node.name}' normalizes in another way")
         elif any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
             self._obstacle(node, f"the deviation that '{node.name}' computes is read")
@@ -215,6 +219,21 @@ class _Flood:
         for norm in self._stream.norms:
             norm.between.sort(key=lambda node: order[node])
             norm.readers.sort(key=lambda node: order[node])
+
+
+def tied_table(node: onnx_ir.Node) -> onnx_ir.Value | None:
+    """Return the constant whose transposed form a MatMul multiplies by, as heads with tied embeddings do."""
+    weight = node.inputs[1] if is_op(node, "MatMul") else None
+    turned = None if weight is None else weight.producer()
+    if turned is None or not is_op(turned, "Transpose"):
+        return None
+    table = turned.inputs[0]
+    order = attribute_ints(turned, "perm")
+    return table if is_constant(table) and rank(table) == 2 and order in (None, (1, 0)) else None
+
+
+def _multiplies(node: onnx_ir.Node) -> bool:
+    return is_linear(node) or tied_table(node) is not None
 
 
 def _is_lookup(node: onnx_ir.Node) -> bool:

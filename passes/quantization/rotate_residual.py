@@ -8,7 +8,9 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from whet.analysis.base import Analysis
-from whet.analysis.residual_streams import NormReader, ResidualStream, find_residual_streams
+from whet.analysis.residual_streams import (
+    NormReader, ResidualStream, find_residual_streams, tied_table,
+)  # fmt: skip
 from whet.analysis.statistics import Gram, Statistics
 from whet.errors import Mismatch
 from whet.ir.values import attribute_float, constant, is_constant, is_op
@@ -123,13 +125,20 @@ def _rotated(stream: ResidualStream, q: Floats, build: Builder, work: Workbench)
             turn.copy(node)
         turn.placed(node)
     root = stream.norms[0].node
+    tied = {made for node in (*reads, *stream.readers) if (made := _turned_weight(node)) is not None}
     return Proposal(
-        (root, *sorted(nodes - {root}, key=lambda n: -order[n])),
+        (root, *sorted((nodes | tied) - {root}, key=lambda n: -order[n])),
         turn.outputs(nodes),
         tuple(build.nodes),
         tuple(build.initializers),
         turn.places,
     )
+
+
+def _turned_weight(node: onnx_ir.Node) -> onnx_ir.Node | None:
+    """Return the node that transposes a tied table for a product."""
+    weight = node.inputs[1] if tied_table(node) is not None else None
+    return None if weight is None else weight.producer()
 
 
 class _Turn:
@@ -194,8 +203,24 @@ class _Turn:
             shift = bias
         x = node.inputs[0]
         assert x is not None
-        made = _linear(node).turned_before(before, shift, self._new[x], self._build)
+        table = tied_table(node)
+        if table is None:
+            made = _linear(node).turned_before(before, shift, self._new[x], self._build)
+        else:
+            made = self._untied(table, before, shift, self._new[x])
         self._new[node.outputs[0]] = made
+
+    def _untied(
+        self, table: onnx_ir.Value, before: Floats, shift: Floats | None, x: onnx_ir.Value
+    ) -> onnx_ir.Value:
+        """Return the product with a table of its own, where it was that of the embedding."""
+        array = constant(table)
+        assert array is not None
+        weight = array.astype(np.float64).T
+        made = self._build.op("MatMul", x, _constant(before @ weight, table, self._build))
+        if shift is None or not shift.any():
+            return made
+        return self._build.op("Add", made, _constant(shift @ weight, table, self._build))
 
     def copy(self, node: onnx_ir.Node) -> None:
         """Repeat an addition or a movement; constants that it adds are rotated."""
