@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from whet.errors import Mismatch
 from whet.ir.values import (
-    attribute_int, attribute_ints, attribute_string, constant, constant_ints, dimensions, is_constant, is_op,
+    attribute_int,
+    attribute_ints,
+    attribute_string,
+    constant,
+    constant_ints,
+    dimensions,
+    is_constant,
+    is_op,
 )  # fmt: skip
 from whet.passes.attention.call import read_attention
 

@@ -13,7 +13,14 @@ import onnx_ir
 from whet.analysis.channel_layout import Layout, is_linear, regrouped
 from whet.errors import Mismatch
 from whet.ir.values import (
-    attribute_int, attribute_ints, constant, constant_ints, dimensions, is_constant, is_op, rank,
+    attribute_int,
+    attribute_ints,
+    constant,
+    constant_ints,
+    dimensions,
+    is_constant,
+    is_op,
+    rank,
 )  # fmt: skip
 
 __all__ = ["NormReader", "ResidualStream", "find_residual_streams", "tied_table"]
@@ -48,9 +55,7 @@ class ResidualStream:
     norms: list[NormReader] = dataclasses.field(default_factory=list[NormReader])
     readers: list[onnx_ir.Node] = dataclasses.field(default_factory=list[onnx_ir.Node])
     """Linear operators that read the stream itself."""
-    obstacles: dict[onnx_ir.Node, str] = dataclasses.field(
-        default_factory=dict[onnx_ir.Node, str]
-    )
+    obstacles: dict[onnx_ir.Node, str] = dataclasses.field(default_factory=dict[onnx_ir.Node, str])
     """What cannot take part, with the reason."""
 
     @property
@@ -168,7 +173,9 @@ class _Flood:
     ) -> None:
         size = rank(value)
         if norm is not None:
-            reason = f"'{node.name}' normalizes what was normalized by '{norm.node.name}' and added to"
+            reason = (
+                f"'{node.name}' normalizes what was normalized by '{norm.node.name}' and added to"
+            )
             self._obstacle(node, f"{reason}: the network is post-norm")
         elif node.inputs[0] is not value or not _is_plain(node):
             self._obstacle(node, f"{node.op_type} '{node.name}' normalizes in another way")

@@ -162,9 +162,7 @@ class Workbench:
         self.coverage.changed += 1
         self.coverage.declined.pop(site, None)
 
-    def _descend(
-        self, proposal: Proposal, replaced: Sequence[tuple[str, onnx_ir.Value]]
-    ) -> None:
+    def _descend(self, proposal: Proposal, replaced: Sequence[tuple[str, onnx_ir.Value]]) -> None:
         """Remember whose place new values took."""
         lineage = self.context.lineage
         for old, new in replaced:

@@ -226,7 +226,5 @@ def _integer_bias(
     limits = np.iinfo(parts[0].dtype)
     moved = np.clip(steps + np.rint(error / scale).astype(np.int64), limits.min, limits.max)
     integers = build.constant(moved.astype(parts[0].dtype), node.inputs[0].name or "")
-    made = build.op(
-        "DequantizeLinear", integers, *node.inputs[1:], attributes=node.attributes
-    )
+    made = build.op("DequantizeLinear", integers, *node.inputs[1:], attributes=node.attributes)
     return made, np.asarray((moved - steps) * scale)

@@ -17,10 +17,19 @@ from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.linear import Linear
 from whet.passes.proposal import Proposal
 from whet.passes.quantization.equalization import (
-    Consumer, Grids, Link, best_scales, predicted_error,
+    Consumer,
+    Grids,
+    Link,
+    best_scales,
+    predicted_error,
 )  # fmt: skip
 from whet.passes.quantization.scaled_region import (
-    LinearWriter, Reader, Region, find_region, moved, positions,
+    LinearWriter,
+    Reader,
+    Region,
+    find_region,
+    moved,
+    positions,
 )  # fmt: skip
 from whet.passes.workbench import Workbench
 
@@ -194,9 +203,7 @@ def _outer(linear: Linear, seen: Observations | None) -> tuple[Floats, Floats]:
     return found.peak, found.square
 
 
-def _inputs(
-    region: Region, reader: Reader, seen: Observations | None
-) -> tuple[Floats, Floats]:
+def _inputs(region: Region, reader: Reader, seen: Observations | None) -> tuple[Floats, Floats]:
     """Return the peak and the mean square of a reader's inputs; seen, or what white inputs of the writer give."""
     if seen is not None:
         return _outer(reader.linear, seen)

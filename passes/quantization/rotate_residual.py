@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from whet.analysis.base import Analysis
 from whet.analysis.residual_streams import (
-    NormReader, ResidualStream, find_residual_streams, tied_table,
+    NormReader,
+    ResidualStream,
+    find_residual_streams,
+    tied_table,
 )  # fmt: skip
 from whet.analysis.statistics import Gram, Statistics
 from whet.errors import Mismatch
@@ -17,7 +20,12 @@ from whet.ir.values import attribute_float, constant, is_constant, is_op
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.linear import Linear
 from whet.passes.proposal import Builder, Proposal
-from whet.passes.quantization.rotations import centering, hadamard, principal_axes, random_orthogonal
+from whet.passes.quantization.rotations import (
+    centering,
+    hadamard,
+    principal_axes,
+    random_orthogonal,
+)
 from whet.passes.quantization.scaled_region import checked, positions
 from whet.passes.workbench import Workbench
 
@@ -125,7 +133,9 @@ def _rotated(stream: ResidualStream, q: Floats, build: Builder, work: Workbench)
             turn.copy(node)
         turn.placed(node)
     root = stream.norms[0].node
-    tied = {made for node in (*reads, *stream.readers) if (made := _turned_weight(node)) is not None}
+    tied = {
+        made for node in (*reads, *stream.readers) if (made := _turned_weight(node)) is not None
+    }
     return Proposal(
         (root, *sorted((nodes | tied) - {root}, key=lambda n: -order[n])),
         turn.outputs(nodes),
@@ -156,9 +166,7 @@ class _Turn:
         """Note that the nodes added since stand for ``old``."""
         self.places.update((n, old) for n in self._build.nodes if n not in self.places)
 
-    def outputs(
-        self, nodes: set[onnx_ir.Node]
-    ) -> tuple[tuple[onnx_ir.Value, onnx_ir.Value], ...]:
+    def outputs(self, nodes: set[onnx_ir.Node]) -> tuple[tuple[onnx_ir.Value, onnx_ir.Value], ...]:
         """Return the values that others read, and what takes their place."""
         for old, new in self._new.items():
             new.type, new.shape = old.type, old.shape

@@ -180,7 +180,9 @@ def checked(linear: Linear) -> Linear:
 
 def moved(region: Region, scales: Floats, build: Builder) -> Proposal:
     """Return the rewrite that divides the channels by ``scales`` and multiplies them in the readers."""
-    if not (np.isfinite(scales).all() and (scales > 0).all() and (scales[region.frozen] == 1).all()):
+    if not (
+        np.isfinite(scales).all() and (scales > 0).all() and (scales[region.frozen] == 1).all()
+    ):
         raise Mismatch("a scale is not positive and finite, or not 1 where the channel is frozen")
     places: dict[onnx_ir.Node, onnx_ir.Node] = {}
     new: dict[onnx_ir.Value, onnx_ir.Value] = {}
@@ -210,9 +212,7 @@ def moved(region: Region, scales: Floats, build: Builder) -> Proposal:
     )
 
 
-def _place(
-    build: Builder, places: dict[onnx_ir.Node, onnx_ir.Node], old: onnx_ir.Node
-) -> None:
+def _place(build: Builder, places: dict[onnx_ir.Node, onnx_ir.Node], old: onnx_ir.Node) -> None:
     places.update((node, old) for node in build.nodes if node not in places)
 
 
@@ -328,9 +328,7 @@ class NormWriter:
         for value in self.node.inputs[1:]:
             array = constant(value)
             assert array is not None and value is not None
-            inputs.append(
-                build.constant((array * factors).astype(array.dtype), value.name or "")
-            )
+            inputs.append(build.constant((array * factors).astype(array.dtype), value.name or ""))
         return build.op(self.node.op_type, *inputs, attributes=self.node.attributes)
 
 

@@ -16,7 +16,15 @@ from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.normalization import NORMALIZED
 from whet.passes.proposal import Proposal
 from whet.passes.quantization.scaled_region import (
-    GainWriter, LinearWriter, NormWriter, Reader, Region, Writer, find_region, moved, positions,
+    GainWriter,
+    LinearWriter,
+    NormWriter,
+    Reader,
+    Region,
+    Writer,
+    find_region,
+    moved,
+    positions,
 )  # fmt: skip
 from whet.passes.quantization.smoothing import Product, Rounding, smoothing_scales
 from whet.passes.workbench import Workbench
@@ -118,7 +126,9 @@ def _writer(node: onnx_ir.Node) -> Writer:
 def _check(region: Region) -> None:
     for reader in region.readers:
         if not is_op(reader.linear.node, "MatMul", "Gemm"):
-            raise Mismatch(f"{reader.linear.node.op_type} reads it (equalize-channels is for those)")
+            raise Mismatch(
+                f"{reader.linear.node.op_type} reads it (equalize-channels is for those)"
+            )
 
 
 def _requests(region: Region) -> Iterator[Request]:

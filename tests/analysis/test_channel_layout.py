@@ -52,7 +52,15 @@ def test_movements_carry_the_numbers_of_channels(name: str) -> None:
     }  # fmt: skip
     text = MOVES[name]
     used = {k: v for k, v in constants.items() if f" {k}" in text.replace("(", " ")}
-    rank = {"split-heads": 4, "merge": 1, "flatten": 2, "unbind": 3, "rows": 2, "expand": 4, "squeeze": 4}
+    rank = {
+        "split-heads": 4,
+        "merge": 1,
+        "flatten": 2,
+        "unbind": 3,
+        "rows": 2,
+        "expand": 4,
+        "squeeze": 4,
+    }
     shape = ",".join("abcd"[: rank.get(name, 3)])
     model = build(f"(float[2,3,12] x) => (float[{shape}] y) {{ {text} }}", used, opset=18)
     layout = follow(model, 2, 12)["y"]

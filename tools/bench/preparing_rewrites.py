@@ -69,7 +69,10 @@ class RoundProducts(Pass):
             new = build.op(node.op_type, *inputs, attributes=node.attributes)
             work.accept(
                 Proposal(
-                    (node,), ((node.outputs[0], new),), tuple(build.nodes), tuple(build.initializers)
+                    (node,),
+                    ((node.outputs[0], new),),
+                    tuple(build.nodes),
+                    tuple(build.initializers),
                 ),
                 "simulated",
             )

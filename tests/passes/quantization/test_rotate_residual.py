@@ -61,7 +61,11 @@ def test_image_model_with_patches_and_a_class_token() -> None:
       n1 = LayerNormalization(x0, g, b) u1 = MatMul(n1, w1) a1 = Relu(u1) f1 = MatMul(a1, w2) x1 = Add(x0, f1)
       n2 = LayerNormalization(x1, g, b) first = Gather<axis=1>(n2, zero) y = Gemm(first, h, c) }}"""
     constants = {k: PARTS[k] for k in ("k", "t", "p", "g", "b", "w1", "w2", "h", "c")}
-    constants |= {"flat": np.asarray([0, 12, -1]), "ones": np.asarray([1, 12]), "zero": np.asarray(0)}
+    constants |= {
+        "flat": np.asarray([0, 12, -1]),
+        "ones": np.asarray([1, 12]),
+        "zero": np.asarray(0),
+    }
     rotates(build(text, constants, opset=23))
 
 
@@ -111,4 +115,3 @@ def test_declines_before_opset_23() -> None:
     model = network(NORMS["layer"], EMBEDDED, "y = MatMul(n3, h)")
     model.graph.opset_imports[""] = 17
     declines(model, STEP, "opset 17 has no RMSNormalization")
-
