@@ -1,7 +1,7 @@
 """Follow channels through operators that keep them apart.
 
-A :class:`Layout` says for every axis of a value what an index adds to the number of the channel: a split into heads adds
-``head * size`` along one axis and ``0 … size - 1`` along another, an axis that says nothing about the channel adds
+A :class:`Layout` says for every axis of a value what an index adds to the number of the channel: a split into heads
+adds ``head * size`` along one axis and ``0 … size - 1`` along another, an axis that says nothing about the channel adds
 nothing. :func:`forward` is for operators f with f(x / s) = f(x) / s for a positive s per channel, whatever the axis.
 """
 
@@ -86,7 +86,10 @@ Known = Mapping[int, Layout]
 
 
 def forward(node: onnx_ir.Node, known: Known) -> list[Layout | None]:
-    """Return the layouts of the outputs, given those of some operands; raises Mismatch where f(x / s) is not f(x) / s."""
+    """Return the layouts of the outputs, given those of some operands.
+
+    Raises Mismatch where f(x / s) is not f(x) / s.
+    """
     rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if rule is None:
         raise Mismatch(f"scales do not pass through {node.op_type} '{node.name}'")

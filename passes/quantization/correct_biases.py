@@ -31,7 +31,7 @@ _OPERAND = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "MatMulNBits": 5}
 class CorrectBiases(Pass):
     """Add ``E[y] - E[ŷ]`` per channel to the bias of every operator that a lossy pass has replaced.
 
-    y are the outputs of the linear operator before, ŷ those now, both in the whole network on calibration data; operators
+    y are the outputs of the linear operator before, ŷ those now, both in the whole network on calibration data; they
     are visited in order, so that each sees what the corrections before it left. A correction stays if it lowers the
     squared error of the output on calibration data that it was not computed from. Runs behind the passes that quantize.
     Nagel et al., "Data-free quantization" (2019), and "A white paper on neural network quantization" (2021).
@@ -99,8 +99,12 @@ def _sites(original: onnx_ir.Model, work: Workbench) -> Iterator[_Site]:
         if not is_linear(node):
             continue
         sums = _sum_behind(node)
+        own = present.get(node.outputs[0].name or "")
         for behind in _behind(sums):
-            value = values.get(present.get(behind.name or "", ""))
+            name = behind.name or ""
+            # An addition of the bias stays as it was where only the product in front of it was replaced.
+            kept = name if own is not None and behind is sums else ""
+            value = values.get(present.get(name, kept))
             if value is None:
                 continue
             site = _holder(value, sums, rank(sums))

@@ -48,8 +48,8 @@ class EqualizeChannels(Pass):
     f is anything that a positive scale per channel passes through: Relu, LeakyRelu, PRelu, pools, reshapes, products
     with something else, values in an attention (Clip and other activations are not). W1, W2 may be convolutions,
     depthwise ones included, Gemm and MatMul. Pairs are visited until no scale lowers the predicted error any more
-    (``passes/quantization/equalization.py`` has the formula); what a scale would make worse is left. Without calibration
-    data activations are taken to be what white inputs of the first operator give. Nagel et al. 2019.
+    (``passes/quantization/equalization.py`` has the formula); what a scale would make worse is left. Without data,
+    activations are taken to be what white inputs of the first operator give. Nagel et al. 2019.
     """
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS

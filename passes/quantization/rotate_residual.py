@@ -38,8 +38,8 @@ Floats = NDArray[np.float64]
 class RotateResidual(Pass):
     """Rotate the residual stream of a pre-norm network by an orthogonal matrix Q, absorbed into weights.
 
-    Everything that writes into the stream becomes ``W Q``, everything that reads it ``Q' diag(g) W``, with g the scale of
-    the normalization in between: RMSNormalization of ``x Q`` is RMSNormalization of x, rotated. A LayerNormalization
+    Everything that writes into the stream becomes ``W Q``, everything that reads it ``Q' diag(g) W``, with g the scale
+    of the normalization in between: RMSNormalization of ``x Q`` is RMSNormalization of x, rotated. A LayerNormalization
     becomes RMSNormalization: its mean is subtracted by the writers' weights, its bias goes into the readers. Outlying
     channels are spread over all of them, which a grid for many weights or activations needs. Declines post-norm
     networks, and streams that anything but a normalization or a linear operator looks at. Ashkboos et al. 2024 (QuaRot,
@@ -263,7 +263,8 @@ class _Turn:
 
 
 def _constant(array: Floats, like: onnx_ir.Value | None, build: Builder) -> onnx_ir.Value:
-    assert like is not None and like.dtype is not None
+    assert like is not None
+    assert like.dtype is not None
     return build.constant(array.astype(like.dtype.numpy()), like.name or "")
 
 

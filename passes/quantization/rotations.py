@@ -1,6 +1,6 @@
 """Orthogonal matrices that spread outliers over all channels.
 
-A Hadamard matrix has entries ±1/√n, so that one large channel becomes n channels of its n-th root share (Ashkboos et al.,
+A Hadamard matrix has entries ±1/√n, so that one channel of size a becomes n channels of size a / √n (Ashkboos et al.,
 "QuaRot", 2024); the principal axes of the data put what matters into few channels ("SliceGPT", 2024).
 """
 
@@ -19,7 +19,7 @@ def random_orthogonal(size: int, rng: np.random.Generator) -> Floats:
 
 
 def hadamard(size: int, rng: np.random.Generator) -> Floats:
-    """Return a Hadamard matrix with random signs, as orthogonal matrix; an odd factor of the size is drawn at random."""
+    """Return an orthogonal Hadamard matrix with random signs; an odd factor of the size is drawn at random."""
     power = size & -size
     matrix = np.ones((1, 1))
     while len(matrix) < power:

@@ -155,7 +155,8 @@ class _Search:
 
 def _reader(node: onnx_ir.Node, known: Mapping[int, Layout]) -> Reader:
     value, weight = node.inputs[0], node.inputs[1]
-    assert value is not None and weight is not None
+    assert value is not None
+    assert weight is not None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if set(known) != {0}:
         raise Mismatch(f"{node.op_type} '{node.name}' reads scaled values elsewhere than as data")
@@ -244,7 +245,8 @@ def _scaled_constant(
     value: onnx_ir.Value | None, layout: Layout, scales: Floats, build: Builder
 ) -> onnx_ir.Value:
     array = constant(value)
-    assert array is not None and value is not None
+    assert array is not None
+    assert value is not None
     spread = layout.spread(1 / scales)
     while spread.ndim > array.ndim and spread.shape[0] == 1:
         spread = spread[0]
@@ -319,7 +321,8 @@ class NormWriter:
     def layout(self) -> Layout:
         """Return the last axis."""
         scale, size = constant(self.node.inputs[1]), rank(self.node.outputs[0])
-        assert scale is not None and size is not None
+        assert scale is not None
+        assert size is not None
         return Layout.along(-1, size, scale.size)
 
     def scaled(self, factors: Floats, build: Builder) -> onnx_ir.Value:
@@ -327,7 +330,8 @@ class NormWriter:
         inputs = [self.node.inputs[0]]
         for value in self.node.inputs[1:]:
             array = constant(value)
-            assert array is not None and value is not None
+            assert array is not None
+            assert value is not None
             inputs.append(build.constant((array * factors).astype(array.dtype), value.name or ""))
         return build.op(self.node.op_type, *inputs, attributes=self.node.attributes)
 
@@ -358,14 +362,16 @@ class GainWriter:
     def layout(self) -> Layout:
         """Return the axis along which the vector lies."""
         array, size = constant(self.node.inputs[self.operand]), rank(self.node.outputs[0])
-        assert array is not None and size is not None
+        assert array is not None
+        assert size is not None
         return Layout.along(self.axis, size, array.size)
 
     def scaled(self, factors: Floats, build: Builder) -> onnx_ir.Value:
         """Return the product with a scaled vector."""
         value = self.node.inputs[self.operand]
         array = constant(value)
-        assert array is not None and value is not None
+        assert array is not None
+        assert value is not None
         vector = (array.reshape(-1) * factors).astype(array.dtype).reshape(array.shape)
         inputs = list(self.node.inputs)
         inputs[self.operand] = build.constant(vector, value.name or "")

@@ -143,7 +143,8 @@ def test_values_pass_through_attention_to_every_head_that_shares_them() -> None:
     node, layout = model.graph[0], Layout((None, np.asarray([0, 3]), None, np.arange(3)))
     (out,) = forward(node, {2: layout})
     assert out is not None
-    assert out.axes[1] is not None and out.axes[1].tolist() == [0, 0, 3, 3]
+    assert out.axes[1] is not None
+    assert out.axes[1].tolist() == [0, 0, 3, 3]
     with pytest.raises(Mismatch, match="at another operand"):
         forward(node, {1: layout})
 

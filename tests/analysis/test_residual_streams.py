@@ -52,7 +52,7 @@ def test_pooling_and_movement_behind_a_normalization() -> None:
 
 
 OBSTACLES = {
-    "m = LayerNormalization(z, g) q = Add(m, p) r = LayerNormalization(q, g) y = MatMul(r, h)": "the network is post-norm",
+    "m = LayerNormalization(z, g) q = Add(m, p) r = LayerNormalization(q, g) y = MatMul(r, h)": "is post-norm",
     "m = RMSNormalization(z, g) q = Sigmoid(z) c = Mul(m, q) y = MatMul(c, h)": "does not leave the channels alone",
     "m = RMSNormalization(z, g) q = Mul(z, g) c = Add(m, q) y = MatMul(c, h)": "does not leave the channels alone",
     "m = RMSNormalization<axis=1>(z, k) y = MatMul(m, h)": "normalizes in another way",

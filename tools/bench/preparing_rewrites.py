@@ -164,7 +164,12 @@ def _networks(assets: Path) -> Iterator[str]:
                 for behind in ("", "correct-biases"):
                     executor, changed = _compiled(path, _pipeline(recipe, lossy, behind), feeds)
                     found = _top1(executor, images, test["labels"])
-                    yield f"{name} {str(lossy)[15:]:34} top-1 {found:.4f}  {changed or 'plain'}"
+                    yield f"{name} {_spelled(lossy):34} top-1 {found:.4f}  {changed or 'plain'}"
+
+
+def _spelled(lossy: RoundProducts) -> str:
+    weights = "tensor" if lossy.block < 0 else "channel"
+    return f"W{lossy.bits} per {weights}" + (", A8" if lossy.activations else "")
 
 
 def _top1(executor: Executor, images: Array, labels: Array) -> float:
@@ -204,7 +209,8 @@ def _stories(assets: Path) -> Iterator[str]:
                 executor, changed = _compiled(path, _pipeline(recipe, lossy), feeds)
                 found = _perplexity(executor, test)
                 yield (
-                    f"stories260k {bits} bits, block {block:2}: perplexity {found:8.3f}  {recipe or 'plain'} ({changed})"
+                    f"stories260k {bits} bits, block {block:2}: perplexity {found:8.3f}"
+                    f"  {recipe or 'plain'} ({changed})"
                 )
 
 
