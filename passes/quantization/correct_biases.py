@@ -206,7 +206,7 @@ def _new_bias(site: _Site, error: Floats, build: Builder) -> tuple[onnx_ir.Value
         total = (array.reshape(-1).astype(np.float64) + error).astype(array.dtype)
         shape = array.shape if array.size == error.size else error.shape
         made = build.constant(total.reshape(shape), old.name or "")
-        return made, total.astype(np.float64) - array.reshape(-1)
+        return made, total.astype(np.float64) - array.reshape(-1).astype(np.float64)
     return _integer_bias(old, error, build)
 
 
@@ -227,8 +227,8 @@ def _integer_bias(
     if len(parts) > 2 and parts[2] is not None and np.any(parts[2]):
         raise Mismatch("the integers of the bias have a zero point")
     steps, scale = parts[0].astype(np.int64), parts[1].astype(np.float64)
-    limits = np.iinfo(parts[0].dtype)
+    limits = np.iinfo(parts[0].dtype.name)
     moved = np.clip(steps + np.rint(error / scale).astype(np.int64), limits.min, limits.max)
-    integers = build.constant(moved.astype(parts[0].dtype), node.inputs[0].name or "")
+    integers = build.constant(moved.astype(parts[0].dtype), f"{old.name}.steps")
     made = build.op("DequantizeLinear", integers, *node.inputs[1:], attributes=node.attributes)
     return made, np.asarray((moved - steps) * scale)

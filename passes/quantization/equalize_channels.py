@@ -88,6 +88,9 @@ def _regions(work: Workbench) -> list[Region]:
     for node in work.nodes("Conv", "ConvTranspose", "Gemm", "MatMul"):
         if not is_linear(node):
             continue
+        if node.metadata_props.get("whet.from", "").startswith(f"{work.running.name}:"):
+            work.near_miss(node, "it is equalized already")
+            continue
         try:
             region = find_region(LinearWriter.of(node), order)
         except Mismatch as reason:

@@ -39,4 +39,4 @@ def principal_axes(gram: Floats) -> Floats:
 
 def centering(size: int) -> Floats:
     """Return I - 1 1ᵀ / n, which subtracts the mean."""
-    return np.eye(size) - np.full((size, size), 1.0 / size)
+    return np.asarray(np.eye(size) - np.full((size, size), 1.0 / size))

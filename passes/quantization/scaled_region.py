@@ -117,6 +117,11 @@ class _Search:
         if is_linear(node):
             self._readers.append(_reader(node, known))
             return
+        if is_op(node, "Attention") and len(known) > 1 and 2 in known:
+            # Queries and keys of the same projection stay as they are, values can still be scaled.
+            reason = f"Attention '{node.name}' compares queries and keys"
+            self._freeze([layout for k, layout in known.items() if k != 2], reason)
+            known = {2: known[2]}
         outputs = [] if is_op(node, *_BLIND) else forward(node, known)
         self._between.append(node)
         for value, layout in zip(node.outputs, outputs, strict=False):
@@ -332,7 +337,11 @@ class NormWriter:
             array = constant(value)
             assert array is not None
             assert value is not None
-            inputs.append(build.constant((array * factors).astype(array.dtype), value.name or ""))
+            inputs.append(
+                build.constant(
+                    (array.astype(np.float64) * factors).astype(array.dtype), value.name or ""
+                )
+            )
         return build.op(self.node.op_type, *inputs, attributes=self.node.attributes)
 
 
@@ -372,7 +381,11 @@ class GainWriter:
         array = constant(value)
         assert array is not None
         assert value is not None
-        vector = (array.reshape(-1) * factors).astype(array.dtype).reshape(array.shape)
+        vector = (
+            (array.reshape(-1).astype(np.float64) * factors)
+            .astype(array.dtype)
+            .reshape(array.shape)
+        )
         inputs = list(self.node.inputs)
         inputs[self.operand] = build.constant(vector, value.name or "")
         return build.op(self.node.op_type, *inputs)

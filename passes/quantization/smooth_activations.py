@@ -41,8 +41,8 @@ class SmoothActivations(Pass):
 
     s_j = max|x_j|^α / max|W_j|^(1-α) takes outliers out of activations and puts them into weights, whose grids are per
     output channel. x may come from a LayerNormalization, an RMSNormalization, a product with a constant vector, or a
-    linear operator, through reshapes, gates and attention (values pass through its weighted sums); everything that reads a
-    channel must be able to take its scale. α is the one with the least error of the quantized products on calibration
+    linear operator, through reshapes, gates and attention (values pass through its weighted sums); everything that
+    reads a channel must be able to take its scale. α is the one with the least error of the quantized products on calibration
     data, and the place is left where none is better than no scale. Xiao et al. 2022.
     """
 
@@ -78,6 +78,10 @@ class SmoothActivations(Pass):
         made: dict[onnx_ir.Node, onnx_ir.Node],
         work: Workbench,
     ) -> None:
+        if any(reader.linear.node in made for reader in region.readers):
+            # What it reads has changed since it was observed.
+            work.decline(region.writer.node, "what reads it was smoothed through another operator")
+            return
         rounding = Rounding(self.weight_bits, self.activation_bits, self.block)
         products = [_product(reader, seen) for reader in region.readers]
         scales, before, after = smoothing_scales(products, region.frozen, rounding, _GAIN)
@@ -103,9 +107,8 @@ class SmoothActivations(Pass):
 def _regions(work: Workbench) -> Iterator[Region]:
     order = positions(work.graph)
     for node in work.nodes(*NORMALIZED, "Mul", "MatMul", "Gemm"):
-        if node.metadata_props.get("whet.from", "").startswith(f"{work.running.name}:") and not (
-            is_op(node, "MatMul", "Gemm")
-        ):
+        if node.metadata_props.get("whet.from", "").startswith(f"{work.running.name}:"):
+            work.near_miss(node, "it is smoothed already")
             continue
         try:
             region = find_region(_writer(node), order)

@@ -1,8 +1,8 @@
 """Activation smoothing on arrays: scales per channel, and what quantized products lose with them.
 
 s_j = max|X_j|^α / max|W_j|^(1-α), X ← X / s, W ← W s (Xiao et al., "SmoothQuant", 2022). Which α is
-best is tried, by the error of the quantized product on real data. With activations in float and few bits for the weights the
-same search is that of Lin et al., "AWQ" (2023).
+best is tried, by the error of the quantized product on real data. With activations in float and few bits for the
+weights the same search is that of Lin et al., "AWQ" (2023).
 """
 
 import dataclasses

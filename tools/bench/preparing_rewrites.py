@@ -23,7 +23,7 @@ from whet.ir.bindings import Bindings, candidates, symbols
 from whet.ir.execute import Executor
 from whet.ir.values import Array, constant, is_op
 from whet.passes.base import Change, Fidelity, Pass
-from whet.passes.pipeline import Pipeline
+from whet.passes.pipeline import Pipeline, Step
 from whet.passes.proposal import Proposal
 from whet.passes.quantization.arrays import affine
 from whet.passes.quantization.formats import UINT8
@@ -61,7 +61,7 @@ class RoundProducts(Pass):
             inputs = list(node.inputs)
             array = constant(node.inputs[1])
             assert array is not None
-            inputs[1] = build.constant(self._rounded(array, node), node.inputs[1].name or "")
+            inputs[1] = build.constant(self._rounded(array, node))
             if seen is not None and inputs[0] is not None:
                 found = seen.of(_name(node), Channels(-1))
                 grid = affine(float(found.low.min()), float(found.high.max()), UINT8)
@@ -98,15 +98,13 @@ class RoundProducts(Pass):
 
 def _nearest(blocks: Array, step: Array, reach: int) -> Array:
     """Round, with the scale of each block shrunk by the factor of least squared error."""
-    best, least = None, None
+    best: Array = np.zeros_like(blocks)
+    least = np.full(step.shape, np.inf)
     for factor in np.linspace(1.0, 0.4, 25):
         found = np.clip(np.rint(blocks / (step * factor)), -reach, reach) * step * factor
         error = ((found - blocks) ** 2).sum(axis=2, keepdims=True)
-        if best is None or least is None:
-            best, least = found, error
-        else:
-            best, least = np.where(error < least, found, best), np.minimum(error, least)
-    assert best is not None
+        best = np.asarray(np.where(error < least, found, best))
+        least = np.minimum(error, least)
     return best
 
 
@@ -127,7 +125,8 @@ def _compiled(
     """Return the model behind a pipeline, and how many places each of the passes changed."""
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(source, folder=Path(folder))
-        model, steps = prepared.model, []
+        model: onnx_ir.Model = prepared.model
+        steps: list[Step] = []
         if pipeline is not None:
             choices = tuple(candidates(symbols(model))[:2])
             context = Context(bindings=Bindings(choices), calibration=tuple(calibration))
@@ -220,7 +219,7 @@ def _perplexity(executor: Executor, tokens: Array) -> float:
         part = tokens[k : k + 32]
         logits = executor.run({"input_ids": part[:, :-1]})[0].astype(np.float64)
         logits -= logits.max(axis=-1, keepdims=True)
-        chosen = np.take_along_axis(logits, part[:, 1:, None], -1)[..., 0]
+        chosen = np.take_along_axis(logits, part[:, 1:, None].astype(np.intp), -1)[..., 0]
         total += float((np.log(np.exp(logits).sum(-1)) - chosen).sum())
         count += chosen.size
     return float(np.exp(total / count))

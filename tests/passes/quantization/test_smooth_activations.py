@@ -68,7 +68,8 @@ def test_gated_projections() -> None:
     model = model_of(body, "float[N,M,4] y", size=6)
     before = onnx_ir.to_proto(model)
     coverage = smooth(model)
-    assert coverage.changed >= 1
+    assert not coverage.failures
+    assert coverage.changed >= 1, coverage
     assert worst_error(before, model) <= 1e-5
 
 
@@ -102,7 +103,7 @@ def test_declines_without_data_and_without_a_gain() -> None:
     assert set(coverage.declined.values()) == {"needs calibration data"}
     flat = build(
         "(float[N,M,8] x) => (float[N,M,6] y) { n = RMSNormalization(x, one) y = MatMul(n, m) }",
-        {"one": np.ones(8, np.float32), "m": np.ones((8, 6), np.float32)},
+        {"one": np.ones(8, np.float32), "m": np.zeros((8, 6), np.float32)},
         opset=23,
     )
     coverage = smooth(flat)
