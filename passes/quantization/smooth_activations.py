@@ -42,8 +42,8 @@ class SmoothActivations(Pass):
     s_j = max|x_j|^α / max|W_j|^(1-α) takes outliers out of activations and puts them into weights, whose grids are per
     output channel. x may come from a LayerNormalization, an RMSNormalization, a product with a constant vector, or a
     linear operator, through reshapes, gates and attention (values pass through its weighted sums); everything that
-    reads a channel must be able to take its scale. α is the one with the least error of the quantized products on calibration
-    data, and the place is left where none is better than no scale. Xiao et al. 2022.
+    reads a channel must be able to take its scale. The α taken is the one with the least error of the quantized
+    products on calibration data; where none is better than no scale, the place is left. Xiao et al. 2022.
     """
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
