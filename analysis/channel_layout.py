@@ -255,7 +255,7 @@ def _gather(node: onnx_ir.Node, known: Known) -> list[Layout | None]:
     if index is None or index.ndim > 1:
         raise Mismatch(f"which channels {node.op_type} '{node.name}' takes is computed")
     if index.ndim == 1:
-        return [Layout((*before, labels[index], *after))]
+        return [Layout((*before, labels[index.astype(np.intp)], *after))]
     others = [*before, *after]
     place = next((k for k, part in enumerate(others) if part is not None), None)
     if place is None:

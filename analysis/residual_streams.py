@@ -199,8 +199,8 @@ class _Flood:
 
     def _pass(self, node: onnx_ir.Node) -> None:
         """Follow an operator that leaves the basis alone to everything that it connects."""
-        known = [v for v in (*node.inputs, *node.outputs) if v in self._stream.axes]
-        anchor = next(v for v in known if v is not None)
+        near = (v for v in (*node.inputs, *node.outputs) if v is not None)
+        anchor = next(v for v in near if v in self._stream.axes)
         norm = self._normal.get(anchor)
         try:
             for value, axis in _connected(node, anchor, self._stream.axes[anchor]):
