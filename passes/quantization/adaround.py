@@ -2,8 +2,9 @@
 
 Nagel et al., Up or Down? Adaptive Rounding for Post-Training Quantization, 2020. A weight is c + d h(V) steps, with c
 the code to start from, d = 1 or -1 the side on which the real weight lies, and h the rectified sigmoid
-clip(1.2 sigmoid(V) - 0.1, 0, 1); minimized is ||f(x̂, Ŵ) - f(x, W)||² + strength * mean(1 - |2h - 1|^β), where β falls, so
-that every h ends at 0 or 1. x̂ are the inputs that the quantized model gives the layer, f has its activation in it.
+clip(1.2 sigmoid(V) - 0.1, 0, 1). Minimized is ||f(x̂, Ŵ) - f(x, W)||² + strength * mean(1 - |2h - 1|^β), where β
+falls, so that every h ends at 0 or 1; x̂ are the inputs that the quantized model gives the layer, and f has its
+activation in it.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ class Schedule:
     batch: int = 32
     rate: float = 0.02
     strength: float = 0.3
-    """Weight of the regularizer; the other term is 1 at the start."""
+    """Weight of the regularizer; the other term is 1 for the codes to start from."""
     warm_up: float = 0.2
     """Share of the steps without the regularizer."""
     beta: tuple[float, float] = (20.0, 2.0)
@@ -57,7 +58,7 @@ def adaround(
     axis: int = -1,
     schedule: Schedule | None = None,
 ) -> Blocks:
-    """Return codes on the grid of ``start``, each at most one step away from it, that bring outputs nearest to ``targets``.
+    """Return codes at most one step away from ``start``, on its grid, that bring outputs nearest to ``targets``.
 
     Args:
         weights: ``[outputs, inputs]``, what is rounded.
@@ -119,18 +120,26 @@ class _Rounding:
 
         optimizer = torch.optim.Adam([self._logits], plan.rate)
         draw = np.random.default_rng(plan.seed)
-        level = float(np.mean(np.square(targets, dtype=np.float64))) or 1.0
+        with torch.no_grad():
+            first = slice(0, plan.batch)
+            level = float(
+                self._error(torch.zeros_like(self._logits), inputs[first], targets[first])
+            )
         for step in range(plan.steps):
             rows = draw.integers(0, len(inputs), min(plan.batch, len(inputs)))
             h = self._h()
-            outputs = self._function(torch.from_numpy(inputs[rows]), self._matrix(h))
-            loss = (outputs - torch.from_numpy(targets[rows])).square().mean()
-            if step == 0:
-                level = float(loss.detach()) or level
-            loss = loss / level + self._penalty(h, step, plan)
+            error = self._error(h, inputs[rows], targets[rows]) / (level or 1.0)
             optimizer.zero_grad()
-            loss.backward()
+            (error + self._penalty(h, step, plan)).backward()
             optimizer.step()
+
+    def _error(self, h: "torch.Tensor", inputs: Array, targets: Array) -> "torch.Tensor":
+        """Return the mean squared error of the outputs."""
+        import torch
+
+        codes, side, scale = self._tensors
+        outputs = self._function(torch.from_numpy(inputs), (codes + side * h) * scale)
+        return (outputs - torch.from_numpy(targets)).square().mean()
 
     def codes(self) -> Array:
         """Return the codes with every choice made."""
@@ -139,10 +148,6 @@ class _Rounding:
 
     def _h(self) -> "torch.Tensor":
         return (self._logits.sigmoid() * (_HIGH - _LOW) + _LOW).clamp(0, 1)
-
-    def _matrix(self, h: "torch.Tensor") -> "torch.Tensor":
-        codes, side, scale = self._tensors
-        return (codes + side * h) * scale
 
     def _penalty(self, h: "torch.Tensor", step: int, plan: Schedule) -> "torch.Tensor | float":
         done = step / plan.steps

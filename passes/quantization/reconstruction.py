@@ -158,7 +158,9 @@ class _Twins:
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(layer.stored(blocks.values())))
 
-    def function(self, layer: WeightedLayer) -> "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]":
+    def function(
+        self, layer: WeightedLayer
+    ) -> "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]":
         """Return the layer with its bias and activation, as a function of inputs and a matrix."""
         call = self._nodes[_name(layer.node.outputs[0])]
         tail = None if layer.tail is None else self._nodes[layer.output]

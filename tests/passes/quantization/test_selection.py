@@ -5,7 +5,7 @@ import pytest
 
 from whet.passes.quantization.approximation import Layer, LowRank
 from whet.passes.quantization.rounding import round_to_nearest
-from whet.passes.quantization.selection import best
+from whet.passes.quantization.selection import best, integer_candidates
 
 LAYER = Layer(np.arange(1.0, 9.0, dtype=np.float32).reshape(2, 4))
 
@@ -50,3 +50,16 @@ def test_inputs_held_out_are_what_errors_are_measured_on():
 def test_nothing_to_choose_from():
     with pytest.raises(ValueError, match="no candidate"):
         best(LAYER, {})
+
+
+def test_the_ways_to_round_to_integers():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((100, 16)) @ rng.standard_normal((16, 16))
+    weights = rng.standard_normal((8, 16)).astype(np.float32)
+    assert list(integer_candidates(Layer(weights), 3)) == ["nearest"]
+    layer = Layer(weights, rows.T @ rows)
+    name, found, errors = best(layer, integer_candidates(layer, 3, 8, symmetric=False))
+    assert name == "gptq refined"
+    assert errors["gptq refined"] < errors["gptq"] < errors["nearest"]
+    assert found.zeros is not None
+    assert found.size == 8
