@@ -35,7 +35,8 @@ class FoldConstants(Pass):
 
     A result of more than ``limit`` bytes is only stored where it replaces at least as many; a weight that others read
     too is never stored in a second form. Random operators, operators with subgraphs, operators of other domains,
-    quantization and what decodes packed weights are left alone. Results are those of ONNX Runtime; the proof is ONNX's reference implementation.
+    quantization and what decodes packed weights are left alone. Results are those of ONNX Runtime; the proof is ONNX's
+    reference implementation.
     """
 
     limit: int = 1 << 20

@@ -31,9 +31,9 @@ def pack(codes: Array, bits: int) -> Array:
 
 def unpack(packed: Array, bits: int, count: int, *, signed: bool) -> Array:
     """Return the first ``count`` codes, int8 or uint8."""
-    ones = (packed >> _EIGHT[:, None]) & 1
-    codes = ones.astype(np.int32) @ place_values(bits, signed=signed).astype(np.int32)
-    return codes.reshape(-1)[:count].astype(np.int8 if signed else np.uint8)
+    ones = (packed.astype(np.int32) >> _EIGHT[:, None]) & 1
+    codes: Array = ones @ place_values(bits, signed=signed).astype(np.int32)
+    return np.asarray(codes.reshape(-1)[:count], np.int8 if signed else np.uint8)
 
 
 def place_values(bits: int, *, signed: bool) -> Array:

@@ -14,7 +14,7 @@ import onnx_ir
 
 from whet.errors import Mismatch
 from whet.ir.values import Array
-from whet.passes.proposal import Builder
+from whet.passes.proposal import Attribute, Builder
 from whet.passes.quantization.approximation import (
     Approximation,
     Blocks,
@@ -199,7 +199,7 @@ class _Storage:
         places = self.build.op("CumSum", steps, first)
         numbers = self.wide(outliers.numbers, "outliers")
         flat = self.build.op("Reshape", onto, self.build.ints(-1))
-        how = {"axis": 0, "reduction": "add"}
+        how: dict[str, Attribute] = {"axis": 0, "reduction": "add"}
         found = self.build.op("ScatterElements", flat, places, numbers, attributes=how)
         return self.build.op("Reshape", found, self.build.ints(*shape))
 
