@@ -97,7 +97,7 @@ def _looked_up(values: Array, table: Array, bits: int) -> Codebook:
 def choose_rows(layer: Layer, candidates: Mapping[str, Codebook]) -> Choice:
     """Return of every row the candidate with the smallest output error, the earlier of equals."""
     books = list(candidates.values())
-    errors = np.stack([row_errors(layer.weights, b.values(), layer.gram) for b in books])
+    errors = np.stack([row_errors(layer.weights, b.values(), layer.judge) for b in books])
     best = errors.argmin(0)
     rows = np.arange(len(best))
     codes = np.stack([b.codes for b in books])[best, rows]
