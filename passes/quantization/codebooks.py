@@ -146,10 +146,10 @@ def refit(layer: Layer, book: Codebook) -> Codebook:
     if layer.gram is None or len(book.table) < len(book.codes):
         return book
     gram: Floats = layer.gram.astype(np.float32)
-    entries = book.table.shape[1]
-    table = book.table.astype(np.float32)
-    rows = max(1, _SOLVED // (gram.shape[0] * entries))
-    missing: Floats = layer.weights - book.values()
+    entries = int(book.table.shape[1])
+    table: Floats = book.table.astype(np.float32)
+    rows = max(1, _SOLVED // (len(gram) * entries))
+    missing: Floats = np.subtract(layer.weights, book.values(), dtype=np.float32)
     for start in range(0, len(table), rows):
         part = slice(start, start + rows)
         table[part] += _corrections(book.codes[part], missing[part], gram, entries)

@@ -250,7 +250,7 @@ def _best(layer: Layer, found: Mapping[str, Approximation]) -> tuple[str, Approx
 
     def score(name: str) -> float:
         bits = 8 * found[name].nbytes / layer.weights.size
-        return layer.error(found[name]) * 4.0**bits
+        return float(layer.error(found[name]) * 4.0**bits)
 
     name = min(found, key=score)
     return name, found[name]
