@@ -14,7 +14,7 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
-from whet.passes.proposal import Proposal
+from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.approximation import (
     Approximation,
     Blocks,
@@ -100,8 +100,9 @@ class _Run:
         self._judge = measure_grams(work.model, weights, held, threads)
         self._fisher = self._gradients()
         self._names = {
-            v: v.name or "" for w in weights for node in w.readers for v in _operands(node)
+            node: [v.name or "" for v in _operands(node)] for w in weights for node in w.readers
         }
+        """What the readers' operands were called before anything was rewritten."""
         self._sample = self._sampler((held or batches)[:1])
 
     def _gradients(self) -> Mapping[str, Array]:
@@ -114,7 +115,7 @@ class _Run:
         if not batches:
             return None
         model, threads = self._work.model, self._work.context.threads
-        names = list(dict.fromkeys(self._names.values()))
+        names = list(dict.fromkeys(name for names in self._names.values() for name in names))
         return Sampler(model, names, first_samples(model, batches[0]), threads)
 
     def rewrite(self) -> None:
@@ -181,7 +182,9 @@ class _Run:
         return f"{name} + rank {self._pass.rank}", repaired
 
     def _propose(self, weight: Weight, name: str, approximation: Approximation) -> None:
-        build = self._work.builder(weight.products[0])
+        """Decode in front of the first reader; once that is proven, let the others read the same."""
+        readers = [node for node in self._work.nodes() if node in set(weight.readers)]
+        build = self._work.builder(readers[0])
         try:
             value = spell(
                 build,
@@ -194,37 +197,43 @@ class _Run:
         except Mismatch:
             Proposal(weight.readers, (), tuple(build.nodes)).discard()
             raise
-        outputs: list[tuple[onnx_ir.Value, onnx_ir.Value]] = []
-        for node in weight.readers:
-            inputs = [value if v is weight.value else v for v in node.inputs]
-            result = build.op(node.op_type, *inputs, attributes=dict(node.attributes))
-            outputs.append((node.outputs[0], result))
         damage = Damage(
-            site=weight.products[0].name or weight.products[0].op_type,
+            site=readers[0].name or readers[0].op_type,
             format=f"{self._pass.bits} bits, {name}",
             error=0.0,
             bytes_before=4 * math.prod(weight.shape),
             bytes_after=approximation.nbytes,
         )
-        proposal = Proposal(
-            weight.readers, tuple(outputs), tuple(build.nodes), tuple(build.initializers)
-        )
-        self._work.propose(proposal, damage, self._samples(weight))
+        first = _reading(readers[0], weight.value, value, build)
+        if not self._work.propose(first, damage, self._samples(readers[0])):
+            return
+        for node in readers[1:]:
+            other = _reading(node, weight.value, value, self._work.builder(node))
+            self._work.accept(other, "decoded for an earlier reader")
 
-    def _samples(self, weight: Weight) -> dict[str, Array]:
+    def _samples(self, node: onnx_ir.Node) -> dict[str, Array]:
         """Return real data for the operands, under their present names."""
         if self._sample is None:
             return {}
         found: dict[str, Array] = {}
-        for node in weight.readers:
-            for value in _operands(node):
-                try:
-                    array = self._sample(self._names.get(value, value.name or ""))
-                except CannotRun:
-                    return {}
-                if array is not None:
-                    found[value.name or ""] = array
+        for value, name in zip(_operands(node), self._names[node], strict=True):
+            try:
+                array = self._sample(name)
+            except CannotRun:
+                return {}
+            if array is not None:
+                found[value.name or ""] = array
         return found
+
+
+def _reading(
+    node: onnx_ir.Node, old: onnx_ir.Value, new: onnx_ir.Value, build: Builder
+) -> Proposal:
+    """Return the proposal that the node reads another weight."""
+    inputs = [new if v is old else v for v in node.inputs]
+    result = build.op(node.op_type, *inputs, attributes=dict(node.attributes))
+    nodes, weights = tuple(build.nodes), tuple(build.initializers)
+    return Proposal((node,), ((node.outputs[0], result),), nodes, weights)
 
 
 def _operands(node: onnx_ir.Node) -> list[onnx_ir.Value]:

@@ -17,12 +17,12 @@ from whet.passes.quantization.quantize_codebooks import QuantizeCodebooks
 from whet.passes.workbench import Context, Workbench
 
 RNG = np.random.default_rng(0)
-PRODUCT = "(float[N,64] x) => (float[N,48] y) { y = MatMul(x, w) }"
-MIX = RNG.standard_normal((64, 64)) * 0.2 + np.diag(RNG.lognormal(0, 1, 64))
+PRODUCT = "(float[N,256] x) => (float[N,48] y) { y = MatMul(x, w) }"
+MIX = RNG.standard_normal((256, 256)) * 0.1 + np.diag(RNG.lognormal(0, 1, 256))
 
 
 def batches(count: int = 4) -> tuple[dict[str, np.ndarray], ...]:
-    drawn = (RNG.standard_normal((200, 64)) @ MIX for _ in range(count))
+    drawn = (RNG.standard_normal((300, 256)) @ MIX for _ in range(count))
     return tuple({"x": x.astype(np.float32)} for x in drawn)
 
 
@@ -41,17 +41,17 @@ def error(before: onnx.ModelProto, model: onnx_ir.Model) -> float:
     return float(np.linalg.norm(new - old) / np.linalg.norm(old))
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+@pytest.mark.parametrize("bits", [2, 3])
 def test_a_product_is_stored_in_few_bits(bits: int) -> None:
-    model = build(PRODUCT, weights(w=(64, 48)), opset=21)
+    model = build(PRODUCT, weights(w=(256, 48)), opset=21)
     before = onnx_ir.to_proto(model)
     coverage = apply(model, QuantizeCodebooks(bits=bits))
     assert (coverage.matched, coverage.eligible, coverage.changed) == (1, 1, 1)
-    assert error(before, model) < {2: 0.45, 3: 0.2, 4: 0.1, 5: 0.06}[bits]
+    assert error(before, model) < {2: 0.45, 3: 0.2}[bits]
     (damage,) = coverage.damage
     assert damage.format == f"{bits} bits, lean"
-    assert damage.bytes_before == 4 * 64 * 48
-    assert damage.bytes_after == 64 * 48 * bits // 8 + 48 * 2**bits * 2
+    assert damage.bytes_before == 4 * 256 * 48
+    assert damage.bytes_after == 256 * 48 * bits // 8 + 48 * 2**bits * 2
     assert weight_bytes(model) < damage.bytes_after + 120
     assert coverage.proofs == {"calibration": 1}
 
@@ -59,7 +59,7 @@ def test_a_product_is_stored_in_few_bits(bits: int) -> None:
 def test_methods_outliers_and_rank_lower_the_error() -> None:
     found: dict[str, float] = {}
     formats: dict[str, str] = {}
-    heavy = {"w": (RNG.standard_t(3, (64, 48)) * 0.1).astype(np.float32)}
+    heavy = {"w": (RNG.standard_t(3, (256, 48)) * 0.1).astype(np.float32)}
     for name, step in {
         "squeeze": QuantizeCodebooks(bits=2, method="squeeze"),
         "lean": QuantizeCodebooks(bits=2, method="lean"),
@@ -79,7 +79,7 @@ def test_methods_outliers_and_rank_lower_the_error() -> None:
 
 
 def test_without_data_the_weights_alone_decide() -> None:
-    model = build(PRODUCT, weights(w=(64, 48)), opset=21)
+    model = build(PRODUCT, weights(w=(256, 48)), opset=21)
     coverage = apply(model, QuantizeCodebooks(method="lean"), 0)
     assert coverage.damage[0].format == "3 bits, squeeze"
 
@@ -115,8 +115,15 @@ def test_a_tied_table_is_stored_once() -> None:
     assert np.linalg.norm(new - old) / np.linalg.norm(old) < 0.5
 
 
+def test_few_inputs_have_no_room_for_tables() -> None:
+    """Of 32 inputs a table of 16 entries in float16 costs 8 bits each: rounding evenly is better for its bytes."""
+    text = "(float[N,32] x) => (float[N,48] y) { y = MatMul(x, w) }"
+    coverage = apply(build(text, weights(w=(32, 48)), opset=21), QuantizeCodebooks(bits=4), 0)
+    assert coverage.damage[0].format == "4 bits, rtn"
+
+
 def test_a_second_run_changes_nothing() -> None:
-    model = build(PRODUCT, weights(w=(64, 48)), opset=21)
+    model = build(PRODUCT, weights(w=(256, 48)), opset=21)
     apply(model, QuantizeCodebooks())
     assert apply(model, QuantizeCodebooks()).changed == 0
 
@@ -124,9 +131,9 @@ def test_a_second_run_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "shapes", "step", "reason"),
     [
-        (PRODUCT.replace("64", "16"), {"w": (16, 48)}, QuantizeCodebooks(), "768 weights, fewer than 1024"),
-        (PRODUCT, {"w": (64, 48)}, QuantizeCodebooks(bits=7), "bits is 7, a codebook has 1 to 6"),
-        (PRODUCT.replace("48", "3"), {"w": (64, 3)}, QuantizeCodebooks(bits=6, minimum=1), "its decoding about 700"),
+        (PRODUCT.replace("256", "16"), {"w": (16, 48)}, QuantizeCodebooks(), "768 weights, fewer than 1024"),
+        (PRODUCT, {"w": (256, 48)}, QuantizeCodebooks(bits=7), "bits is 7, a codebook has 1 to 6"),
+        (PRODUCT.replace("48", "1"), {"w": (256, 1)}, QuantizeCodebooks(bits=6, minimum=1), "its decoding about 700"),
         ("(float[64,64] x) => (float[64,64] y) { y = MatMul(w, x) }", {"w": (64, 64)}, QuantizeCodebooks(), "second"),
     ],
 )  # fmt: skip
@@ -141,8 +148,8 @@ def test_declines_say_why(
 
 def test_a_whole_compile_keeps_the_file_small(tmp_path: Path) -> None:
     """Clean-up and the choice of kernels run behind the pass; the runtime keeps nothing of the decoding."""
-    text = """(float[N,64] x) => (float[N,64] y) { h = MatMul(x, w) g = Relu(h) k = MatMul(g, v) y = Add(k, b) }"""
-    model = build(text, weights(w=(64, 256), v=(256, 64), b=(64,)), opset=21)
+    text = """(float[N,256] x) => (float[N,64] y) { h = MatMul(x, w) g = Relu(h) k = MatMul(g, v) y = Add(k, b) }"""
+    model = build(text, weights(w=(256, 256), v=(256, 64), b=(64,)), opset=21)
     save_model(model, tmp_path / "m.onnx")
     recipe = tmp_path / "r.toml"
     recipe.write_text('base = "exact"\n[[pass]]\nname = "quantize-codebooks"\nbits = 3\n')
@@ -151,7 +158,7 @@ def test_a_whole_compile_keeps_the_file_small(tmp_path: Path) -> None:
         tmp_path / "m.onnx", calibration=data, recipe=recipe, measure=False, output=tmp_path / "out"
     )
     size = (tmp_path / "out" / "model.onnx").stat().st_size
-    assert size < 4 * 64 * 256 * 2 * 0.25
+    assert size < 4 * 256 * (256 + 64) * 0.15
     assert artifact.report.after.bytes == size
     found = ops(load_model(tmp_path / "out" / "model.onnx"))
     assert found.count("GatherElements") == found.count("MatMulInteger") == 2
