@@ -20,7 +20,9 @@ from whet.passes.quantization.gptq import checked_gram, factor
 from whet.passes.quantization.inverse import inverse_diagonal
 from whet.passes.quantization.rounding import importance, round_to_nearest, row_errors
 
-__all__ = ["Choice", "choose_rows", "even", "lean", "lean_rows", "refit", "squeeze"]
+__all__ = [
+    "Choice", "choose_rows", "even", "half_tables", "lean", "lean_rows", "refit", "squeeze",
+]  # fmt: skip
 
 _POWERS = (1.0, 2.0, 4.0)
 _DAMPING = 0.01
@@ -166,3 +168,11 @@ def _corrections(codes: Array, missing: Floats, gram: Floats, entries: int) -> F
     level = np.trace(normal, axis1=1, axis2=2)[:, None, None] / entries
     normal += (1e-6 * level + 1e-30) * np.eye(entries)
     return np.asarray(np.linalg.solve(normal, wanted[..., None])[..., 0], np.float32)
+
+
+def half_tables(book: Codebook) -> Codebook:
+    """Return the book with tables in float16, or as it is where they would overflow or lose more than 11 bits."""
+    largest = float(np.abs(book.table).max(initial=0.0))
+    if not 1e-3 < largest < float(np.finfo(np.float16).max):
+        return book
+    return dataclasses.replace(book, table=book.table.astype(np.float16))

@@ -21,7 +21,7 @@ from whet.passes.quantization.approximation import (
     Codebook,
     Layer,
 )
-from whet.passes.quantization.codebooks import lean, refit, squeeze
+from whet.passes.quantization.codebooks import half_tables, lean, refit, squeeze
 from whet.passes.quantization.eora import repair
 from whet.passes.quantization.layers import Weight, find_weights, layers_of, measure_grams
 from whet.passes.quantization.outliers import keep_outliers
@@ -157,9 +157,9 @@ class _Run:
         bits, method = self._pass.bits, self._pass.method
         makers: dict[str, Callable[[Layer], Approximation]] = {}
         if method in ("auto", "squeeze") or layer.gram is None:
-            makers["squeeze"] = lambda rest: _half(_squeezed(rest, bits))
+            makers["squeeze"] = lambda rest: half_tables(_squeezed(rest, bits))
         if method in ("auto", "lean") and layer.gram is not None:
-            makers["lean"] = lambda rest: _half(refit(rest, lean(rest, bits)))
+            makers["lean"] = lambda rest: half_tables(refit(rest, lean(rest, bits)))
         found: dict[str, Approximation] = {"rtn": round_to_nearest(layer, bits, symmetric=False)}
         found.update((name, make(layer)) for name, make in makers.items())
         if self._pass.outliers:
@@ -244,14 +244,6 @@ def _operands(node: onnx_ir.Node) -> list[onnx_ir.Value]:
 def _squeezed(layer: Layer, bits: int) -> Codebook:
     book = squeeze(layer, bits)
     return book if layer.fisher is not None else refit(layer, book)
-
-
-def _half(book: Codebook) -> Codebook:
-    """Return the book with tables in float16 where these can hold them."""
-    largest = np.abs(book.table).max(initial=0.0)
-    if not 1e-3 < largest < float(np.finfo(np.float16).max):
-        return book
-    return dataclasses.replace(book, table=book.table.astype(np.float16))
 
 
 def _best(layer: Layer, found: Mapping[str, Approximation]) -> tuple[str, Approximation]:

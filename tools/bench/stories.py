@@ -22,7 +22,7 @@ from whet.ir.files import load_model
 from whet.ir.prepare import normalize
 from whet.ir.values import Array
 from whet.passes.quantization.approximation import Approximation, Layer
-from whet.passes.quantization.codebooks import lean, refit, squeeze
+from whet.passes.quantization.codebooks import half_tables, lean, refit, squeeze
 from whet.passes.quantization.eora import repair
 from whet.passes.quantization.gptq import gptq
 from whet.passes.quantization.layers import Weight, find_weights, layers_of, measure_grams
@@ -39,9 +39,9 @@ _METHODS: Mapping[str, Method] = {
     "RTN (extremes)": lambda layer, bits: round_to_nearest(layer, bits, clip="extremes"),
     "RTN (mse)": round_to_nearest,
     "GPTQ": gptq,
-    "SqueezeLLM": squeeze,
-    "LeanQuant": lean,
-    "LeanQuant, refitted": lambda layer, bits: refit(layer, lean(layer, bits)),
+    "SqueezeLLM": lambda layer, bits: half_tables(squeeze(layer, bits)),
+    "LeanQuant": lambda layer, bits: half_tables(lean(layer, bits)),
+    "LeanQuant, refitted": lambda layer, bits: half_tables(refit(layer, lean(layer, bits))),
 }
 
 
@@ -50,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
     parser.add_argument("--calibrate", type=int, default=128, help="rows of tokens to fit on")
-    parser.add_argument(
-        "--judge", type=int, default=0, help="rows of tokens to judge by; 0: the rest"
-    )
+    parser.add_argument("--judge", type=int, default=128, help="rows to judge by; 0: all others")
     parser.add_argument("--rank", type=int, default=4, help="rank of the repairing path")
     parser.add_argument("--outliers", type=float, default=0.01, help="share kept in full")
     parser.add_argument("--bits", type=int, nargs="*", default=[4, 3, 2])
@@ -149,7 +147,9 @@ def _table(
             ]
             yield _judged(scene, f"{name}, {width} bits + EoRA rank {rank}", repaired)
         sparse = [
-            keep_outliers(layer, outliers, lambda rest, width=width: squeeze(rest, width))
+            keep_outliers(
+                layer, outliers, lambda rest, width=width: half_tables(squeeze(rest, width))
+            )
             for _, layer in scene.layers
         ]
         yield _judged(scene, f"SqueezeLLM, {width} bits + outliers {outliers:.1%}", sparse)

@@ -9,6 +9,7 @@ from whet.passes.quantization.approximation import Layer
 from whet.passes.quantization.codebooks import (
     choose_rows,
     even,
+    half_tables,
     lean,
     lean_rows,
     refit,
@@ -123,3 +124,14 @@ def test_inputs_that_were_never_seen_are_no_obstacle() -> None:
 def test_one_bit() -> None:
     given_ = layer(10)
     assert given_.error(lean(given_, 1)) <= given_.error(even(given_, 1)) < 1.0
+
+
+def test_tables_in_half_precision() -> None:
+    given_ = layer(11)
+    book = lean(given_, 3)
+    half = half_tables(book)
+    assert half.nbytes == book.nbytes - 12 * 8 * 2
+    assert given_.error(half) == pytest.approx(given_.error(book), rel=1e-2)
+    for scale in (1e-5, 1e6):
+        beyond = dataclasses.replace(book, table=book.table * np.float32(scale))
+        assert half_tables(beyond) is beyond
