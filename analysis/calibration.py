@@ -72,7 +72,7 @@ class _Reader:
             feeds = list(checked)
         else:
             try:
-                feeds = Spool(checked).feeds()
+                feeds = Spool(checked).feeds
             except ValueError as error:
                 if isinstance(error, CalibrationError):
                     raise

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ __all__ = ["Spool", "forget", "map_npz"]
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _PORTION = 1 << 22
+_Place = tuple[int, "np.dtype[np.generic]", tuple[int, ...]]
 
 
 def map_npz(path: Path) -> dict[str, Array]:
@@ -42,20 +43,21 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> Array
         if dtype.hasobject:
             raise ValueError(f"'{entry.filename}' holds Python objects")
         begin = stream.tell()
-        order = "F" if fortran else "C"
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if entry.file_size - begin != size:
             raise ValueError(
                 f"'{entry.filename}' has {entry.file_size - begin} bytes of data, not {size}"
             )
         if not size:
-            return np.empty(shape, dtype, order)
+            return np.empty(shape, dtype)
         if entry.compress_type == zipfile.ZIP_STORED:
-            return np.memmap(path, dtype, "r", _data_offset(path, entry) + begin, shape, order)
-        file = tempfile.TemporaryFile()
-        while portion := stream.read(_PORTION):
-            file.write(portion)
-    return _mapped(file, dtype, 0, shape, order)
+            begin += _data_offset(path, entry)
+            return _mapped(path, dtype, begin, shape, fortran=fortran)
+        with tempfile.TemporaryFile() as file:
+            while portion := stream.read(_PORTION):
+                file.write(portion)
+            file.flush()
+            return _mapped(file, dtype, 0, shape, fortran=fortran)
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[np.generic]"]:
@@ -76,10 +78,16 @@ def _data_offset(path: Path, entry: zipfile.ZipInfo) -> int:
 
 
 def _mapped(
-    file: IO[bytes], dtype: "np.dtype[np.generic]", offset: int, shape: tuple[int, ...], order: str
+    file: Any,
+    dtype: "np.dtype[np.generic]",
+    offset: int,
+    shape: tuple[int, ...],
+    *,
+    fortran: bool = False,
 ) -> Array:
-    file.flush()
-    return np.memmap(file, dtype, "r", offset, shape, "F" if order == "F" else "C")  # type: ignore[call-overload]  # the stub knows no IO
+    """Map a part of a file (a path, or one that is open and may have no name)."""
+    found: Array = np.memmap(file, dtype, "r", offset, shape, "F" if fortran else "C")
+    return found
 
 
 class Spool:
@@ -87,24 +95,24 @@ class Spool:
 
     def __init__(self, feeds: Iterable[Mapping[str, Array]]) -> None:
         """Take every feed once; one of them is in memory at a time."""
-        self._file = tempfile.TemporaryFile()
-        self._places: list[dict[str, tuple[int, np.dtype[np.generic], tuple[int, ...]]]] = []
-        for feed in feeds:
-            self._places.append({name: self._write(np.asarray(a)) for name, a in feed.items()})
-        self._file.flush()
+        with tempfile.TemporaryFile() as file:
+            places = [{n: _write(file, np.asarray(a)) for n, a in f.items()} for f in feeds]
+            file.flush()
+            size = file.tell()
+            whole = _mapped(file, np.dtype(np.uint8), 0, (size,)) if size else None
+        self.feeds: list[dict[str, Array]] = [
+            {name: _part(whole, *place) for name, place in part.items()} for part in places
+        ]
+        """Their arrays share one mapping."""
 
-    def _write(self, array: Array) -> tuple[int, "np.dtype[np.generic]", tuple[int, ...]]:
-        if array.dtype.hasobject:
-            raise ValueError(f"an array of {array.dtype} cannot be kept")
-        offset = self._file.tell()
-        self._file.write(np.ascontiguousarray(array).tobytes())
-        return offset, array.dtype, array.shape
 
-    def feeds(self) -> list[dict[str, Array]]:
-        """Return all feeds; their arrays share one mapping."""
-        size = self._file.seek(0, 2)
-        whole = _mapped(self._file, np.dtype(np.uint8), 0, (size,), "C") if size else None
-        return [{name: _part(whole, *place) for name, place in p.items()} for p in self._places]
+def _write(file: IO[bytes], array: Array) -> _Place:
+    if array.dtype.hasobject:
+        raise ValueError(f"an array of {array.dtype} cannot be kept")
+    file.write(bytes(-file.tell() % 64))
+    offset = file.tell()
+    file.write(np.ascontiguousarray(array).data)
+    return offset, array.dtype, array.shape
 
 
 def _part(

@@ -195,13 +195,16 @@ class _Sizes:
         binding: dict[str, int] = {}
         for value in self._model.graph.inputs:
             array = feeds.get(value.name or "")
-            for size, number in zip(dimensions(value) or (), () if array is None else array.shape):
+            sizes = dimensions(value)
+            if array is None or sizes is None:
+                continue
+            for size, number in zip(sizes, array.shape, strict=True):
                 if isinstance(size, str):
                     binding[size] = number
         found: dict[str, tuple[int, ...]] = {}
         for name, value in self._values.items():
-            sizes = dimensions(value)
-            numbers = None if sizes is None else [evaluate_dimension(s, binding) for s in sizes]
+            dims = dimensions(value)
+            numbers = None if dims is None else [evaluate_dimension(s, binding) for s in dims]
             if numbers is not None and all(n is not None for n in numbers):
                 found[name] = tuple(n for n in numbers if n is not None)
         return found

@@ -93,7 +93,7 @@ def _low(counts: Counts, high: float, steps: int) -> float:
 
 
 def _shrunk(error: Callable[[Doubles], Doubles], limit: float) -> float:
-    """Return the end between 0 and ``limit`` with the least error: evenly spaced in ratio first, then closer and closer."""
+    """Return the end between 0 and ``limit`` with the least error: first far apart, then closer and closer."""
     if limit <= 0.0:
         return 0.0
     tried = limit * np.geomspace(1 / 1024, 1.0, _CANDIDATES)
@@ -125,9 +125,9 @@ def _magnitudes(counts: Counts) -> Doubles:
     """Return the histogram of |x| without exact zeros; bin k < 0 holds the magnitudes of bin -k - 1."""
     bins = counts.first + np.arange(len(counts.numbers))
     folded = np.where(bins < 0, -bins - 1, bins)
-    found = np.bincount(folded, counts.numbers.astype(np.float64)) if folded.max() < _LONG else None
-    if found is None:
+    if folded.max() >= _LONG:
         return np.zeros(0)
+    found: Doubles = np.bincount(folded, counts.numbers.astype(np.float64)).astype(np.float64)
     found[0] -= counts.zeros
     return found
 
@@ -150,5 +150,5 @@ def _divergence(magnitudes: Doubles, end: int, levels: int) -> float:
 
 def _smoothed(numbers: Doubles) -> Doubles:
     """Return a distribution with a little everywhere, so that no ratio is infinite."""
-    share = numbers / numbers.sum()
+    share: Doubles = numbers / numbers.sum()
     return (1 - _SMOOTH) * share + _SMOOTH / len(share)

@@ -12,6 +12,7 @@ from whet.ir.values import Array
 
 __all__ = ["Gram", "GramMatrix", "GramSum"]
 
+Reals = np.ndarray[tuple[int, ...], np.dtype[np.floating]]
 _EXACT, _FAST = np.float64, np.float32
 _BLOCK_BYTES = 1 << 24
 _FAST_ROWS = 4096
@@ -32,7 +33,7 @@ class Gram(Statistic[GramMatrix]):
 
     axis: int = -1
     exact: bool = True
-    """Multiply in float64; otherwise in float32, blocks of 4,096 rows added up in float64, which takes half the time."""
+    """Multiply in float64; otherwise in float32, blocks of 4,096 rows added up in float64: half the time."""
     per_sample: int = 0
     """Use about so many vectors, evenly spaced, of each sample (index of the first axis); 0 uses all."""
 
@@ -46,14 +47,14 @@ class GramSum:
 
     def __init__(self, *, exact: bool) -> None:
         """Start with nothing."""
-        self._dtype = _EXACT if exact else _FAST
+        self._dtype: type[np.floating] = _EXACT if exact else _FAST
         self._total: Doubles | None = None
         self._rows = 0
 
     def add(self, rows: Array) -> None:
         """Add ``[rows, size]``; raises NotFinite."""
         for block in self._blocks(rows):
-            product = block.T @ block
+            product: Reals = block.T @ block
             check_finite(np.diagonal(product))
             if self._total is None:
                 self._total = product.astype(np.float64)
@@ -65,7 +66,7 @@ class GramSum:
                 self._total += product
         self._rows += len(rows)
 
-    def _blocks(self, rows: Array) -> Iterator[Array]:
+    def _blocks(self, rows: Array) -> Iterator[Reals]:
         size = max(1, rows.shape[1] * np.dtype(self._dtype).itemsize)
         step = max(256, _BLOCK_BYTES // size)
         step = min(step, _FAST_ROWS) if self._dtype is _FAST else step

@@ -54,7 +54,8 @@ class Counts:
     @property
     def centers(self) -> Doubles:
         """Return the middles of the bins."""
-        return (self.first + 0.5 + np.arange(len(self.numbers))) * self.width
+        middles: Doubles = np.arange(len(self.numbers), dtype=np.float64) + (self.first + 0.5)
+        return np.asarray(middles * self.width)
 
     def merged(self, other: "Counts") -> "Counts":
         """Return the histogram of both sets of numbers."""
@@ -127,7 +128,9 @@ def _bin(number: float, exponent: int) -> int:
 def _exponent(low: float, high: float, bins: int) -> int:
     """Return the smallest exponent at which the bins suffice; it never falls when the range grows."""
     largest = math.frexp(max(abs(low), abs(high)))[1]
-    exponent = max(_FINEST, largest - _RESOLUTION, math.frexp((high - low) / bins)[1] - 2)
+    exponent = max(_FINEST, largest - _RESOLUTION)
+    if high > low:
+        exponent = max(exponent, math.frexp((high - low) / bins)[1] - 2)
     while _bin(high, exponent) - _bin(low, exponent) >= bins:
         exponent += 1
     return exponent

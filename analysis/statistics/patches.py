@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import onnx_ir
@@ -77,7 +77,7 @@ class _Patches(Accumulator[Grams]):
 
 
 def patches(array: Array, options: PatchGram) -> Iterator[Array]:
-    """Yield for each group the patches of ``[samples, channels, *spatial]``, ``[places, channels / group * kernel]``."""
+    """Yield ``[places, channels / group * kernel]`` for each group, from ``[samples, channels, *spatial]``."""
     rank = len(options.kernel)
     strides, dilations = options.strides or (1,) * rank, options.dilations or (1,) * rank
     spans = tuple((k - 1) * d + 1 for k, d in zip(options.kernel, dilations, strict=True))
@@ -99,7 +99,8 @@ def _rows(windows: Array, places: tuple[int, ...], step: int) -> Array:
     rank = len(places)
     if step > 1:
         chosen = np.unravel_index(np.arange(0, math.prod(places), step), places)
-        windows = windows[(slice(None), slice(None), *chosen)]
+        index: tuple[Any, ...] = (slice(None), slice(None), *chosen)
+        windows = windows[index]
         places, rank = (windows.shape[2],), 1
     order = (0, *range(2, 2 + rank), 1, *range(2 + rank, windows.ndim))
     width = windows.shape[1] * math.prod(windows.shape[2 + rank :])
