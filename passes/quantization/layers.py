@@ -1,32 +1,24 @@
 """Weights of a graph as layers: matrices [outputs, inputs] with the Gram matrices of what they are multiplied with."""
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir
 
-from whet.analysis.activations import observe
-from whet.errors import CalibrationError, Mismatch
-from whet.ir.values import (
-    Array,
-    attribute_int,
-    attribute_ints,
-    attribute_string,
-    constant,
-    is_op,
-    static_shape,
-)
+from whet.analysis.statistics import Gram, GramMatrix, PatchGram, Request, Statistics
+from whet.errors import Mismatch
+from whet.ir.values import Array, attribute_int, constant, is_op, static_shape
 from whet.passes.quantization.approximation import Doubles, Layer
+from whet.passes.workbench import Context
 
 __all__ = ["Weight", "find_weights", "layers_of", "measure_grams"]
 
 Feeds = Mapping[str, Array]
 Grams = Mapping[onnx_ir.Value, Sequence[Doubles]]
 _READERS = ("MatMul", "Gemm", "Conv", "Gather")
-_ROWS = 1 << 14
-"""Vectors of one batch that a Gram matrix is made of, evenly spread."""
+_PLACES = 256
+"""Patches of each sample that a Gram matrix is made of, evenly spread."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,79 +122,37 @@ def layers_of(weight: Weight, fit: Grams, held_out: Grams) -> list[Layer]:
 
 
 def measure_grams(
-    model: onnx_ir.Model, weights: Sequence[Weight], batches: Sequence[Feeds], threads: int = 0
+    model: onnx_ir.Model, weights: Sequence[Weight], context: Context, batches: Sequence[Feeds]
 ) -> dict[onnx_ir.Value, list[Doubles]]:
     """Return the mean of x xᵀ over all products of each weight, for each group; empty without batches.
 
     Raises CannotRun, and CalibrationError where a value is not finite.
     """
-    wanted: dict[str, list[tuple[Weight, onnx_ir.Node]]] = {}
-    for weight in weights if batches else ():
-        for node in weight.products:
-            operand = node.inputs[0]
-            assert operand is not None
-            wanted.setdefault(operand.name or "", []).append((weight, node))
-    sums: dict[onnx_ir.Value, tuple[list[Doubles], int]] = {}
-    for name, array in observe(model, sorted(wanted), batches, threads=threads):
-        if not np.isfinite(array).all():
-            raise CalibrationError(f"calibration data: '{name}' inside the model is not finite")
-        for weight, node in wanted[name]:
-            vectors = list(_vectors(node, array, weight))
-            products = [v.T @ v for v in vectors]
-            old, count = sums.get(weight.value, ([], 0))
-            total = [a + b for a, b in zip(old, products, strict=True)] if old else products
-            sums[weight.value] = total, count + len(vectors[0])
-    return {value: [t / max(count, 1) for t in total] for value, (total, count) in sums.items()}
+    if not batches or not weights:
+        return {}
+    asked = {node: _request(node) for weight in weights for node in weight.products}
+    data = dataclasses.replace(context, calibration=batches)
+    seen = Statistics(frozenset(asked.values())).measure(model, data)
+    found: dict[onnx_ir.Value, list[Doubles]] = {}
+    for weight in weights:
+        parts = [_grams(seen.of(*asked[node])) for node in weight.products]
+        found[weight.value] = [_mean(group) for group in zip(*parts, strict=True)]
+    return found
 
 
-def _vectors(node: onnx_ir.Node, array: Array, weight: Weight) -> Iterator[Doubles]:
-    """Yield what each group's matrix is multiplied with, ``[count, inputs]``."""
+def _request(node: onnx_ir.Node) -> Request:
+    operand = node.inputs[0]
+    assert operand is not None
     if node.op_type == "Conv":
-        yield from _patches(node, array, weight)
-        return
-    rows = array.T if attribute_int(node, "transA", 0) else array.reshape(-1, array.shape[-1])
-    yield rows[_spread(len(rows))].astype(np.float64)
+        return operand.name or "", PatchGram.of(node, exact=False, per_sample=_PLACES)
+    axis = 0 if attribute_int(node, "transA", 0) else -1
+    return operand.name or "", Gram(axis, exact=False)
 
 
-def _patches(node: onnx_ir.Node, array: Array, weight: Weight) -> Iterator[Doubles]:
-    kernel = weight.shape[2:]
-    rank = len(kernel)
-    ones = (1,) * rank
-    strides = attribute_ints(node, "strides", ones) or ones
-    dilations = attribute_ints(node, "dilations", ones) or ones
-    spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    pads = _pads(node, array.shape[2:], spans, strides)
-    padded = np.pad(array, [(0, 0), (0, 0), *pads])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, 2 + rank)))
-    every = (slice(None), slice(None))
-    steps = (slice(None, None, s) for s in strides)
-    inner = (slice(None, None, d) for d in dilations)
-    windows = np.moveaxis(windows[(*every, *steps, *inner)], 1, 1 + rank)
-    places = windows.shape[: 1 + rank]
-    chosen = windows[np.unravel_index(_spread(math.prod(places)), places)]
-    for part in np.split(chosen, weight.groups, axis=1):
-        yield part.reshape(len(part), -1).astype(np.float64)
+def _grams(found: GramMatrix | tuple[GramMatrix, ...]) -> tuple[GramMatrix, ...]:
+    return found if isinstance(found, tuple) else (found,)
 
 
-def _pads(
-    node: onnx_ir.Node,
-    sizes: tuple[int, ...],
-    spans: tuple[int, ...],
-    strides: tuple[int, ...],
-) -> list[tuple[int, int]]:
-    rank = len(sizes)
-    kind = attribute_string(node, "auto_pad", "NOTSET")
-    if kind in ("NOTSET", "VALID"):
-        pads = attribute_ints(node, "pads", (0,) * 2 * rank) or (0,) * 2 * rank
-        return list(zip(pads[:rank], pads[rank:], strict=True))
-    whole = [
-        max((-(-n // s) - 1) * s + span - n, 0)
-        for n, s, span in zip(sizes, strides, spans, strict=True)
-    ]
-    upper = kind == "SAME_UPPER"
-    return [(w // 2, w - w // 2) if upper else (w - w // 2, w // 2) for w in whole]
-
-
-def _spread(count: int) -> Array:
-    """Return evenly spread numbers below ``count``, at most as many as are taken of a batch."""
-    return np.unique(np.linspace(0, count - 1, min(count, _ROWS)).astype(np.int64))
+def _mean(grams: Sequence[GramMatrix]) -> Doubles:
+    rows = max(1, sum(gram.rows for gram in grams))
+    return np.asarray(sum(gram.matrix * (gram.rows / rows) for gram in grams))

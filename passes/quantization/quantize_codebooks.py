@@ -33,8 +33,6 @@ __all__ = ["QuantizeCodebooks"]
 
 _SPELLING = 700
 """Bytes that nodes and names of a decoding take in the file."""
-_HELD_OUT = 4
-"""Every so many batches one is kept to judge by, where there are as many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +42,9 @@ class QuantizeCodebooks(Pass):
     ``w[o, i] ~ table[o, code[o, i]]``. Method ``squeeze`` makes the table by k-means weighted with the Fisher
     information or the Gram matrix of the inputs (SqueezeLLM, Kim et al. 2023), ``lean`` by k-means weighted with
     1 / diag(H⁻¹) and error feedback (LeanQuant, Zhang & Shrivastava 2024), ``auto`` takes what loses least. Both are
-    compared, on calibration batches that nothing was fitted to where there are at least four, with rounding to the
-    nearest at the same bits; rounding stays where a table gains less than its bytes would as further bits. Files hold
-    packed bits, which the runtime decodes once, when it loads: kernels, and so milliseconds, stay those of float32.
+    compared, on the samples that calibration holds out, with rounding to the nearest at the same bits; rounding stays
+    where a table gains less than its bytes would as further bits. Files hold packed bits, which the runtime decodes
+    once, when it loads: kernels, and so milliseconds, stay those of float32.
     """
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
@@ -92,18 +90,15 @@ class _Run:
         self._pass = options
         self._work = work
         self._weights = weights
-        batches = list(work.context.calibration)
-        held = batches[_HELD_OUT - 1 :: _HELD_OUT]
-        fitted = [b for k, b in enumerate(batches) if k % _HELD_OUT != _HELD_OUT - 1]
-        threads = work.context.threads
-        self._fit = measure_grams(work.model, weights, fitted, threads)
-        self._judge = measure_grams(work.model, weights, held, threads)
+        context = work.context
+        self._fit = measure_grams(work.model, weights, context, context.calibration)
+        self._judge = measure_grams(work.model, weights, context, context.held_out)
         self._fisher = self._gradients()
         self._names = {
             node: [v.name or "" for v in _operands(node)] for w in weights for node in w.readers
         }
         """What the readers' operands were called before anything was rewritten."""
-        self._sample = self._sampler((held or batches)[:1])
+        self._sample = self._sampler(context.judge)
 
     def _gradients(self) -> Mapping[str, Array]:
         if not self._pass.fisher:

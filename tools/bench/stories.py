@@ -89,11 +89,10 @@ class _Scene:
             {"input_ids": rows[k : min(k + _BATCH, calibrate)]} for k in range(0, calibrate, _BATCH)
         ]
         weights, _ = find_weights(list(model.graph))
-        grams = measure_grams(model, weights, batches, threads)
+        context = Context(calibration=batches, threads=threads)
+        grams = measure_grams(model, weights, context, batches)
         names = tuple(w.value.name or "" for w in weights)
-        gradients = Fisher(names, "next", calibrate).measure(
-            model, Context(calibration=tuple(batches))
-        )
+        gradients = Fisher(names, "next", calibrate).measure(model, context)
         layers = [
             (w, dataclasses.replace(layers_of(w, grams, {})[0], fisher=_seen(w, gradients)))
             for w in weights
