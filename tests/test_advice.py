@@ -27,11 +27,7 @@ def damage(site: str, error: float, saved: int, ms: float = 0.0) -> Damage:
 
 
 def test_the_price_is_a_share_of_bytes_and_of_milliseconds() -> None:
-    rows = [
-        damage("dear", 0.2, 900, 9.0),
-        damage("cheap", 0.1, 50, 0.5),
-        damage("slow", 0.1, 50, 0.6),
-    ]
+    rows = [damage("dear", 0.2, 900, 9.0), damage("cheap", 0.1, 50, 0.5), damage("slow", 0.1, 50, 0.6)]
     found = advise([step_of(*rows)], "auto")
     assert [a.site for a in found] == ["cheap", "slow", "dear"]
     assert sum(a.avoided for a in found) == pytest.approx(1)
