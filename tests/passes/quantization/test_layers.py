@@ -52,7 +52,7 @@ def test_products_are_layers_of_outputs_by_inputs(transposed: bool) -> None:
     (layer,) = layers_of(found, measure_grams(model, [found], Context(), [{"x": x}]), {})
     assert np.array_equal(layer.weights, w if transposed else w.T)
     assert layer.gram is not None
-    assert np.allclose(layer.gram, x.T @ x / 7, atol=1e-6)
+    assert np.allclose(layer.gram, x.T @ x / 7, atol=1e-5)
     assert layers_of(found, {}, {})[0].gram is None
 
 
@@ -68,7 +68,7 @@ def test_readers_of_one_weight_are_one_layer() -> None:
     h = x @ weights(w=(5, 5))["w"]
     grams = measure_grams(model, [found], Context(), [{"x": x, "i": np.zeros(2, np.int64)}])
     both = np.concatenate([x, h]).astype(np.float64)
-    assert np.allclose(grams[found.value][0], both.T @ both / 8, rtol=1e-5)
+    assert np.allclose(grams[found.value][0], both.T @ both / 8, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
