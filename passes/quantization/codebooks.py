@@ -151,7 +151,7 @@ def refit(layer: Layer, book: Codebook) -> Codebook:
     entries = int(book.table.shape[1])
     table: Floats = book.table.astype(np.float32)
     rows = max(1, _SOLVED // (len(gram) * entries))
-    missing: Floats = np.subtract(layer.weights, book.values(), dtype=np.float32)
+    missing: Floats = np.asarray(layer.weights - book.values(), np.float32)
     for start in range(0, len(table), rows):
         part = slice(start, start + rows)
         table[part] += _corrections(book.codes[part], missing[part], gram, entries)

@@ -21,7 +21,7 @@ from whet.ir.execute import Executor
 from whet.ir.files import load_model
 from whet.ir.prepare import normalize
 from whet.ir.values import Array
-from whet.passes.quantization.approximation import Approximation, Layer
+from whet.passes.quantization.approximation import Approximation, Doubles, Layer
 from whet.passes.quantization.codebooks import half_tables, lean, refit, squeeze
 from whet.passes.quantization.eora import repair
 from whet.passes.quantization.gptq import gptq
@@ -121,7 +121,7 @@ class _Scene:
         return total / (self.rows.shape[0] * (self.rows.shape[1] - 1))
 
 
-def _seen(weight: Weight, gradients: Mapping[str, Array]) -> Array:
+def _seen(weight: Weight, gradients: Mapping[str, Array]) -> Doubles:
     return np.asarray(weight.arranged(gradients[weight.value.name or ""]), np.float64)
 
 
@@ -129,7 +129,9 @@ def _nats(logits: Array, tokens: Array) -> float:
     """Return the sum of -log p(token)."""
     highest = logits.max(-1, keepdims=True)
     normal = np.log(np.exp(logits - highest).sum(-1)) + highest[..., 0]
-    return float((normal - np.take_along_axis(logits, tokens[..., None], -1)[..., 0]).sum())
+    return float(
+        (normal - np.take_along_axis(logits, tokens[..., None].astype(np.intp), -1)[..., 0]).sum()
+    )
 
 
 def _table(
@@ -145,13 +147,12 @@ def _table(
                 for (_, layer), part in zip(scene.layers, plain, strict=True)
             ]
             yield _judged(scene, f"{name}, {width} bits + EoRA rank {rank}", repaired)
-        sparse = [
-            keep_outliers(
-                layer, outliers, lambda rest, width=width: half_tables(squeeze(rest, width))
-            )
-            for _, layer in scene.layers
-        ]
+        sparse = [_sparse(layer, width, outliers) for _, layer in scene.layers]
         yield _judged(scene, f"SqueezeLLM, {width} bits + outliers {outliers:.1%}", sparse)
+
+
+def _sparse(layer: Layer, bits: int, share: float) -> Approximation:
+    return keep_outliers(layer, share, lambda rest: half_tables(squeeze(rest, bits)))
 
 
 def _judged(scene: _Scene, name: str, approximations: Sequence[Approximation]) -> dict[str, object]:
