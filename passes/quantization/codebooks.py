@@ -123,7 +123,7 @@ class _Sweep:
     def run(self, table: Floats) -> Codebook:
         """Return the nearest entries of what each column is to be once earlier errors are made up for."""
         entries: Floats = np.ascontiguousarray(table.T)
-        middles: Floats = (entries[1:] + entries[:-1]) / 2
+        middles: Floats = np.asarray((entries[1:] + entries[:-1]) / 2, np.float32)
         errors = np.zeros_like(self._weights)
         codes = np.empty(self._weights.shape, np.uint8)
         for start in range(0, len(self._weights), self._BLOCK):
