@@ -10,6 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from typing import Any, cast
 
 from whet.errors import BrokenPass, UsageError
 from whet.passes.base import Pass
@@ -51,7 +52,7 @@ def make_pass(name: str, options: Mapping[str, object] | None = None) -> Pass:
         if field not in fields:
             raise UsageError(f"unknown option '{key}' of pass '{name}'{nearest(field, fields)}")
         values[field] = _convert(value, fields[field], f"option '{key}' of pass '{name}'")
-    return cls(**values)
+    return cls(**cast("Any", values))
 
 
 def parse_passes(text: str) -> tuple[Pass, ...]:

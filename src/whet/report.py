@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.markup import escape
 
+from whet.advice import Advice, advise
 from whet.backends.measure import Timing
 from whet.passes.attention.break_even import Payoff
 from whet.passes.base import Damage, Fidelity
@@ -17,6 +18,9 @@ from whet.passes.pipeline import Step
 from whet.printing import new_table, summarize, titled, to_plain
 
 __all__ = ["Agreement", "Cost", "Report"]
+
+_ADVISED = 3
+"""Sites to take back that are named; report.json has all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +74,14 @@ class Report:
 
     @property
     def damage(self) -> list[Damage]:
-        """Return what lossy passes did to each site, the largest error first."""
+        """Return what lossy passes did to each site, the largest predicted loss first."""
         rows = [row for step in self.steps if not step.reverted for row in step.coverage.damage]
-        return sorted(rows, key=lambda row: -row.error)
+        return sorted(rows, key=lambda row: (-row.predicted_loss, -row.error))
+
+    @property
+    def advice(self) -> list[Advice]:
+        """Return what to take back first, by loss avoided against bytes and milliseconds."""
+        return advise(self.steps, self.recipe)
 
     @property
     def worst_error(self) -> float:
@@ -85,6 +94,11 @@ class Report:
         for step, plain in zip(self.steps, data["steps"], strict=True):
             # asdict takes a Counter apart and counts the pieces.
             plain["coverage"]["proofs"] = dict(step.coverage.proofs)
+        data["damage"] = [
+            {**dataclasses.asdict(row), "sqnr": row.sqnr, "predicted_loss": row.predicted_loss}
+            for row in self.damage
+        ]
+        data["revert_first"] = [dataclasses.asdict(advice) for advice in self.advice]
         found: dict[str, Any] = to_plain({"schema": 1, **data})
         return found
 
@@ -112,8 +126,13 @@ class Report:
             if step.reverted:
                 console.print(f"[yellow]taken back[/] {escape(step.name)}: {escape(step.reverted)}")
         console.print()
+        for line in self._output_lines():
+            console.print(line)
         if self.damage:
             console.print(self._damage())
+            for advice in self.advice[:_ADVISED]:
+                console.print(f"[cyan]to revert[/] {escape(str(advice))}", soft_wrap=True)
+            console.print()
         for site, curve in self._curves().items():
             console.print(_break_even(site, curve))
         console.print(self._costs())
@@ -195,14 +214,16 @@ class Report:
     def _damage(self) -> Group:
         rows = self.damage
         table = new_table()
-        table.add_column("site")
-        for name in ("format", "output error", "bytes before", "after", "ms before", "after"):
+        table.add_column("site", overflow="fold")
+        for name in ("format", "SQNR dB", "error", "loss ≈", "bytes", "after", "ms", "after"):
             table.add_column(name, justify="right")
         for row in rows[:12]:
             table.add_row(
                 escape(row.site),
                 row.format,
-                f"{row.error:.2e}",
+                f"{row.sqnr:.1f}",
+                f"{row.error:.1e}",
+                f"{row.predicted_loss:.1e}",
                 f"{row.bytes_before:,}",
                 f"{row.bytes_after:,}",
                 "-" if row.ms_before is None else f"{row.ms_before:.3g}",
@@ -210,7 +231,24 @@ class Report:
             )
         if len(rows) > 12:
             table.caption = f"{len(rows) - 12} more in report.json"
-        return titled("Damage by layer, worst first", table)
+        data = " and ".join(dict.fromkeys(row.measured_on for row in rows))
+        return titled(f"Damage by layer on {data}, worst first", table)
+
+    def _output_lines(self) -> list[str]:
+        """Say how far each lossy pass moved the outputs, and the metric."""
+        found: list[str] = []
+        for step in self.steps:
+            if step.reverted or not step.outputs:
+                continue
+            worst = max(step.outputs, key=lambda o: o.error)
+            line = (
+                f"{step.name} moves the outputs by {worst.error:.2e} ({worst.sqnr:.1f} dB, '{worst.output}') "
+                f"on {worst.samples} held-out samples"
+            )
+            if step.metric is not None:
+                line += f", the metric from {step.metric[0]:.4f} to {step.metric[1]:.4f}"
+            found.append(escape(line))
+        return found
 
     def _agreement_lines(self) -> list[str]:
         if not self.agreements:

@@ -1,10 +1,10 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 from folding import build
 
-from whet.analysis import activations
-from whet.analysis.activations import Sampler, observe
-from whet.analysis.ranges import Range, Ranges
+from whet.analysis.ranges import Range, RangeMethod, Ranges
 from whet.errors import CalibrationError
 from whet.passes.workbench import Context
 
@@ -29,28 +29,26 @@ def test_the_percentile_drops_outliers() -> None:
     assert found.high == pytest.approx(0.995, abs=0.002)
 
 
-def test_values_are_streamed_in_chunks_and_the_model_is_left_alone() -> None:
-    model = build(TEXT)
-    found = [(name, a.shape) for name, a in observe(model, ["a", "b", "y"], BATCHES, chunk=2)]
-    assert found == [
-        ("a", (1, 3)), ("b", (1, 3)), ("a", (2, 3)), ("b", (2, 3)), ("y", (1, 3)), ("y", (2, 3)),
-    ]  # fmt: skip
-    assert [v.name for v in model.graph.outputs] == ["y"]
+@pytest.mark.parametrize("method", get_args(RangeMethod))
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_every_method_gives_the_same_range_whatever_the_batches(
+    method: RangeMethod, symmetric: bool
+) -> None:
+    x = np.random.default_rng(0).standard_t(4, (400, 3)).astype(np.float32)
+    wanted = Ranges(("a", "y"), 99.5, method, symmetric=symmetric)
+    found = [
+        wanted.measure(build(TEXT), Context(calibration=parts))
+        for parts in (({"x": x},), tuple({"x": part} for part in np.split(x, [7, 100])))
+    ]
+    assert found[0] == found[1]
+    a = found[0]["a"]
+    assert -x.max() <= a.low < 0 < a.high <= np.abs(x).max()
+    assert (a.low == -a.high) == symmetric
+    assert (a.high == np.abs(x).max() or not symmetric) == (method == "extremes" or not symmetric)
 
 
 def test_overflow_inside_the_model_is_an_error() -> None:
     hot = ({"x": np.asarray([[-1000, 0, 0]], np.float32)},)
-    with pytest.raises(CalibrationError, match="'b' inside the model is not finite"):
-        Ranges(("b",)).measure(build(TEXT), Context(calibration=hot))
-
-
-def test_the_sampler_sees_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "_CHUNK", 1)
-    model = build(TEXT)
-    sample = Sampler(model, ["a", "b"], BATCHES[0])
-    model.graph[0].op_type = "Abs"
-    assert sample("unknown") is None
-    found = sample("a")
-    assert found is not None
-    assert found.tolist() == [[-1, -2, -3]]
-    assert sample("b") is not None
+    for method in get_args(RangeMethod):
+        with pytest.raises(CalibrationError, match="'b' inside the model is not finite"):
+            Ranges(("b",), method=method).measure(build(TEXT), Context(calibration=hot))

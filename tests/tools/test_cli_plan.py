@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commandline import Run
 
@@ -44,3 +45,17 @@ def test_plan_refuses_what_compile_refuses(whet: Run, model: Path) -> None:
     result = whet("plan", model, "--recipe", "exact", "--bind", "bacth=3")
     assert result.exit_code == 2
     assert "did you mean 'batch'?" in result.stderr
+
+
+def test_a_limit_on_memory_is_honoured_or_refused(
+    whet: Run, model: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((20, 8), np.float32))
+    arguments = ("--recipe", "quantize-static", "--calibration", tmp_path / "data.npz")
+    for command in (("plan", model), ("compile", model, "-o", tmp_path / "out")):
+        result = whet(*command, *arguments, "--max-ram", "lots")
+        assert result.exit_code == 2
+        assert "max_ram is 'lots', expected something like 2GB or 500MiB" in result.stderr
+    assert whet("plan", model, *arguments, "--max-ram", "40GB").exit_code == 0
+    plan = json.loads(whet("plan", model, *arguments, "--max-ram", "1MB", "--json").stdout)
+    assert any("max_ram is 1 MB" in problem for problem in plan["problems"])

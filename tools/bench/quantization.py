@@ -21,7 +21,7 @@ from whet.backends.worker import Worker
 from whet.compiler import compile
 from whet.ir.values import Array
 
-__all__ = ["main"]
+__all__ = ["main", "read_images"]
 
 Feeds = Mapping[str, Array]
 _MEAN = np.asarray((0.485, 0.456, 0.406), np.float32)
@@ -76,10 +76,10 @@ def _resnet(assets: Path, folder: Path, threads: int) -> Iterator[str]:
     source = assets / "resnet_cifar10" / "resnet20.onnx"
     train = np.load(assets / "cifar10" / "train_10k.npz")
     test = np.load(assets / "cifar10" / "test_dev.npz")
-    calibration = {"x": _images(train["x"][:512])}
+    calibration = {"x": read_images(train["x"][:512])}
     peer = folder / "ort.onnx"
     _quantize_static(source, peer, [{"x": calibration["x"][k : k + 64]} for k in range(0, 512, 64)])
-    images = _images(test["x"])
+    images = read_images(test["x"])
     feeds = [{"x": images[k : k + 500]} for k in range(0, len(images), 500)]
     for batch in (1, 128):
         ours = folder / f"whet{batch}"
@@ -97,7 +97,8 @@ def _resnet(assets: Path, folder: Path, threads: int) -> Iterator[str]:
             )
 
 
-def _images(x: Array) -> Array:
+def read_images(x: Array) -> Array:
+    """Return uint8 images ``[count, 32, 32, 3]`` as ResNet-20 takes them."""
     scaled = (x.astype(np.float32) / 255 - _MEAN) / _STD
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
 

@@ -1,0 +1,282 @@
+"""Weights of few bits as indices into tables, with outliers and low-rank repair, packed in the file."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir
+
+from whet.analysis.activations import Sampler, first_samples
+from whet.analysis.fisher import Fisher
+from whet.errors import Mismatch
+from whet.ir.execute import CannotRun
+from whet.ir.values import Array
+from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.proposal import Builder, Proposal
+from whet.passes.quantization.approximation import (
+    Approximation,
+    Blocks,
+    Codebook,
+    Layer,
+)
+from whet.passes.quantization.codebooks import half_tables, lean, refit, squeeze
+from whet.passes.quantization.eora import repair
+from whet.passes.quantization.layers import Weight, find_weights, layers_of, measure_grams
+from whet.passes.quantization.outliers import keep_outliers
+from whet.passes.quantization.rounding import round_to_nearest
+from whet.passes.quantization.storage import spell
+from whet.passes.workbench import Workbench
+
+__all__ = ["QuantizeCodebooks"]
+
+_SPELLING = 700
+"""Bytes that nodes and names of a decoding take in the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeCodebooks(Pass):
+    """Replace the weights of MatMul, Gemm and Conv by indices of ``bits`` bits into a table for each output channel.
+
+    ``w[o, i] ~ table[o, code[o, i]]``. Method ``squeeze`` makes the table by k-means weighted with the Fisher
+    information or the Gram matrix of the inputs (SqueezeLLM, Kim et al. 2023), ``lean`` by k-means weighted with
+    1 / diag(H⁻¹) and error feedback (LeanQuant, Zhang & Shrivastava 2024), ``auto`` takes what loses least. Both are
+    compared, on the samples that calibration holds out, with rounding to the nearest at the same bits; rounding stays
+    where a table gains less than its bytes would as further bits. Files hold packed bits, which the runtime decodes
+    once, when it loads: kernels, and so milliseconds, stay those of float32.
+    """
+
+    changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
+    fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
+    bound: ClassVar[float | None] = 0.6
+    gated: ClassVar[bool] = True
+
+    bits: int = 3
+    """2 to 6."""
+    method: Literal["auto", "lean", "squeeze"] = "auto"
+    outliers: float = 0.0
+    """Share of the weights that stay in full precision, as places and numbers (SpQR, Dettmers et al. 2023)."""
+    rank: int = 0
+    """Rank of a path in float16 that repairs the outputs where that helps (EoRA, Liu et al. 2024)."""
+    fisher: bool = False
+    """Let ``squeeze`` weigh by the gradients of the model's own likelihood; needs torch."""
+    minimum: int = 1024
+    """Weights of fewer elements stay as they are."""
+
+    def apply(self, work: Workbench) -> None:
+        """Rewrite weight by weight."""
+        found, refused = find_weights(work.nodes())
+        work.coverage.matched += len(found) + len(refused)
+        for node, reason in refused.items():
+            work.decline(node, reason)
+        chosen = [weight for weight in found if self._large(weight, work)]
+        if chosen:
+            _Run(self, work, chosen).rewrite()
+
+    def _large(self, weight: Weight, work: Workbench) -> bool:
+        size = math.prod(weight.shape)
+        if size < self.minimum:
+            work.decline(weight.products[0], f"{size} weights, fewer than {self.minimum}")
+        return size >= self.minimum
+
+
+class _Run:
+    """One run over one model."""
+
+    def __init__(
+        self, options: QuantizeCodebooks, work: Workbench, weights: Sequence[Weight]
+    ) -> None:
+        self._pass = options
+        self._work = work
+        self._weights = weights
+        context = work.context
+        self._fit = measure_grams(work.model, weights, context, context.calibration)
+        self._judge = measure_grams(work.model, weights, context, context.held_out)
+        self._fisher = self._gradients()
+        self._names = {
+            node: [v.name or "" for v in _operands(node)] for w in weights for node in w.readers
+        }
+        """What the readers' operands were called before anything was rewritten."""
+        self._sample = self._sampler(context.judge)
+
+    def _gradients(self) -> Mapping[str, Array]:
+        if not self._pass.fisher:
+            return {}
+        names = tuple(w.value.name or "" for w in self._weights)
+        return self._work.analyses.get(Fisher(names))
+
+    def _sampler(self, batches: Sequence[Mapping[str, Array]]) -> Sampler | None:
+        if not batches:
+            return None
+        model, threads = self._work.model, self._work.context.threads
+        names = list(dict.fromkeys(name for names in self._names.values() for name in names))
+        return Sampler(model, names, first_samples(model, batches[0]), threads)
+
+    def rewrite(self) -> None:
+        for weight in self._weights:
+            try:
+                name, approximation = self._approximate(weight)
+                self._propose(weight, name, approximation)
+            except Mismatch as reason:
+                self._work.decline(weight.products[0], str(reason))
+
+    def _approximate(self, weight: Weight) -> tuple[str, Approximation]:
+        """Return the best approximation and what it is called; raises Mismatch where none is smaller."""
+        layers = self._layers(weight)
+        try:
+            whole = [_best(layer, self._methods(layer)) for layer in layers]
+        except ValueError as error:
+            raise Mismatch(f"the weight cannot be quantized: {error}") from error
+        name, parts = _common(whole)
+        approximation = _stacked(parts)
+        if len(layers) == 1:
+            name, approximation = self._repaired(layers[0], name, approximation)
+        before = 4 * math.prod(weight.shape)
+        if approximation.nbytes + _SPELLING >= before:
+            raise Mismatch(
+                f"{name} takes {approximation.nbytes} bytes and its decoding about {_SPELLING}, the weight {before}"
+            )
+        return name, approximation
+
+    def _layers(self, weight: Weight) -> list[Layer]:
+        layers = layers_of(weight, self._fit, self._judge)
+        found = self._fisher.get(weight.value.name or "")
+        if found is None:
+            return layers
+        parts = np.split(np.asarray(weight.arranged(found), np.float64), weight.groups)
+        return [dataclasses.replace(a, fisher=b) for a, b in zip(layers, parts, strict=True)]
+
+    def _methods(self, layer: Layer) -> dict[str, Approximation]:
+        """Return rounding to the nearest and what the options ask for."""
+        bits, method = self._pass.bits, self._pass.method
+        makers: dict[str, Callable[[Layer], Approximation]] = {}
+        if method in ("auto", "squeeze") or layer.gram is None:
+            makers["squeeze"] = lambda rest: half_tables(_squeezed(rest, bits))
+        if method in ("auto", "lean") and layer.gram is not None:
+            makers["lean"] = lambda rest: half_tables(refit(rest, lean(rest, bits)))
+        found: dict[str, Approximation] = {"rtn": round_to_nearest(layer, bits, symmetric=False)}
+        found.update((name, make(layer)) for name, make in makers.items())
+        if self._pass.outliers:
+            share = self._pass.outliers
+            found.update(
+                (f"{name} + outliers", keep_outliers(layer, share, make))
+                for name, make in makers.items()
+            )
+        return found
+
+    def _repaired(
+        self, layer: Layer, name: str, approximation: Approximation
+    ) -> tuple[str, Approximation]:
+        """Add a low-rank path where the error on data that nothing was fitted to gets smaller."""
+        if not self._pass.rank:
+            return name, approximation
+        repaired = repair(layer, approximation, self._pass.rank, half=True)
+        if layer.error(repaired) >= layer.error(approximation):
+            return name, approximation
+        return f"{name} + rank {self._pass.rank}", repaired
+
+    def _propose(self, weight: Weight, name: str, approximation: Approximation) -> None:
+        """Decode in front of the first reader; once that is proven, let the others read the same."""
+        readers = [node for node in self._work.nodes() if node in set(weight.readers)]
+        build = self._work.builder(readers[0])
+        try:
+            value = spell(
+                build,
+                approximation,
+                weight.value.name or "weight",
+                shape=None if weight.transposed else weight.shape,
+                transposed=weight.transposed,
+                opset=self._work.opset,
+            )
+        except Mismatch:
+            Proposal(weight.readers, (), tuple(build.nodes)).discard()
+            raise
+        damage = Damage(
+            site=readers[0].name or readers[0].op_type,
+            format=f"{self._pass.bits} bits, {name}",
+            error=0.0,
+            bytes_before=4 * math.prod(weight.shape),
+            bytes_after=approximation.nbytes,
+        )
+        first = _reading(readers[0], weight.value, value, build)
+        if not self._work.propose(first, damage, self._samples(readers[0])):
+            return
+        for node in readers[1:]:
+            other = _reading(node, weight.value, value, self._work.builder(node))
+            self._work.accept(other, "decoded for an earlier reader")
+
+    def _samples(self, node: onnx_ir.Node) -> dict[str, Array]:
+        """Return real data for the operands, under their present names."""
+        if self._sample is None:
+            return {}
+        found: dict[str, Array] = {}
+        for value, name in zip(_operands(node), self._names[node], strict=True):
+            try:
+                array = self._sample(name)
+            except CannotRun:
+                return {}
+            if array is not None:
+                found[value.name or ""] = array
+        return found
+
+
+def _reading(
+    node: onnx_ir.Node, old: onnx_ir.Value, new: onnx_ir.Value, build: Builder
+) -> Proposal:
+    """Return the proposal that the node reads another weight."""
+    inputs = [new if v is old else v for v in node.inputs]
+    result = build.op(node.op_type, *inputs, attributes=dict(node.attributes))
+    nodes, weights = tuple(build.nodes), tuple(build.initializers)
+    return Proposal((node,), ((node.outputs[0], result),), nodes, weights)
+
+
+def _operands(node: onnx_ir.Node) -> list[onnx_ir.Value]:
+    """Return what a reader computes with besides constants."""
+    return [v for v in node.inputs if v is not None and v.const_value is None]
+
+
+def _squeezed(layer: Layer, bits: int) -> Codebook:
+    book = squeeze(layer, bits)
+    return book if layer.fisher is not None else refit(layer, book)
+
+
+def _best(layer: Layer, found: Mapping[str, Approximation]) -> tuple[str, Approximation]:
+    """Return the smallest error for its bytes: a further bit for every weight would quarter the error."""
+
+    def score(name: str) -> float:
+        bits = 8 * found[name].nbytes / layer.weights.size
+        return float(layer.error(found[name]) * 4.0**bits)
+
+    name = min(found, key=score)
+    return name, found[name]
+
+
+def _common(parts: Sequence[tuple[str, Approximation]]) -> tuple[str, list[Approximation]]:
+    """Return the parts of all groups in one form."""
+    names = {name for name, _ in parts}
+    if len({type(part) for _, part in parts}) > 1:
+        raise Mismatch(f"groups would take different forms: {sorted(names)}")
+    return "/".join(sorted(names)), [part for _, part in parts]
+
+
+def _stacked(parts: Sequence[Approximation]) -> Approximation:
+    """Return the approximations of all groups as one matrix."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    if isinstance(first, Codebook):
+        books = [part for part in parts if isinstance(part, Codebook)]
+        codes = np.concatenate([book.codes for book in books])
+        return Codebook(codes, np.concatenate([book.table for book in books]), first.bits)
+    if isinstance(first, Blocks):
+        blocks = [part for part in parts if isinstance(part, Blocks)]
+        zeros = [part.zeros for part in blocks if part.zeros is not None]
+        return Blocks(
+            np.concatenate([part.codes for part in blocks]),
+            np.concatenate([part.scales for part in blocks]),
+            np.concatenate(zeros) if zeros else None,
+            first.bits,
+            first.size,
+        )
+    raise Mismatch("a grouped convolution has no place for outliers")

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from folding import build
+
+from whet.analysis.fisher import Fisher
+from whet.errors import CalibrationError
+from whet.passes.workbench import Context
+
+torch = pytest.importorskip("torch")
+RNG = np.random.default_rng(1)
+
+
+def test_gaussian_is_the_diagonal_of_the_gram_matrix() -> None:
+    """For y = x W with unit variance, the gradient of one output is noise times x: its square averages to x²."""
+    w = RNG.standard_normal((5, 3)).astype(np.float32)
+    model = build("(float[N,5] x) => (float[N,3] y) { y = MatMul(x, w) }", {"w": w})
+    x = RNG.standard_normal((3000, 5)).astype(np.float32) * np.arange(1, 6, dtype=np.float32)
+    found = Fisher(("w",), "gaussian", 3000).measure(model, Context(calibration=({"x": x},)))["w"]
+    # The loss is a mean over three outputs.
+    wanted = np.repeat((x.astype(np.float64) ** 2).mean(0)[:, None], 3, 1) / 9
+    assert np.allclose(found, wanted, rtol=0.25)
+
+
+def test_categorical_is_that_of_logistic_regression() -> None:
+    """For logits x W the Fisher information of w[i, k] is x_i² p_k (1 - p_k)."""
+    w = RNG.standard_normal((4, 3)).astype(np.float32)
+    model = build("(float[N,4] x) => (float[N,3] y) { y = MatMul(x, w) }", {"w": w})
+    x = RNG.standard_normal((4000, 4)).astype(np.float32)
+    found = Fisher(("w",), samples=4000).measure(model, Context(calibration=({"x": x},)))["w"]
+    logits = x @ w
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wanted = (x**2).T @ (p * (1 - p)) / len(x)
+    assert np.allclose(found, wanted, rtol=0.3)
+
+
+def test_next_is_the_gradient_of_the_language_models_loss() -> None:
+    text = "(int64[N,S] i) => (float[N,S,6] y) { h = Gather(e, i) y = MatMul(h, w) }"
+    e = RNG.standard_normal((6, 4)).astype(np.float32)
+    w = RNG.standard_normal((4, 6)).astype(np.float32)
+    model = build(text, {"e": e, "w": w})
+    tokens = RNG.integers(0, 6, (3, 8))
+    context = Context(calibration=({"i": tokens[:2]}, {"i": tokens[2:]}))
+    found = Fisher(("w",), "next").measure(model, context)["w"]
+    weight = torch.tensor(w, requires_grad=True)
+    total = np.zeros((4, 6))
+    for row in tokens:
+        logits = torch.tensor(e[row[:-1]]) @ weight
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(row[1:]))
+        (gradient,) = torch.autograd.grad(loss, weight)
+        total += gradient.numpy().astype(np.float64) ** 2
+    assert np.allclose(found, total / 3, rtol=1e-4)
+
+
+def test_it_needs_data_and_is_deterministic() -> None:
+    w = RNG.standard_normal((5, 3)).astype(np.float32)
+    model = build("(float[N,5] x) => (float[N,3] y) { y = MatMul(x, w) }", {"w": w})
+    with pytest.raises(CalibrationError, match="needs calibration data"):
+        Fisher(("w",)).measure(model, Context())
+    x = RNG.standard_normal((9, 5)).astype(np.float32)
+    context = Context(calibration=({"x": x},), seed=3)
+    first, second = (Fisher(("w",)).measure(model, context)["w"] for _ in range(2))
+    assert np.array_equal(first, second)
