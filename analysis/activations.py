@@ -1,9 +1,10 @@
 """Look at values inside a model while it runs on calibration data, a few values at a time."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir
 
 from whet.analysis.dataset import batch_size
@@ -57,13 +58,20 @@ def open_at(
     *,
     optimization: str = "all",
     shapes: bool = False,
+    reduced: Collection[str] = (),
 ) -> Executor:
-    """Open a copy of the model that hands out the named values, or only their shapes; raises CannotRun."""
+    """Open a copy of the model that hands out the named values, or only their shapes; raises CannotRun.
+
+    Of those in ``reduced`` it hands out minima, maxima and sums (three outputs each) along the last axes.
+    """
     copy = model.clone()
     made = {v.name: v for node in copy.graph for v in node.outputs}
-    values = [made[name] for name in names]
-    if shapes:
-        values = [_shape_of(copy, value) for value in values]
+    values: list[onnx_ir.Value] = []
+    for name in names:
+        if shapes:
+            values.append(_shape_of(copy, made[name]))
+        else:
+            values += _reductions(copy, made[name]) if name in reduced else [made[name]]
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(values)
     with tempfile.TemporaryDirectory() as folder:
@@ -78,6 +86,31 @@ def _shape_of(model: onnx_ir.Model, value: onnx_ir.Value) -> onnx_ir.Value:
     found = node.outputs[0]
     found.name = f"{value.name}.whet.shape"
     found.type = onnx_ir.TensorType(onnx_ir.DataType.INT64)
+    return found
+
+
+def _reductions(model: onnx_ir.Model, value: onnx_ir.Value) -> list[onnx_ir.Value]:
+    """Append ReduceMin, ReduceMax and ReduceSum along the axes behind the second, or the last one."""
+    rank = len(value.shape or ())
+    axes = list(range(2, rank)) if rank > 2 else [rank - 1]
+    opset = model.graph.opset_imports.get("", 1)
+    found: list[onnx_ir.Value] = []
+    for kind, since in (("ReduceMin", 18), ("ReduceMax", 18), ("ReduceSum", 13)):
+        name = f"{value.name}.whet.{kind}"
+        attributes = [onnx_ir.AttrInt64("keepdims", 0)]
+        inputs = [value]
+        if opset >= since:
+            tensor = onnx_ir.tensor(np.asarray(axes, np.int64), name=f"{name}.axes")
+            given = onnx_ir.Value(name=tensor.name, const_value=tensor)
+            model.graph.register_initializer(given)
+            inputs.append(given)
+        else:
+            attributes.append(onnx_ir.AttrInt64s("axes", axes))
+        node = onnx_ir.Node("", kind, inputs, attributes=attributes, num_outputs=1)
+        model.graph.append(node)
+        node.outputs[0].name = name
+        node.outputs[0].type = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
+        found.append(node.outputs[0])
     return found
 
 

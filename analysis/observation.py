@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from whet.analysis.activations import open_at
 from whet.analysis.dataset import Batches, batch_size, leading
 from whet.errors import CalibrationError
 from whet.ir.bindings import evaluate_dimension
-from whet.ir.execute import CannotRun
+from whet.ir.execute import CannotRun, Executor
 from whet.ir.residency import resident_bytes
 from whet.ir.values import Array, dimensions, weight_bytes
 
@@ -50,14 +50,25 @@ def memory_left(model: onnx_ir.Model, max_ram: int | None) -> int:
 class Observation:
     """One look at the named values on all calibration batches of a context."""
 
-    def __init__(self, model: onnx_ir.Model, names: Sequence[str], context: "Context") -> None:
-        """Prepare to watch values by name; those of inputs come from the data."""
+    def __init__(
+        self,
+        model: onnx_ir.Model,
+        names: Sequence[str],
+        context: "Context",
+        reduced: Collection[str] = (),
+    ) -> None:
+        """Prepare to watch values by name; those of inputs come from the data.
+
+        Of the values in ``reduced`` only the extremes matter: where possible, the runtime finds them itself, and arrays
+        of minima and maxima are handed out (NaN where something is not finite).
+        """
         self._model = model
         self._context = context
         inputs = {v.name for v in model.graph.inputs}
         self._given = [name for name in names if name in inputs]
         self._inner = [name for name in names if name not in inputs]
         self._sizes = _Sizes(model, self._inner, context.threads)
+        self._reduced = {n for n in reduced if n in self._inner and self._sizes.reducible(n)}
         self._free = batch_size(model, default=0) == 0
         self._last = time.monotonic()
 
@@ -76,7 +87,7 @@ class Observation:
         groups = self._groups(room)
         for number, group in enumerate(groups):
             first = number == 0
-            executor = open_at(self._model, group, self._context.threads) if group else None
+            reader = _Reader(self._model, group, self._context.threads, self._reduced)
             for done, feeds in enumerate(batches):
                 where = f"batch {done + 1:,} of {len(batches):,}"
                 self._say(
@@ -84,12 +95,7 @@ class Observation:
                 )
                 for part in self._cut(feeds, group, room):
                     given = {n: part[n] for n in self._given if n in part} if first else {}
-                    if executor is None:
-                        yield given
-                        continue
-                    used = {name: part[name] for name in executor.inputs if name in part}
-                    found = executor.run(used, group)
-                    yield {**given, **dict(zip(group, found, strict=True))}
+                    yield {**given, **(reader.read(part) if group else {})}
 
     def _groups(self, room: int) -> list[list[str]]:
         """Divide the values so that those of a single sample fit into memory together; one group if they all do."""
@@ -145,6 +151,51 @@ class Observation:
             self._last = now
 
 
+class _Reader:
+    """Reads some values; the whole ones where the runtime cannot reduce them."""
+
+    def __init__(
+        self, model: onnx_ir.Model, names: Sequence[str], threads: int, reduced: Collection[str]
+    ) -> None:
+        self._model = model
+        self._names = names
+        self._threads = threads
+        self._reduced = [name for name in names if name in reduced]
+        self._executors: dict[bool, Executor] = {}
+
+    def read(self, feeds: Feeds) -> dict[str, Array]:
+        if not self._reduced:
+            return self._run(feeds, reduce=False)
+        try:
+            return self._run(feeds, reduce=True)
+        except CannotRun:
+            return self._run(feeds, reduce=False)
+
+    def _run(self, feeds: Feeds, *, reduce: bool) -> dict[str, Array]:
+        reduced = self._reduced if reduce else ()
+        if reduce not in self._executors:
+            executor = open_at(self._model, self._names, self._threads, reduced=reduced)
+            self._executors[reduce] = executor
+        executor = self._executors[reduce]
+        outputs = iter(executor.run({n: feeds[n] for n in executor.inputs if n in feeds}))
+        return {
+            name: _joined(next(outputs), next(outputs), next(outputs))
+            if name in reduced
+            else next(outputs)
+            for name in self._names
+        }
+
+
+def _joined(low: Array, high: Array, total: Array) -> Array:
+    """Return minima and maxima as one array; those of nothing, where the minimum is above the maximum, are left out.
+
+    The runtime's extremes may pass over NaN, its sums do not.
+    """
+    empty = np.greater(low, high)
+    found = np.concatenate([low[~empty], high[~empty]])
+    return found if np.isfinite(total).all() else np.append(found, np.float32(np.nan))
+
+
 def _kinds(batches: Sequence[Feeds]) -> Iterator[Feeds]:
     """Yield one batch of each combination of shapes."""
     seen: set[object] = set()
@@ -175,6 +226,11 @@ class _Sizes:
             raise CalibrationError(f"no value of the model is called '{unknown[0]}'")
         self._values = {name: made[name] for name in names}
         self._known: dict[object, dict[str, int]] = {}
+
+    def reducible(self, name: str) -> bool:
+        """Tell whether the runtime can find the extremes of a value."""
+        value = self._values[name]
+        return value.dtype == onnx_ir.DataType.FLOAT and bool(dimensions(value))
 
     def of(self, feeds: Feeds) -> dict[str, int]:
         """Return bytes by name for one run on these feeds."""

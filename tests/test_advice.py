@@ -27,7 +27,11 @@ def damage(site: str, error: float, saved: int, ms: float = 0.0) -> Damage:
 
 
 def test_the_price_is_a_share_of_bytes_and_of_milliseconds() -> None:
-    rows = [damage("dear", 0.2, 900, 9.0), damage("cheap", 0.1, 50, 0.5), damage("slow", 0.1, 50, 0.6)]
+    rows = [
+        damage("dear", 0.2, 900, 9.0),
+        damage("cheap", 0.1, 50, 0.5),
+        damage("slow", 0.1, 50, 0.6),
+    ]
     found = advise([step_of(*rows)], "auto")
     assert [a.site for a in found] == ["cheap", "slow", "dear"]
     assert sum(a.avoided for a in found) == pytest.approx(1)
@@ -92,7 +96,7 @@ def test_a_pattern_leaves_several_alone_and_an_unknown_name_is_an_error() -> Non
     for spelled in ("quantize-dynamic{skip=MatMul_?}", "quantize-dynamic{skip=Mat*}"):
         _, (step,) = Pipeline(parse_passes(spelled)).run(two_products(), context)
         assert step.coverage.changed == 0
-    with pytest.raises(UsageError, match="is to skip 'MatMul_3'.*did you mean 'MatMul_"):
+    with pytest.raises(UsageError, match=r"is to skip 'MatMul_3'.*did you mean 'MatMul_"):
         Pipeline(parse_passes("quantize-dynamic{skip=MatMul_3}")).run(two_products(), context)
 
 

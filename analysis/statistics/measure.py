@@ -11,6 +11,7 @@ import onnx_ir
 from whet.analysis.base import Analysis
 from whet.analysis.observation import Observation
 from whet.analysis.statistics.base import Accumulator, NotFinite, Statistic, check_finite
+from whet.analysis.statistics.extremes import Extremes
 from whet.errors import CalibrationError
 from whet.ir.values import Array
 from whet.passes.base import Change
@@ -58,7 +59,8 @@ class Statistics(Analysis[Observations]):
         by_name: dict[str, list[Accumulator[Any]]] = {}
         for (name, _), accumulator in open_.items():
             by_name.setdefault(name, []).append(accumulator)
-        observation = Observation(model, sorted(by_name), context)
+        reduced = by_name.keys() - {n for n, statistic in self.requests if statistic != Extremes()}
+        observation = Observation(model, sorted(by_name), context, reduced)
         workers = min(8, context.threads or os.cpu_count() or 1)
         with ThreadPoolExecutor(workers) as pool:
             for arrays in observation.runs():

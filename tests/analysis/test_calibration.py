@@ -17,7 +17,7 @@ TEXT = "(float[N,L] x, int64[N] id) => (float[N,L] y) { y = Neg(x) }"
 
 
 def model_of(batch: str = "N") -> onnx_ir.Model:
-    return build(TEXT.replace("N", batch))
+    return build(TEXT.replace("[N", f"[{batch}"))
 
 
 def feed(count: int, length: int = 3, start: int = 0) -> dict[str, np.ndarray]:
@@ -132,13 +132,19 @@ def test_bad_data_are_refused(source: object, says: str, lazy: bool) -> None:
 
 
 def test_a_wrong_number_of_samples_for_a_fixed_batch() -> None:
-    with pytest.raises(CalibrationError, match="5 samples of 'x' are no multiple of the model's batch 4"):
+    with pytest.raises(
+        CalibrationError, match="5 samples of 'x' are no multiple of the model's batch 4"
+    ):
         read_dataset(feed(5), model_of("4"))
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "text.npz").write_text("hello")
-    for name, says in (("one.npy", "holds one array"), ("text.npz", "cannot be read as .npz"), ("no", "no file")):
+    for name, says in (
+        ("one.npy", "holds one array"),
+        ("text.npz", "cannot be read as .npz"),
+        ("no", "no file"),
+    ):
         with pytest.raises(CalibrationError, match=says):
             read_dataset(tmp_path / name, model_of())

@@ -54,7 +54,9 @@ def test_a_spool_keeps_feeds_of_any_shape_in_order() -> None:
     found = Spool(iter(feeds)).feeds
     assert len(found) == 3
     for feed, other in zip(feeds, found, strict=True):
-        assert all(np.array_equal(feed[n], other[n]) and feed[n].dtype == other[n].dtype for n in feed)
+        assert all(
+            np.array_equal(feed[n], other[n]) and feed[n].dtype == other[n].dtype for n in feed
+        )
         assert all(a.flags.aligned for a in other.values())
     assert Spool(iter([])).feeds == []
     with pytest.raises(ValueError, match="cannot be kept"):

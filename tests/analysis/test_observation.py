@@ -122,3 +122,34 @@ def test_long_runs_say_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None
     context = Context(calibration=(feeds(2), feeds(2)), progress=said.append)
     list(Observation(model_of(), ["b"], context).runs())
     assert said == ["calibrate: batch 1 of 2", "calibrate: batch 2 of 2"]
+
+
+@pytest.mark.parametrize("opset", [11, 17, 23])
+@pytest.mark.parametrize("shape", ["N,L", "N,2,L", "N,2,2,L", "L"])
+def test_extremes_that_the_runtime_finds_are_those_of_the_values(opset: int, shape: str) -> None:
+    text = f"(float[{shape}] x) => (float[{shape}] y) {{ a = Neg(x) y = Sub(a, x) }}"
+    sizes = [{"N": 5, "L": 6}.get(s) or int(s) for s in shape.split(",")]
+    x = np.random.default_rng(0).standard_normal(sizes).astype(np.float32)
+    found = Statistics(frozenset({("a", Extremes()), ("y", Extremes())})).measure(
+        build(text, opset=opset), Context(calibration=({"x": x},))
+    )
+    for name, wanted in (("a", -x), ("y", -x - x)):
+        bounds = found.of(name, Extremes())
+        assert (bounds.low, bounds.high) == (wanted.min(), wanted.max())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_the_runtime_does_not_hide_what_is_not_finite(bad: float) -> None:
+    model = build("(float[N,3,4,4] x) => (float[N,3,4,4] y) { a = Mul(x, w) y = Abs(a) }",
+                  {"w": np.where(np.arange(16).reshape(4, 4) == 6, bad, 1).astype(np.float32)})  # fmt: skip
+    context = Context(calibration=({"x": np.ones((2, 3, 4, 4), np.float32)},))
+    with pytest.raises(CalibrationError, match="'a' inside the model is not finite"):
+        Statistics(frozenset({("a", Extremes())})).measure(model, context)
+
+
+def test_empty_values_have_no_extremes_but_the_others_do() -> None:
+    text = "(float[N,L] x) => (float[N,L] y) { a = Neg(x) y = Abs(x) }"
+    batches = ({"x": np.zeros((1, 0), np.float32)}, {"x": np.ones((2, 3), np.float32)})
+    wanted = frozenset({("a", Extremes())})
+    found = Statistics(wanted).measure(build(text), Context(calibration=batches))
+    assert (found.of("a", Extremes()).low, found.of("a", Extremes()).high) == (-1, -1)

@@ -7,7 +7,9 @@ from folding import build
 from whet.analysis.output_damage import output_damage
 
 TEXT = "(float[N,3] x) => (float[N,3] y, float[N,3] z) { y = Mul(x, w) z = Neg(x) }"
-BATCHES = [{"x": np.random.default_rng(k).standard_normal((4, 3)).astype(np.float32)} for k in (0, 1)]
+BATCHES = [
+    {"x": np.random.default_rng(k).standard_normal((4, 3)).astype(np.float32)} for k in (0, 1)
+]
 
 
 def model_of(scale: float) -> object:

@@ -47,9 +47,7 @@ def test_plan_refuses_what_compile_refuses(whet: Run, model: Path) -> None:
     assert "did you mean 'batch'?" in result.stderr
 
 
-def test_a_limit_on_memory_is_honoured_or_refused(
-    whet: Run, model: Path, tmp_path: Path
-) -> None:
+def test_a_limit_on_memory_is_honoured_or_refused(whet: Run, model: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.zeros((20, 8), np.float32))
     arguments = ("--recipe", "quantize-static", "--calibration", tmp_path / "data.npz")
     for command in (("plan", model), ("compile", model, "-o", tmp_path / "out")):

@@ -1,8 +1,8 @@
 """Measure calibration against running the model alone on the same images: time and memory.
 
 ``python -m whet.tools.bench.calibration`` takes 512 images through ResNet-20 (CIFAR-10); it needs a folder with
-``resnet_cifar10/resnet20.onnx`` and ``cifar10/train_10k.npz`` (``--assets``). Extremes, histograms and Gram matrices are
-stated separately; each is timed in alternating blocks with the model alone, loading included on both sides.
+``resnet_cifar10/resnet20.onnx`` and ``cifar10/train_10k.npz`` (``--assets``). Extremes, histograms and Gram matrices
+are stated separately; each is timed in alternating blocks with the model alone, loading included on both sides.
 """
 
 import argparse
