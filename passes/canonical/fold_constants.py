@@ -10,6 +10,7 @@ from whet.ir.residency import release
 from whet.ir.values import constant, is_constant, static_shape
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.canonical.constant_evaluation import Evaluation, evaluate
+from whet.passes.canonical.stored_weights import is_decoding
 from whet.passes.proposal import Proposal, remove_unread
 from whet.passes.purity import is_deterministic
 from whet.passes.workbench import Workbench
@@ -33,8 +34,9 @@ class FoldConstants(Pass):
     """Replace nodes whose inputs are all constants by their results.
 
     A result of more than ``limit`` bytes is only stored where it replaces at least as many; a weight that others read
-    too is never stored in a second form. Random operators, operators with subgraphs, operators of other domains and
-    quantization are left alone. Results are those of ONNX Runtime; the proof is ONNX's reference implementation.
+    too is never stored in a second form. Random operators, operators with subgraphs, operators of other domains,
+    quantization and what decodes packed weights are left alone. Results are those of ONNX Runtime; the proof is ONNX's
+    reference implementation.
     """
 
     limit: int = 1 << 20
@@ -138,6 +140,9 @@ class _Choice:
         if not is_deterministic(node) or not all(_may_be_stored(v) for v in node.outputs):
             return False
         if node.op_type == "Identity" and node.outputs[0].is_graph_output():
+            return False
+        if is_decoding(node):
+            self._work.decline(node, "it decodes a weight that is stored smaller")
             return False
         return self._fits(node)
 

@@ -117,8 +117,8 @@ class Codebook(Approximation):
 
     codes: Array
     """uint8 ``[outputs, inputs]``."""
-    table: Floats
-    """``[outputs or 1, 2^bits]``."""
+    table: Array
+    """``[outputs or 1, 2^bits]``, float32 or, to take half the bytes, float16."""
     bits: int
 
     def values(self) -> Floats:
@@ -142,8 +142,8 @@ class Outliers(Approximation):
     """How many each row has, uint16 or wider, ``[outputs]``."""
     columns: Array
     """uint16 or wider, ``[count]``."""
-    numbers: Floats
-    """``[count]``."""
+    numbers: Array
+    """``[count]``, float32 or float16."""
 
     def values(self) -> Floats:
         """Return the matrix with all its zeros."""
@@ -162,14 +162,14 @@ class Outliers(Approximation):
 class LowRank(Approximation):
     """A product left @ right of rank r."""
 
-    left: Floats
-    """``[outputs, rank]``."""
-    right: Floats
-    """``[rank, inputs]``."""
+    left: Array
+    """``[outputs, rank]``, float32 or float16."""
+    right: Array
+    """``[rank, inputs]``, float32 or float16."""
 
     def values(self) -> Floats:
-        """Return the product."""
-        return np.asarray(self.left @ self.right, np.float32)
+        """Return the product, computed in float32."""
+        return np.asarray(self.left.astype(np.float32) @ self.right.astype(np.float32), np.float32)
 
     @property
     def nbytes(self) -> int:
