@@ -56,12 +56,14 @@ class Rewriting:
         grids: Mapping[str, Affine],
         codes: CodesOf,
         builder: Callable[[onnx_ir.Node], Builder],
+        opset: int,
     ) -> None:
         """Begin with all steps in float. ``grids`` are those of values by name; moves overrule them."""
         self._steps = steps
         self._grids = dict(grids)
         self._codes = codes
         self._builder = builder
+        self._opset = opset
         self.names = [Names.of(step) for step in steps]
         self._wanted = {name for k in chosen for name in self.names[k].reads}
         """Values that some step reads in integers."""
@@ -138,7 +140,7 @@ class Rewriting:
         codes = None if weights is None else self._codes(number, weights, grid)
         rounded = [reads[value] for value in step.reads]
         name = "" if weights is None else weights.name
-        result = in_integers(build, step, rounded, grid, codes, name)
+        result = in_integers(build, step, rounded, grid, codes, name, self._opset)
         out = names.writes[0]
         if step.may_stay_wide and out not in self._wanted:
             return (result,)

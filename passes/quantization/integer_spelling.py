@@ -14,6 +14,7 @@ from whet.passes.proposal import Builder
 from whet.passes.quantization.arrays import Affine, affine, quantize
 from whet.passes.quantization.formats import INT32
 from whet.passes.quantization.integer_steps import Step
+from whet.passes.quantization.storage import spell_integers
 from whet.passes.quantization.weight_codes import Codes
 
 __all__ = ["decode", "encode", "in_integers", "moved", "source"]
@@ -49,6 +50,7 @@ def in_integers(
     grid: Affine,
     codes: Codes | None,
     name: str,
+    opset: int,
 ) -> onnx_ir.Value:
     """Return the real output of a product or function, spelled so that it runs on the integers behind ``reads``.
 
@@ -58,7 +60,8 @@ def in_integers(
     if codes is None:
         operands = _operands(build, step, reads, grid)
         return build.op(step.node.op_type, *operands, attributes=attributes)
-    integers = build.constant(codes.integers, f"{name}.int{codes.bits}")
+    shape = codes.integers.shape
+    integers = spell_integers(build, codes.integers, codes.bits, shape, name, opset=opset)
     factors = [reads[0], decode(build, integers, codes.grid, name)]
     if codes.bias is not None:
         factors.append(_bias(build, codes, codes.bias, grid, name))

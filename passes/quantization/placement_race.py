@@ -30,7 +30,8 @@ def fastest(
 ) -> tuple[Placed, Mapping[Placed, float]]:
     """Return the placement whose model runs fastest, and the milliseconds of the last race.
 
-    Earlier candidates win ties; the first one wins where none runs. ``label`` says which model, shapes and formats the prices are for.
+    Earlier candidates win ties; the first one wins where none runs. ``label`` says which model, shapes and formats
+    the prices are for.
     """
 
     def run(placements: Sequence[Placed]) -> dict[Placed, float]:

@@ -8,6 +8,7 @@ from whet.analysis.activations import Sampler, first_samples
 from whet.analysis.base import Analysis
 from whet.analysis.kernel_prices import saturates
 from whet.analysis.ranges import Ranges
+from whet.analysis.statistics import Statistics
 from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
@@ -15,8 +16,10 @@ from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.quantization.arrays import Affine, affine
 from whet.passes.quantization.choice import FLOAT
 from whet.passes.quantization.formats import INT7, INT8, INT8_ACTIVATION, UINT8, IntegerFormat
-from whet.passes.quantization.integer_rewriting import Names, Rewriting, Written
+from whet.passes.quantization.integer_rewriting import CodesOf, Names, Rewriting, Written
 from whet.passes.quantization.integer_steps import Step, find_steps
+from whet.passes.quantization.low_bit_weights import low_bit_codes
+from whet.passes.quantization.patches import PatchMoments, moments_of
 from whet.passes.quantization.static_placement import Plan, Planner
 from whet.passes.quantization.step_prices import INTEGER
 from whet.passes.quantization.weight_codes import Codes, Weights, nearest_codes
@@ -51,8 +54,19 @@ class QuantizeStatic(Pass):
     """``auto`` takes seven bits where kernels for eight saturate on this machine."""
     percentile: float = 100.0
     """Share of the values that a range covers."""
+    weight_bits: Literal[8, 4, 3, 2] = 8
+    """What a weight is stored in; kernels see eight bits, made when the model is loaded."""
+    method: Literal["auto", "nearest", "gptq"] = "auto"
+    """How weights of fewer than eight bits are rounded; ``auto`` keeps what loses least on held-out data."""
+    ends: Literal["same", "eight"] = "eight"
+    """Bits of the first and the last product: those of all others, or eight."""
     prefer: Literal["speed", "size"] = "speed"
     """``size`` quantizes every product, also where it was not measured to be faster."""
+
+    @property
+    def tolerance(self) -> float:
+        """Return the largest accepted error of one step; fewer bits have a right to more."""
+        return {8: 0.2, 4: 0.35, 3: 0.6, 2: 1.0}[self.weight_bits]
 
     def apply(self, work: Workbench) -> None:
         """Choose the placement, then rewrite its steps one by one."""
@@ -92,7 +106,12 @@ class _Run:
         plan = planner.plan(_ACTIVATIONS[self._pass.activations])
         sample = self._sampler(sorted(plan.placed))
         rewriting = Rewriting(
-            self._steps, plan.placed, self._grids(plan), self._codes, self._work.builder
+            self._steps,
+            plan.placed,
+            self._grids(plan),
+            self._codes(plan),
+            self._work.builder,
+            self._work.opset,
         )
         for number, step in enumerate(self._steps):
             if number in plan.placed:
@@ -108,8 +127,39 @@ class _Run:
         found = self._work.analyses.get(wanted)
         return {name: affine(r.low, r.high, plan.format) for name, r in found.items()}
 
-    def _codes(self, _number: int, weights: Weights, grid: Affine) -> Codes:
-        return nearest_codes(weights, self._format, float(grid.scale))
+    def _codes(self, plan: Plan) -> CodesOf:
+        """Return the maker of weights; what it needs to know of their inputs is measured in one pass over the data."""
+        asked = self._asked(plan) if self._pass.weight_bits < 8 else {}
+        requests = frozenset((self._names[k].reads[0], moments) for k, moments in asked.items())
+        found = self._work.analyses.get(Statistics(requests)) if requests else None
+
+        def codes(number: int, weights: Weights, grid: Affine) -> Codes:
+            bits = self._bits(number)
+            if bits == 8:
+                return nearest_codes(weights, self._format, float(grid.scale))
+            seen = None
+            if found is not None and number in asked:
+                seen = found.of(self._names[number].reads[0], asked[number])
+            return low_bit_codes(weights, bits, self._pass.method, seen)
+
+        return codes
+
+    def _bits(self, number: int) -> int:
+        """Return the bits of a step's weights: the first and the last product keep eight unless all are asked for."""
+        products = [k for k, step in enumerate(self._steps) if step.has_weights]
+        if self._pass.ends == "eight" and number in (products[0], products[-1]):
+            return 8
+        return self._pass.weight_bits
+
+    def _asked(self, plan: Plan) -> dict[int, PatchMoments]:
+        asked: dict[int, PatchMoments] = {}
+        for number in sorted(plan.placed):
+            step = self._steps[number]
+            if step.has_weights and self._bits(number) < 8:
+                moments = moments_of(step.node, Weights.of(step.node).array.shape)
+                if moments is not None:
+                    asked[number] = moments
+        return asked
 
     def _sampler(self, chosen: list[int]) -> Sampler:
         names = [name for k in chosen for name in self._names[k].reads]

@@ -205,6 +205,7 @@ class _Trial:
             self._grids,
             lambda _, weights, grid: nearest_codes(weights, self._format, float(grid.scale)),
             lambda near: Builder(fresh, near),
+            copy.graph.opset_imports.get("", 1),
         )
         for number in sorted(placed):
             written = rewriting.write(number)

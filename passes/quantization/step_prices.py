@@ -130,7 +130,7 @@ class StepPrices:
             if step.has_weights:
                 codes = nearest_codes(Weights.of(step.node), self.weights, float(grid.scale))
             reads = [decode(build, v, grid, "x") for v in values]
-            result = in_integers(build, step, reads, grid, codes, "w")
+            result = in_integers(build, step, reads, grid, codes, "w", self.opset)
             return encode(build, result, grid, "y")
 
         feeds = {f"x{k}": quantize(noise(s, k), grid) for k, s in enumerate(shapes)}

@@ -27,6 +27,8 @@ class Weights:
     axis: int
     """Which dimension counts output channels."""
     groups: int = 1
+    takes_bias: bool = True
+    """Whether the operator can add a bias."""
 
     @classmethod
     def of(cls, node: onnx_ir.Node) -> "Weights":
@@ -38,7 +40,9 @@ class Weights:
         second = {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}
         axis = second.get(node.op_type, 1 - attribute_int(node, "transB", 0))
         groups = attribute_int(node, "group", 1)
-        return cls(array, bias, node.inputs[1].name or "weight", axis, groups)
+        return cls(
+            array, bias, node.inputs[1].name or "weight", axis, groups, node.op_type != "MatMul"
+        )
 
     def matrix(self) -> Floats:
         """Return ``[outputs, inputs]``; the inputs of a convolution are those of its own group."""
