@@ -22,16 +22,25 @@ __all__ = ["decode", "encode", "in_integers", "moved", "source"]
 
 def encode(build: Builder, value: onnx_ir.Value, grid: Affine, name: str) -> onnx_ir.Value:
     """Return the integers of a real value."""
-    return build.op("QuantizeLinear", value, *_parameters(build, grid, name))
+    found = build.op("QuantizeLinear", value, *_parameters(build, grid, name))
+    found.name = build.fresh(f"{name}.q")
+    return found
 
 
-def decode(build: Builder, value: onnx_ir.Value, grid: Affine, name: str) -> onnx_ir.Value:
-    """Return the real value of integers."""
+def decode(
+    build: Builder, value: onnx_ir.Value, grid: Affine, name: str, *, fixed_zero: bool = True
+) -> onnx_ir.Value:
+    """Return the real value of integers; a zero point that the format fixes is written with ``fixed_zero`` only."""
     axis = {} if grid.axis is None else {"axis": grid.axis}
-    return build.op("DequantizeLinear", value, *_parameters(build, grid, name), attributes=axis)
+    parameters = _parameters(build, grid, name)
+    if grid.format.zero == 0 and not fixed_zero:
+        parameters = parameters[:1]
+    found = build.op("DequantizeLinear", value, *parameters, attributes=axis)
+    found.name = build.fresh(f"{name}.r")
+    return found
 
 
-def _parameters(build: Builder, grid: Affine, name: str) -> tuple[onnx_ir.Value, onnx_ir.Value]:
+def _parameters(build: Builder, grid: Affine, name: str) -> tuple[onnx_ir.Value, ...]:
     return build.constant(grid.scale, f"{name}.scale"), build.constant(grid.zero, f"{name}.zero")
 
 
@@ -62,9 +71,12 @@ def in_integers(
         return build.op(step.node.op_type, *operands, attributes=attributes)
     shape = codes.integers.shape
     integers = spell_integers(build, codes.integers, codes.bits, shape, name, opset=opset)
-    factors = [reads[0], decode(build, integers, codes.grid, name)]
+    # ONNX Runtime fuses Gemm only where all zero points are written down.
+    zeros = step.node.op_type == "Gemm"
+    factors = [reads[0], decode(build, integers, codes.grid, name, fixed_zero=zeros)]
     if codes.bias is not None:
-        factors.append(_bias(build, codes, codes.bias, grid, name))
+        real, exact = _bias(build, codes, codes.bias, grid, name)
+        factors.append(decode(build, real, exact, f"{name}.bias", fixed_zero=zeros))
     return build.op(step.node.op_type, *factors, attributes=attributes)
 
 
@@ -87,17 +99,17 @@ def _operands(
     return found
 
 
-def _bias(build: Builder, codes: Codes, bias: Array, grid: Affine, name: str) -> onnx_ir.Value:
+def _bias(
+    build: Builder, codes: Codes, bias: Array, grid: Affine, name: str
+) -> tuple[onnx_ir.Value, Affine]:
+    """Return the bias in steps of the products, and their grid."""
     scale = np.asarray(codes.grid.scale * grid.scale, np.float32)
     steps = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
-    if np.abs(steps).max(initial=0) > 2.0**31 - 1:
-        raise Mismatch(
-            f"the bias is {np.abs(steps).max():.3g} steps of its grid, more than 32 bits hold"
-        )
-    exact = Affine(INT32, scale, np.zeros(scale.shape, np.int32), 0)
-    return decode(
-        build, build.constant(steps.astype(np.int32), f"{name}.bias"), exact, f"{name}.bias"
-    )
+    most = np.abs(steps).max(initial=0)
+    if most > 2.0**31 - 1:
+        raise Mismatch(f"the bias is {most:.3g} steps of its grid, more than 32 bits hold")
+    integers = build.constant(steps.astype(np.int32), f"{name}.bias")
+    return integers, Affine(INT32, scale, np.zeros(scale.shape, np.int32), 0)
 
 
 def moved(
