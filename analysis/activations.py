@@ -6,13 +6,13 @@ from pathlib import Path
 
 import onnx_ir
 
-from whet.analysis.calibration import batch_size
+from whet.analysis.dataset import batch_size
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun, Executor
 from whet.ir.files import save_model
 from whet.ir.values import Array
 
-__all__ = ["Sampler", "first_samples", "observe", "observed_shapes"]
+__all__ = ["Sampler", "first_samples", "observe", "observed_shapes", "open_at"]
 
 Feeds = Mapping[str, Array]
 _CHUNK = 24
@@ -22,7 +22,7 @@ _CHUNK = 24
 def observe(
     model: onnx_ir.Model,
     names: Sequence[str],
-    batches: Iterable[Feeds],
+    batches: Sequence[Feeds],
     *,
     threads: int = 0,
     chunk: int = _CHUNK,
@@ -31,16 +31,15 @@ def observe(
 
     Values of inputs come from the batch. Raises CannotRun.
     """
-    feeds = list(batches)
     inputs = {v.name for v in model.graph.inputs}
     for name in names:
         if name in inputs:
-            yield from ((name, batch[name]) for batch in feeds if name in batch)
+            yield from ((name, batch[name]) for batch in batches if name in batch)
     inner = [name for name in names if name not in inputs]
     for start in range(0, len(inner), chunk):
         part = inner[start : start + chunk]
-        executor = _open(model, part, threads)
-        for batch in feeds:
+        executor = open_at(model, part, threads, optimization="basic")
+        for batch in batches:
             used = {name: array for name, array in batch.items() if name in executor.inputs}
             yield from zip(part, executor.run(used, part), strict=True)
 
@@ -51,15 +50,35 @@ def first_samples(model: onnx_ir.Model, feeds: Feeds, count: int = 8) -> dict[st
     return {name: array[:count] if free else array for name, array in feeds.items()}
 
 
-def _open(model: onnx_ir.Model, names: Sequence[str], threads: int) -> Executor:
+def open_at(
+    model: onnx_ir.Model,
+    names: Sequence[str],
+    threads: int = 0,
+    *,
+    optimization: str = "all",
+    shapes: bool = False,
+) -> Executor:
+    """Open a copy of the model that hands out the named values, or only their shapes; raises CannotRun."""
     copy = model.clone()
     made = {v.name: v for node in copy.graph for v in node.outputs}
+    values = [made[name] for name in names]
+    if shapes:
+        values = [_shape_of(copy, value) for value in values]
     copy.graph.outputs.clear()
-    copy.graph.outputs.extend(made[name] for name in names)
+    copy.graph.outputs.extend(values)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"
         save_model(copy, path)
-        return Executor(path, optimization="basic", threads=threads)
+        return Executor(path, optimization=optimization, threads=threads)
+
+
+def _shape_of(model: onnx_ir.Model, value: onnx_ir.Value) -> onnx_ir.Value:
+    node = onnx_ir.Node("", "Shape", [value], num_outputs=1)
+    model.graph.append(node)
+    found = node.outputs[0]
+    found.name = f"{value.name}.whet.shape"
+    found.type = onnx_ir.TensorType(onnx_ir.DataType.INT64)
+    return found
 
 
 def observed_shapes(

@@ -1,102 +1,205 @@
-"""Calibration and evaluation data: read, checked against the model, handed out in batches."""
+"""Calibration and evaluation data: read, checked against the model, handed out in batches.
+
+Nothing is held in memory that came from a file or a generator: an ``.npz`` is mapped, and what an iterable yields is
+written to a temporary file while it is checked.
+"""
 
 import dataclasses
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import onnx_ir
 
+from whet.analysis.dataset import Batches, Dataset, Feeds, batch_size, leading
+from whet.analysis.npz import Spool, forget, map_npz
 from whet.errors import CalibrationError
 from whet.ir.values import Array, dimensions
 
-__all__ = ["Dataset", "Feeds", "read_dataset"]
+__all__ = ["Batches", "Dataset", "Feeds", "batch_size", "read_dataset"]
 
-Feeds = Mapping[str, Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Samples for every input of a model, stacked along a leading axis, and labels if there are any."""
-
-    arrays: Mapping[str, Array]
-    labels: Array | None = None
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return min((len(a) for a in self.arrays.values()), default=0)
-
-    def batches(self, size: int) -> Iterator[dict[str, Array]]:
-        """Yield feeds of ``size`` samples; a shorter remainder comes last."""
-        for start in range(0, len(self), size):
-            yield {name: array[start : start + size] for name, array in self.arrays.items()}
-
-    def split(self, first: int) -> tuple["Dataset", "Dataset"]:
-        """Return the first samples and the rest."""
-        return (self._part(slice(None, first)), self._part(slice(first, None)))
-
-    def _part(self, part: slice) -> "Dataset":
-        labels = None if self.labels is None else self.labels[part]
-        return Dataset({name: array[part] for name, array in self.arrays.items()}, labels)
-
-
-def batch_size(model: onnx_ir.Model, default: int = 32) -> int:
-    """Return the batch that the model's inputs fix, or ``default`` where the leading dimension is free."""
-    sizes = {(dimensions(v) or (None,))[0] for v in _inputs(model) if dimensions(v) != ()}
-    fixed = [size for size in sizes if isinstance(size, int)]
-    return fixed[0] if fixed else default
+_PORTION = 1 << 22
+Progress = Callable[[str], None]
 
 
 def read_dataset(
     source: str | Path | Mapping[str, Array] | Iterable[Feeds],
     model: onnx_ir.Model,
     what: str = "calibration data",
+    progress: Progress = lambda _message: None,
 ) -> Dataset:
     """Read an ``.npz`` path, a dict of stacked arrays or an iterable of feeds; check it against the model.
+
+    Feeds may differ in the sizes of dynamic dimensions. Lists of feeds are used where they are; any other iterable is
+    gone through once.
 
     Raises:
         CalibrationError: a name, a type, a shape or a value that does not fit, with both sides named.
     """
+    reader = _Reader(model, what, progress)
     if isinstance(source, str | Path):
-        arrays = _read_npz(Path(source), what)
-    elif isinstance(source, Mapping):
-        arrays = {name: np.asarray(a) for name, a in cast("Mapping[str, Array]", source).items()}
-    else:
-        arrays = _stack(source, what)
-    labels = arrays.pop("labels", None) if "labels" not in _names(model) else None
-    _check_names(arrays, model, what)
-    _check_lengths({**arrays, **({} if labels is None else {"labels": labels})}, what)
-    for value in _inputs(model):
-        _check_array(arrays[value.name or ""], value, what)
-    return Dataset(arrays, labels)
+        return reader.stacked(_read_npz(Path(source), what))
+    if isinstance(source, Mapping):
+        arrays = cast("Mapping[str, Array]", source)
+        return reader.stacked({name: np.asarray(a) for name, a in arrays.items()})
+    return reader.pieces(source)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Checks data against one model."""
+
+    model: onnx_ir.Model
+    what: str
+    progress: Progress
+
+    def stacked(self, arrays: dict[str, Array]) -> Dataset:
+        labels = self._take_labels(arrays)
+        self._check_names(arrays)
+        self._check_lengths({**arrays, **({} if labels is None else {"labels": labels})})
+        for value in _inputs(self.model):
+            self._check_array(arrays[value.name or ""], value)
+        return Dataset((arrays,), labels, unit=self._unit)
+
+    def pieces(self, source: Iterable[Feeds]) -> Dataset:
+        """Read feeds one after the other."""
+        checked = self._checked(source)
+        labels: list[Array] = []
+        feeds: list[dict[str, Array]]
+        if isinstance(source, Sequence):
+            feeds = list(checked)
+        else:
+            try:
+                feeds = Spool(checked).feeds()
+            except ValueError as error:
+                if isinstance(error, CalibrationError):
+                    raise
+                raise CalibrationError(f"{self.what}: {error}") from error
+        if not feeds:
+            raise CalibrationError(f"{self.what}: the iterable is empty")
+        for feed in feeds:
+            found = self._take_labels(feed)
+            labels += [] if found is None else [np.atleast_1d(np.asarray(found))]
+        whole = any(leading(feed) is None for feed in feeds)
+        if labels and (whole or len(labels) != len(feeds)):
+            raise CalibrationError(f"{self.what}: labels need one for each sample of every feed")
+        joined = np.concatenate(labels) if labels else None
+        return Dataset(tuple(feeds), joined, unit=self._unit, whole=whole)
+
+    def _checked(self, source: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
+        for number, given in enumerate(source):
+            self.progress(f"read {self.what}: feed {number + 1:,}")
+            if not isinstance(given, Mapping):
+                raise CalibrationError(
+                    f"{self.what}: feed {number} is a {type(given).__name__}, expected a dict of arrays by name"
+                )
+            feed = {name: np.asarray(array) for name, array in given.items()}
+            arrays = dict(feed)
+            self._take_labels(arrays)
+            try:
+                self._check_names(arrays)
+                for value in _inputs(self.model):
+                    self._check_array(arrays[value.name or ""], value)
+                if any(a.size == 0 for a in arrays.values()):
+                    self._check_lengths(arrays)
+            except CalibrationError as error:
+                error.add_note(f"in feed {number}")
+                raise
+            yield feed
+
+    @property
+    def _unit(self) -> int:
+        return batch_size(self.model, default=1)
+
+    def _take_labels(self, arrays: dict[str, Array]) -> Array | None:
+        return arrays.pop("labels", None) if "labels" not in _names(self.model) else None
+
+    def _check_names(self, arrays: Mapping[str, Array]) -> None:
+        wanted = _names(self.model)
+        missing = [name for name in wanted if name not in arrays]
+        unknown = [name for name in arrays if name not in wanted]
+        if missing or unknown:
+            raise CalibrationError(
+                f"{self.what}: arrays {sorted(arrays)} do not match the model's inputs {wanted}"
+                + (f"; missing {missing}" if missing else "")
+                + (f"; unknown {unknown}" if unknown else "")
+            )
+
+    def _check_lengths(self, arrays: Mapping[str, Array]) -> None:
+        lengths = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
+        if min(lengths.values(), default=0) == 0:
+            empty = min(lengths, key=lambda name: lengths[name], default="")
+            raise CalibrationError(f"{self.what}: '{empty}' holds no samples")
+        if len(set(lengths.values())) > 1:
+            raise CalibrationError(f"{self.what}: numbers of samples disagree: {lengths}")
+
+    def _check_array(self, array: Array, value: onnx_ir.Value) -> None:
+        if value.dtype is not None and array.dtype != value.dtype.numpy():
+            raise CalibrationError(
+                f"{self.what}: dtype {array.dtype} of '{value.name}' does not match "
+                f"{value.dtype.numpy()} of the model"
+            )
+        sizes = dimensions(value)
+        if sizes is not None:
+            self._check_shape(array.shape, sizes, value.name or "")
+        if array.dtype.kind == "f":
+            self._check_finite(array, value.name or "")
+
+    def _check_shape(
+        self, shape: tuple[int, ...], sizes: tuple[int | str | None, ...], name: str
+    ) -> None:
+        fits = len(sizes) == len(shape) and all(
+            not isinstance(size, int) or size == shape[axis]
+            for axis, size in enumerate(sizes)
+            if axis > 0
+        )
+        if not fits:
+            raise CalibrationError(
+                f"{self.what}: shape {shape} of '{name}' does not match {list(sizes)} of the model"
+                " (the leading axis counts samples)"
+            )
+        if sizes and isinstance(sizes[0], int) and shape[0] % max(sizes[0], 1):
+            raise CalibrationError(
+                f"{self.what}: {shape[0]} samples of '{name}' are no multiple of the model's batch {sizes[0]}"
+            )
+
+    def _check_finite(self, array: Array, name: str) -> None:
+        """Look at a portion at a time, so that mapped data are never in memory as a whole."""
+        rows = max(1, _PORTION // max(1, array[:1].size)) if array.ndim else 1
+        for start in range(0, len(array) if array.ndim else 1, rows):
+            part = array[start : start + rows] if array.ndim else array
+            if not np.isfinite(part).all():
+                at = [int(i) for i in np.argwhere(~np.isfinite(part))[0]]
+                number = part[tuple(at)]
+                if at:
+                    at[0] += start
+                raise CalibrationError(
+                    f"{self.what}: '{name}' is {number} at {at}; it must be finite"
+                )
+            if start:
+                self.progress(f"read {self.what}: '{name}', {start:,} of {len(array):,} samples")
+        forget(array)
 
 
 def _read_npz(path: Path, what: str) -> dict[str, Array]:
     if not path.is_file():
         raise CalibrationError(f"{what}: no file '{path}'")
+    with path.open("rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            raise CalibrationError(f"{what}: '{path}' holds one array; expected an .npz by name")
     try:
-        with np.load(path, allow_pickle=False) as data:
-            if not hasattr(data, "files"):
-                raise CalibrationError(
-                    f"{what}: '{path}' holds one array; expected an .npz by name"
-                )
-            return {name: data[name] for name in data.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        return map_npz(path)
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.BadZipFile,
+    ) as error:
         raise CalibrationError(f"{what}: '{path}' cannot be read as .npz: {error}") from error
-
-
-def _stack(source: Iterable[Feeds], what: str) -> dict[str, Array]:
-    feeds = [dict(feed) for feed in source]
-    if not feeds:
-        raise CalibrationError(f"{what}: the iterable is empty")
-    if any(feed.keys() != feeds[0].keys() for feed in feeds):
-        raise CalibrationError(f"{what}: not every feed names {sorted(feeds[0])}")
-    try:
-        return {name: np.concatenate([np.asarray(f[name]) for f in feeds]) for name in feeds[0]}
-    except ValueError as error:
-        raise CalibrationError(f"{what}: feeds differ in shape: {error}") from error
 
 
 def _inputs(model: onnx_ir.Model) -> list[onnx_ir.Value]:
@@ -105,52 +208,3 @@ def _inputs(model: onnx_ir.Model) -> list[onnx_ir.Value]:
 
 def _names(model: onnx_ir.Model) -> list[str]:
     return [v.name or "" for v in _inputs(model)]
-
-
-def _check_names(arrays: Mapping[str, Array], model: onnx_ir.Model, what: str) -> None:
-    wanted = _names(model)
-    missing = [name for name in wanted if name not in arrays]
-    unknown = [name for name in arrays if name not in wanted]
-    if missing or unknown:
-        raise CalibrationError(
-            f"{what}: arrays {sorted(arrays)} do not match the model's inputs {wanted}"
-            + (f"; missing {missing}" if missing else "")
-            + (f"; unknown {unknown}" if unknown else "")
-        )
-
-
-def _check_lengths(arrays: Mapping[str, Array], what: str) -> None:
-    lengths = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
-    if min(lengths.values(), default=0) == 0:
-        empty = min(lengths, key=lambda name: lengths[name], default="")
-        raise CalibrationError(f"{what}: '{empty}' holds no samples")
-    if len(set(lengths.values())) > 1:
-        raise CalibrationError(f"{what}: numbers of samples disagree: {lengths}")
-
-
-def _check_array(array: Array, value: onnx_ir.Value, what: str) -> None:
-    if value.dtype is not None and array.dtype != value.dtype.numpy():
-        raise CalibrationError(
-            f"{what}: dtype {array.dtype} of '{value.name}' does not match {value.dtype.numpy()} of the model"
-        )
-    sizes = dimensions(value)
-    if sizes is not None:
-        fits = len(sizes) == array.ndim and all(
-            not isinstance(size, int) or size == array.shape[axis]
-            for axis, size in enumerate(sizes)
-            if axis > 0
-        )
-        if not fits:
-            raise CalibrationError(
-                f"{what}: shape {array.shape} of '{value.name}' does not match {list(sizes)} of the model"
-                " (the leading axis counts samples)"
-            )
-        if sizes and isinstance(sizes[0], int) and len(array) % sizes[0]:
-            raise CalibrationError(
-                f"{what}: {len(array)} samples of '{value.name}' are no multiple of the model's batch {sizes[0]}"
-            )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise CalibrationError(
-            f"{what}: '{value.name}' is {array[at]} at {list(at)}; it must be finite"
-        )

@@ -1,29 +1,32 @@
 """The range that each value covers on calibration data."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 import onnx_ir
 
-from whet.analysis.activations import observe
 from whet.analysis.base import Analysis
-from whet.errors import CalibrationError
-from whet.ir.values import Array
+from whet.analysis.dataset import Batches, Feeds, leading
+from whet.analysis.range_rules import entropy_range, mse_range, percentile_range
+from whet.analysis.statistics import Counts, Extremes, Histogram, Statistics
 from whet.passes.base import Change
 
 if TYPE_CHECKING:
     from whet.passes.workbench import Context
 
-__all__ = ["Range", "Ranges"]
+__all__ = ["Range", "RangeMethod", "Ranges"]
 
-_BINS = 4096
+RangeMethod = Literal["extremes", "percentile", "mse", "entropy"]
+_NUMBERS = 1 << 19
+"""Numbers of each value that a histogram counts, spread evenly over all samples."""
+_FEWEST = 256
+"""But at least so many of each sample."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Smallest and largest value, after clipping the share that the percentile leaves out."""
+    """Smallest and largest value that a grid should hold; what lies outside is clipped."""
 
     low: float
     high: float
@@ -31,45 +34,54 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Ranges(Analysis[Mapping[str, Range]]):
-    """Measure the range of the named values over all calibration batches.
+    """Find the range of the named values over all calibration batches, in one pass over them.
 
-    With a ``percentile`` below 100, each end leaves out half of the rest: 99.9 drops the lowest and the highest 0.05 %,
-    found in a histogram between the extremes. Batches are streamed; what is kept is two numbers or one histogram per
-    value.
+    ``extremes`` covers everything. ``percentile`` leaves out half of the rest at each end: 99.9 drops the lowest and
+    the highest 0.05 %; at 100 it is the extremes. ``mse`` has the least expected squared error of a grid of ``bits``
+    bits, ``entropy`` the least Kullback-Leibler divergence. All but the extremes rest on a histogram of about half a
+    million numbers of each value (all of them, if there are fewer), evenly spaced in every sample.
     """
 
     names: tuple[str, ...]
     percentile: float = 100.0
+    method: RangeMethod = "percentile"
+    bits: int = 8
+    symmetric: bool = False
+    """Both ends are equal in magnitude; ``mse`` looks for the best such grid."""
     depends: ClassVar[Change] = Change.ALL
 
     def measure(self, model: onnx_ir.Model, context: "Context") -> Mapping[str, Range]:
         """Return ranges by name; raises CalibrationError where a value is not finite."""
-        threads, batches = context.threads, context.calibration
-        extremes: dict[str, Range] = {}
-        for name, array in observe(model, self.names, batches, threads=threads):
-            extremes[name] = _widen(extremes.get(name), array, name)
-        if self.percentile >= 100:
-            return extremes
-        counts = {name: np.zeros(_BINS, np.int64) for name in extremes}
-        for name, array in observe(model, self.names, batches, threads=threads):
-            ends = (extremes[name].low, extremes[name].high)
-            counts[name] += np.histogram(array.astype(np.float64), _BINS, ends)[0]
-        return {name: self._clip(extremes[name], counts[name]) for name in extremes}
+        names = tuple(dict.fromkeys(self.names))
+        if self.method == "extremes" or (self.method == "percentile" and self.percentile >= 100):
+            wanted = Extremes()
+            bounds = Statistics(frozenset((n, wanted) for n in names)).measure(model, context)
+            pairs = {n: (float((b := bounds.of(n, wanted)).low), float(b.high)) for n in names}
+        else:
+            counted = Histogram(per_sample=_per_sample(context.calibration))
+            found = Statistics(frozenset((n, counted) for n in names)).measure(model, context)
+            pairs = {n: self._choose(found.of(n, counted)) for n in names}
+        return {name: self._range(*pair) for name, pair in pairs.items()}
 
-    def _clip(self, full: Range, counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Range:
-        share = np.cumsum(counts) / max(int(counts.sum()), 1)
-        tail = (100.0 - self.percentile) / 200
-        first = int(np.searchsorted(share, tail, side="right"))
-        last = int(np.searchsorted(share, 1 - tail, side="left"))
-        width = (full.high - full.low) / _BINS
-        return Range(full.low + first * width, min(full.low + (last + 1) * width, full.high))
+    def _choose(self, counts: Counts) -> tuple[float, float]:
+        if self.method == "percentile":
+            return percentile_range(counts, self.percentile)
+        steps = 2**self.bits - (2 if self.symmetric else 1)
+        if self.method == "mse":
+            return mse_range(counts, steps, symmetric=self.symmetric)
+        return entropy_range(counts, steps)
+
+    def _range(self, low: float, high: float) -> Range:
+        if not self.symmetric:
+            return Range(low, high)
+        largest = max(-low, high)
+        return Range(-largest, largest)
 
 
-def _widen(known: Range | None, array: Array, name: str) -> Range:
-    values = array.astype(np.float32, copy=False)
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise CalibrationError(f"calibration data: '{name}' inside the model is not finite on them")
-    if known is None:
-        return Range(low, high)
-    return Range(min(low, known.low), max(high, known.high))
+def _per_sample(batches: Sequence[Feeds]) -> int:
+    """Return how many numbers of each sample to count; the same whatever the batches are."""
+    if isinstance(batches, Batches):
+        samples = batches.samples
+    else:
+        samples = sum(leading(feeds) or 1 for feeds in batches)
+    return max(_FEWEST, _NUMBERS // max(samples, 1))

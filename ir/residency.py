@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir
 
-__all__ = ["LARGE", "release", "spill"]
+__all__ = ["LARGE", "release", "resident_bytes", "spill"]
 
 LARGE = 1 << 24
 """Bytes from which a weight is worth a file of its own."""
@@ -53,3 +53,13 @@ def spill(value: onnx_ir.Value, folder: Path) -> bool:
         base_dir=str(folder.absolute()),
     )
     return True
+
+
+def resident_bytes() -> int:
+    """Return what this process holds in memory now, or at its peak where the system does not say."""
+    status = Path("/proc/self/statm")
+    if status.is_file():
+        return int(status.read_text().split()[1]) * mmap.PAGESIZE
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

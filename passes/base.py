@@ -2,10 +2,12 @@
 
 import dataclasses
 import enum
+import fnmatch
+import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 if TYPE_CHECKING:
     from whet.analysis.base import Analysis
@@ -65,11 +67,25 @@ class Damage:
     site: str
     format: str
     error: float
-    """||new - old|| / ||old|| of the site's output on calibration (or random) data."""
+    """||new - old|| / ||old|| of the site's output; ``measured_on`` says on which data."""
     bytes_before: int
     bytes_after: int
     ms_before: float | None = None
     ms_after: float | None = None
+    measured_on: str = "random data"
+    """Which data the error was measured on: held-out or calibration samples, or random numbers."""
+    curvature: float | None = None
+    """The increase of the loss that second derivatives predict; None where nobody computed any."""
+
+    @property
+    def sqnr(self) -> float:
+        """Return the signal-to-quantization-noise ratio of the site's output in dB: -20 log10(error)."""
+        return math.inf if self.error == 0 else -20 * math.log10(self.error)
+
+    @property
+    def predicted_loss(self) -> float:
+        """Return how much the site adds to the loss: by curvature, or as if all outputs mattered alike, error²."""
+        return self.error**2 if self.curvature is None else self.curvature
 
 
 @dataclasses.dataclass
@@ -128,6 +144,13 @@ def pass_name(cls: type) -> str:
     return "-".join(word.lower() for word in words)
 
 
+def _spelled(value: object) -> str:
+    """Return an option's value as a recipe spells it; several names are joined with ``+``."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return "+".join(str(item) for item in cast("tuple[object, ...]", value))
+
+
 @dataclasses.dataclass(frozen=True)
 class Pass(ABC):
     """Transform a model in place: valid model in, valid model out.
@@ -144,6 +167,9 @@ class Pass(ABC):
 
     explains: ClassVar[bool] = False
     """Say in the report why places were left as they are, also where others were changed."""
+
+    skip: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    """Nodes to leave alone, by name or pattern (``*`` and ``?``)."""
 
     gated: ClassVar[bool] = False
     """Measure bytes and milliseconds before and after, and take the pass back if either got worse."""
@@ -170,11 +196,15 @@ class Pass(ABC):
     def __str__(self) -> str:
         """Print as a recipe spells it: ``fold-constants{limit=1024}``; defaults are left out."""
         changed = [
-            f"{f.name}={getattr(self, f.name)}"
+            f"{f.name}={_spelled(getattr(self, f.name))}"
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != f.default
         ]
         return self.name + (f"{{{','.join(changed)}}}" if changed else "")
+
+    def skips(self, name: str) -> bool:
+        """Tell whether the user wants the node of this name left alone."""
+        return any(name == s or fnmatch.fnmatchcase(name, s) for s in self.skip)
 
     @abstractmethod
     def apply(self, work: "Workbench") -> None:

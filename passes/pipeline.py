@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import onnx_ir
 
 from whet.analysis.base import Analyses
+from whet.analysis.output_damage import OutputDamage, output_damage
 from whet.errors import BrokenPass, InvalidModel, NothingChanged
 from whet.ir.residency import release
 from whet.ir.shapes import infer_shapes
 from whet.ir.values import initializers, weight_bytes
-from whet.passes.base import Coverage, Pass
+from whet.passes.base import Coverage, Fidelity, Pass
 from whet.passes.workbench import Context, Workbench
 
 __all__ = ["Fixpoint", "Gate", "Pipeline", "Step"]
@@ -41,6 +42,12 @@ class Step:
     ops_after: int = 0
     explains: bool = False
     """Why places were left as they are belongs in the report."""
+    spelling: str = ""
+    """The pass with its options, as a recipe has it."""
+    outputs: tuple[OutputDamage, ...] = ()
+    """How far a lossy pass moved the model's outputs on held-out data."""
+    metric: tuple[float, float] | None = None
+    """The metric before and after a lossy pass, where it takes little time."""
     reverted: str = ""
     """Why the never-worse gate took the whole pass back; empty if it stayed."""
 
@@ -92,6 +99,8 @@ class _Run:
         self._gate = gate
         self._analyses = Analyses(model, context)
         self._done: list[str] = []
+        self._metric: float | None = None
+        """The metric after the latest lossy pass."""
         self._bytes, self._ops = weight_bytes(model), len(model.graph)
 
     def fixpoint(self, stage: Fixpoint) -> None:
@@ -115,8 +124,10 @@ class _Run:
             return 0
         self._context.progress(step.name)
         record = self._record(step)
-        backup = self.model.clone() if self._gated(step) else None
+        backup = self.model.clone() if self._gated(step) or self._judged(step) else None
         work = Workbench(self.model, step, self._context, self._analyses)
+        if not record.runs:
+            work.check_skip()
         start = time.perf_counter()
         try:
             step.apply(work)
@@ -129,8 +140,10 @@ class _Run:
         changed = work.coverage.changed
         if changed:
             self._analyses.invalidate(step.changes)
-        if backup is not None and changed:
+        if self._gated(step) and backup is not None and changed:
             changed = self._apply_gate(record, backup, work.coverage)
+        if self._judged(step) and backup is not None and changed:
+            self._judge(record, backup)
         self._close(record, work.coverage)
         release(initializers(self.model))
         return changed
@@ -140,6 +153,7 @@ class _Run:
         record = self.steps.get(str(step))
         if record is None:
             record = Step(step.name, step.fidelity.value, step.summary, explains=step.explains)
+            record.spelling = str(step)
             record.bytes_before, record.ops_before = size, ops
             self.steps[str(step)] = record
         else:
@@ -157,6 +171,22 @@ class _Run:
 
     def _gated(self, step: Pass) -> bool:
         return self._gate is not None and step.gated
+
+    def _judged(self, step: Pass) -> bool:
+        data = self._context.held_out or self._context.score is not None
+        return step.fidelity is Fidelity.LOSSY and bool(data)
+
+    def _judge(self, record: Step, backup: onnx_ir.Model) -> None:
+        """Record what a lossy pass did to the model's outputs, and to the metric."""
+        context = self._context
+        if context.held_out:
+            context.progress(f"{record.name}: compare outputs on held-out data")
+            record.outputs = output_damage(backup, self.model, context.held_out, context.threads)
+        if context.score is not None:
+            context.progress(f"{record.name}: evaluate")
+            before = context.score(backup) if self._metric is None else self._metric
+            self._metric = context.score(self.model)
+            record.metric = before, self._metric
 
     def _apply_gate(self, record: Step, backup: onnx_ir.Model, coverage: Coverage) -> int:
         assert self._gate is not None

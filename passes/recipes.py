@@ -1,6 +1,7 @@
 """Recipes: which passes run, in which order."""
 
 import dataclasses
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,13 +88,17 @@ def _found(*folders: str) -> list[Pass]:
     return sorted(kept, key=lambda step: (rank.get(step.name, len(rank)), step.name))
 
 
-def auto() -> tuple[Pass | Fixpoint, ...]:
-    """Return the exact passes, then the best lossy default: int8 where it was measured to pay."""
-    return (canonical(), exact(), *(make_pass(name) for name in _LOSSY), exact())
+def auto(skip: tuple[str, ...] = ()) -> tuple[Pass | Fixpoint, ...]:
+    """Return the exact passes, then the best lossy default: int8 where it was measured to pay.
+
+    Lossy passes leave the nodes alone that ``skip`` names.
+    """
+    lossy = (make_pass(name, {"skip": skip}) for name in _LOSSY)
+    return (canonical(), exact(), *lossy, exact())
 
 
 def read_recipe(recipe: str | Path, *, allow_noop: bool = False) -> Recipe:
-    """Read ``exact``, ``auto``, a TOML file, or ``"pass,pass{option=1}"``.
+    """Read ``exact``, ``auto``, ``auto{skip=node+node}``, a TOML file, or ``"pass,pass{option=1}"``.
 
     Passes that are named must change something, unless ``allow_noop`` (also a key of the file) says otherwise.
 
@@ -105,6 +110,13 @@ def read_recipe(recipe: str | Path, *, allow_noop: bool = False) -> Recipe:
         return Recipe("exact", (canonical(), exact()))
     if text == "auto":
         return Recipe("auto", auto())
+    if (given := re.fullmatch(r"\s*auto\s*\{\s*skip\s*=([^{}]*)\}\s*", text)) is not None:
+        skip = tuple(name for name in given.group(1).strip().split("+") if name)
+        return Recipe(text.strip(), auto(skip))
+    if re.match(r"\s*(auto|exact)\s*\{", text):
+        raise UsageError(
+            f"the recipe '{text}' is not known: auto takes skip=NODE+NODE, exact takes nothing"
+        )
     if text.endswith(".toml"):
         return _from_file(Path(text), allow_noop)
     passes = parse_passes(text)

@@ -1,24 +1,28 @@
 """Where a pass works: it proposes, the workbench proves, commits and counts."""
 
 import dataclasses
+import fnmatch
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir
 
 from whet.analysis.base import Analyses
 from whet.analysis.prices import Prices
+from whet.errors import UsageError
 from whet.ir.bindings import Bindings
 from whet.ir.residency import spill
 from whet.ir.values import Array
 from whet.passes.base import Coverage, Damage, Failure, Fidelity, Pass
 from whet.passes.proof import Prover, Verdict, VerdictKind, save_reproducer
 from whet.passes.proposal import Builder, FreshNames, Proposal
+from whet.passes.registry import nearest
 
 __all__ = ["Context", "Workbench"]
 
 Feeds = Mapping[str, Array]
+_SKIPPED = "left alone as the user wishes (skip)"
 
 
 @dataclasses.dataclass
@@ -26,8 +30,14 @@ class Context:
     """What a whole compile shares: data, target, seed, where reproducers go."""
 
     bindings: Bindings = dataclasses.field(default_factory=Bindings)
-    calibration: tuple[Feeds, ...] = ()
-    """Batches of real inputs, for passes that calibrate."""
+    calibration: Sequence[Feeds] = ()
+    """Batches of real inputs to fit on. They may be read from disk each time they are asked for: iterate."""
+    held_out: Sequence[Feeds] = ()
+    """Batches that nothing is fitted on, to judge by; empty where there are too few samples."""
+    max_ram: int | None = None
+    """Bytes that this process should stay below while it calibrates."""
+    observed_bytes: int = 0
+    """The most that values of one calibration run have taken."""
     seed: int = 0
     threads: int = 0
     prove: bool = True
@@ -35,6 +45,8 @@ class Context:
     reproducers: Path | None = None
     progress: Callable[[str], None] = lambda _message: None
     target: str = "onnxruntime"
+    score: Callable[[onnx_ir.Model], float] | None = None
+    """The metric of a model, where there is one that takes little time."""
     prices: Prices | None = None
     """Measured milliseconds of single operators; None where nothing may be measured."""
     spill: Path | None = None
@@ -46,6 +58,11 @@ class Context:
     committed: int = 0
     watch: "Callable[[Workbench, Proposal | None], None] | None" = None
     """Called just before each commit; without a proposal, just after a change made by hand."""
+
+    @property
+    def judge(self) -> Sequence[Feeds]:
+        """Return the data to judge by: those held out, or the others where none are."""
+        return self.held_out or self.calibration
 
     @property
     def exhausted(self) -> bool:
@@ -86,10 +103,23 @@ class Workbench:
 
         Nodes inside subgraphs (If, Loop, Scan) are left as they are by every pass.
         """
-        if not op_types:
-            return list(self.graph)
         wanted = frozenset(op_types)
-        return [node for node in self.graph if node.op_type in wanted]
+        found = [node for node in self.graph if not wanted or node.op_type in wanted]
+        if not self._pass.skip:
+            return found
+        for node in found:
+            if self._pass.skips(node.name or ""):
+                self.decline(node, _SKIPPED)
+        return [node for node in found if not self._pass.skips(node.name or "")]
+
+    def check_skip(self) -> None:
+        """Raise UsageError if the user wants something left alone that is not there."""
+        names = {node.name: None for node in self.graph if node.name}
+        for wanted in self._pass.skip:
+            if wanted not in names and not fnmatch.filter(names, wanted):
+                raise UsageError(
+                    f"pass '{self._pass.name}' is to skip '{wanted}', which no node is called{nearest(wanted, names)}"
+                )
 
     def builder(self, near: onnx_ir.Node) -> Builder:
         """Return a builder for the new nodes of one proposal."""
@@ -122,6 +152,8 @@ class Workbench:
         """
         site = proposal.site
         self.coverage.eligible += 1
+        if self._skipped(proposal):
+            return False
         if self.context.exhausted:
             proposal.discard()
             return False
@@ -134,12 +166,31 @@ class Workbench:
                 return False
         self._commit(proposal, site)
         if damage is not None:
-            self.coverage.damage.append(dataclasses.replace(damage, error=verdict.error))
+            data = self._data(verdict)
+            self.coverage.damage.append(
+                dataclasses.replace(damage, error=verdict.error, measured_on=data)
+            )
+        return True
+
+    def _data(self, verdict: Verdict) -> str:
+        """Say what the error was measured on; passes take their samples from ``context.judge``."""
+        if verdict.oracle != "calibration":
+            return "random data"
+        return "held-out data" if self.context.held_out else "calibration data"
+
+    def _skipped(self, proposal: Proposal) -> bool:
+        """Leave a place alone that the user wants left alone."""
+        if not any(self._pass.skips(node.name or "") for node in proposal.old):
+            return False
+        self.coverage.declined[proposal.site] = _SKIPPED
+        proposal.discard()
         return True
 
     def accept(self, proposal: Proposal, proof: str) -> None:
         """Commit a proposal that the pass has proven itself, saying what proves it."""
         self.coverage.eligible += 1
+        if self._skipped(proposal):
+            return
         if self.context.exhausted:
             proposal.discard()
             return

@@ -13,12 +13,12 @@ from whet.backends.base import RuntimeOptions, Target, find_target
 from whet.backends.probe import find_bindings
 from whet.backends.worker import Worker
 from whet.budget import Budget
-from whet.errors import InvalidModel, NothingChanged, UsageError
+from whet.errors import CalibrationError, InvalidModel, NothingChanged, UsageError
 from whet.ir.bindings import Bindings, symbols
 from whet.ir.execute import CannotRun
 from whet.options import Data
 from whet.passes.pipeline import Pipeline, Step, flatten
-from whet.passes.recipes import Recipe, read_recipe
+from whet.passes.recipes import read_recipe
 from whet.passes.registry import all_passes
 from whet.passes.workbench import Context
 from whet.preparation import Prepared, prepare
@@ -37,6 +37,7 @@ class Request:
     labels: Data | None = None
     budget: Budget = dataclasses.field(default_factory=Budget)
     threads: int = 0
+    max_ram: int | None = None
     seed: int = 0
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
     allow_noop: bool = False
@@ -75,6 +76,8 @@ class Plan:
     bindings_note: str
     peak_bytes: int
     """Estimate for the compile: this process, and two that run the model."""
+    calibration_bytes: int
+    """The most that values of one calibration run take, which ``max_ram`` limits."""
     problems: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
@@ -96,7 +99,8 @@ def make_plan(source: str, request: Request, progress: Callable[[str], None]) ->
         reasons = target.refuses(prepared.model)
         data = _read_data(request, prepared.model)
         bindings, peak = _probe(prepared, request, data, progress)
-        steps, model = _dry_run(prepared.model, recipe, target, request, bindings, data, progress)
+        context = _context(prepared.model, target, request, bindings, data, progress)
+        steps, model = _dry_run(prepared.model, recipe.pipeline(target), context)
         progress("predict the size")
         after = _cost_after(model, target, Path(folder))
     return Plan(
@@ -109,8 +113,9 @@ def make_plan(source: str, request: Request, progress: Callable[[str], None]) ->
         dimensions=names,
         bindings=bindings.choices,
         bindings_note=bindings.note,
+        calibration_bytes=context.observed_bytes,
         peak_bytes=2 * peak + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        problems=tuple([*reasons, *_missed(request.budget, prepared.cost, after)]),
+        problems=(*reasons, *_missed(request.budget, prepared.cost, after), *_crowded(request)),
     )
 
 
@@ -128,7 +133,7 @@ def _probe(
     progress("find sizes it runs at")
     examples = dict(prepared.examples)
     if data is not None:
-        examples = next(data.batches(batch_size(prepared.model, default=1)))
+        examples = dict(data.batches(batch_size(prepared.model, default=1))[0])
     try:
         with Worker(prepared.source, RuntimeOptions(request.threads)) as worker:
             found = find_bindings(prepared.model, worker, examples, request.sizes)
@@ -139,30 +144,37 @@ def _probe(
         raise InvalidModel(f"the source does not run: {error}") from error
 
 
-def _dry_run(
+def _context(
     model: onnx_ir.Model,
-    recipe: Recipe,
     target: Target,
     request: Request,
     bindings: Bindings,
     data: Dataset | None,
     progress: Callable[[str], None],
-) -> tuple[tuple[PlannedStep, ...], onnx_ir.Model]:
-    pipeline = recipe.pipeline(target)
-    context = Context(
+) -> Context:
+    fit = None if data is None else data.held_out()[0]
+    return Context(
         bindings=bindings,
-        calibration=() if data is None else tuple(data.batches(batch_size(model))),
+        calibration=() if fit is None else fit.batches(batch_size(model)),
         seed=request.seed,
         threads=request.threads,
+        max_ram=request.max_ram,
         prove=False,
         progress=progress,
         target=target.name,
     )
+
+
+def _dry_run(
+    model: onnx_ir.Model, pipeline: Pipeline, context: Context
+) -> tuple[tuple[PlannedStep, ...], onnx_ir.Model]:
     planned: dict[str, PlannedStep] = {}
     for stage in pipeline.stages:
         single = Pipeline((stage,))
         try:
             model, done = single.run(model, context)
+        except CalibrationError:
+            raise
         except (UsageError, NothingChanged) as error:
             for stopped in flatten((stage,)):
                 planned[stopped.name] = _stopped(stopped.name, str(error))
@@ -223,6 +235,14 @@ def _cost_after(model: onnx_ir.Model, target: Target, folder: Path) -> Cost:
     files = target.lower(model, out)
     size = sum((out / name).stat().st_size for name in files)
     return Cost(len(model.graph), weight_count(model), size)
+
+
+def _crowded(request: Request) -> list[str]:
+    """Say so if this process has already taken more than the compile is allowed to."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if request.max_ram is None or peak <= request.max_ram:
+        return []
+    return [f"this process took {peak / 1e6:,.0f} MB, max_ram is {request.max_ram / 1e6:,.0f} MB"]
 
 
 def _missed(budget: Budget, before: Cost, after: Cost) -> list[str]:

@@ -129,7 +129,7 @@ class _Run:
         context = self._work.context
         if not context.calibration or not names:
             return None
-        feeds = first_samples(self._work.model, context.calibration[0])
+        feeds = first_samples(self._work.model, context.judge[0])
         return Sampler(self._work.model, names, feeds, context.threads)
 
     def _samples(self, sampler: Sampler | None, call: AttentionCall) -> tuple[Real, ...]:

@@ -9,7 +9,7 @@ import onnx_ir
 from onnx import helper
 
 from whet.analysis.activations import observe
-from whet.analysis.calibration import batch_size
+from whet.analysis.dataset import batch_size
 from whet.errors import Mismatch
 from whet.ir.execute import CannotRun, Executor
 from whet.ir.values import Array, is_constant
@@ -52,13 +52,17 @@ def split_samples(model: onnx_ir.Model, batches: Sequence[Feeds], most: int) -> 
     A model that fixes its batch cannot take single samples: then whole batches are dealt out.
     """
     free = batch_size(model, default=0) == 0
-    parts = [part for feeds in batches for part in (_single(feeds) if free else [feeds])]
-    if len(parts) < 3:
+    total = sum(len(_single(feeds)) if free else 1 for feeds in batches)
+    if total < 3:
         what = "samples" if free else "batches"
         raise Mismatch(
-            f"it takes three calibration {what}, to fit, to choose and to judge; there are {len(parts)}"
+            f"it takes three calibration {what}, to fit, to choose and to judge; there are {total}"
         )
-    taken = [parts[k] for k in np.linspace(0, len(parts) - 1, min(most, len(parts))).astype(int)]
+    wanted = set(np.linspace(0, total - 1, min(most, total)).astype(int).tolist())
+    parts = (part for feeds in batches for part in (_single(feeds) if free else [feeds]))
+    taken = [
+        {n: np.array(a) for n, a in part.items()} for k, part in enumerate(parts) if k in wanted
+    ]
     sets = [[p for k, p in enumerate(taken) if _ROLES[k % 4] == role] for role in range(3)]
     return Samples(*(tuple(_joined(part)) if free else tuple(part) for part in sets))
 

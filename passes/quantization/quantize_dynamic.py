@@ -113,7 +113,7 @@ class _Run:
         context = self.work.context
         if not context.calibration or not names:
             return None
-        feeds = first_samples(self.work.model, context.calibration[0])
+        feeds = first_samples(self.work.model, context.judge[0])
         return Sampler(self.work.model, names, feeds, context.threads)
 
     def _check_shared(self, site: Linear, nodes: set[onnx_ir.Node]) -> None:

@@ -164,7 +164,7 @@ class _Run:
     def _sampler(self, chosen: list[int]) -> Sampler:
         names = [name for k in chosen for name in self._names[k].reads]
         context = self._work.context
-        feeds = first_samples(self._work.model, context.calibration[0])
+        feeds = first_samples(self._work.model, context.judge[0])
         return Sampler(self._work.model, names, feeds, context.threads)
 
     def _propose(self, number: int, plan: Plan, rewriting: Rewriting, sample: Sampler) -> None:

@@ -5,7 +5,7 @@ import re
 
 from whet.errors import UsageError
 
-__all__ = ["Budget", "parse_drop", "parse_milliseconds", "parse_size"]
+__all__ = ["Budget", "parse_bytes", "parse_drop", "parse_milliseconds", "parse_size"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,17 @@ def parse_size(value: int | str, source_bytes: int) -> int:
     if unit not in _UNITS:
         raise UsageError(
             f"size is '{value}', expected one of the units {', '.join(filter(None, _UNITS))} or %"
+        )
+    return int(number * _UNITS[unit])
+
+
+def parse_bytes(value: int | str, what: str, example: str) -> int:
+    """Read ``"4MB"``, ``"300KiB"`` or bytes; ``what`` and ``example`` are for the error."""
+    number, unit = _split(value, what, example)
+    if unit not in _UNITS or number <= 0:
+        units = ", ".join(filter(None, _UNITS))
+        raise UsageError(
+            f"{what} is '{value}', expected more than zero in one of the units {units}"
         )
     return int(number * _UNITS[unit])
 

@@ -168,12 +168,13 @@ def accuracy(runner: Runner, data: Dataset, batch: int) -> float:
     """Return the share of samples whose largest value along the first output's last axis is at the label."""
     if data.labels is None:
         raise UsageError("the labels file has no array 'labels'")
-    right = 0
-    for number, feeds in enumerate(data.batches(batch)):
+    right = seen = 0
+    for feeds in data.batches(batch):
         try:
             scores = runner.run(feeds)[0]
         except CannotRun as error:
             raise UsageError(f"the model does not run on the labels file: {error}") from error
-        expected = data.labels[number * batch : number * batch + len(scores)]
+        expected = data.labels[seen : seen + len(scores)]
+        seen += len(scores)
         right += int(np.sum(scores.argmax(-1) == expected))
     return right / len(data)

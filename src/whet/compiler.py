@@ -35,7 +35,7 @@ def compile(
 
     ``source`` is a module (with ``inputs``), an ExportedProgram, an FX GraphModule (with ``inputs``), a path to
     ``.onnx`` or ``.pt2``, an ONNX proto, an ``onnx_ir.Model`` or ``"pkg.mod:factory"``. ``calibration`` is a path to
-    an ``.npz``, a dict of stacked arrays or an iterable of feeds. ``evaluate`` maps a runner to a metric where larger
+    an ``.npz``, a dict of stacked arrays or an iterable of feeds; of eight samples and more a tenth is held out, to judge by. ``evaluate`` maps a runner to a metric where larger
     is better; ``labels`` (inputs and ``labels``) makes it top-1 accuracy of the first output. The other options are
     the fields of :class:`Options`. Without ``output`` the artifact lives in a temporary folder until it is saved.
 

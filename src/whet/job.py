@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, weight_count
 from whet.manifest import versions, write_manifest
-from whet.options import Data, Evaluate, Options
+from whet.options import Data, Evaluate, Options, read_max_ram
 from whet.passes.pipeline import Step
 from whet.passes.recipes import Recipe
 from whet.passes.workbench import Context
@@ -34,6 +36,8 @@ from whet.report import Agreement, Cost, Report
 
 __all__ = ["Call", "Job"]
 
+_QUICK = 5.0
+"""Seconds that scoring the source may take for lossy passes to be scored one by one."""
 _LARGE = 1 << 29
 """Models of more bytes are loaded one at a time: the source and its result together take twice the memory."""
 
@@ -55,8 +59,37 @@ class _Scene:
     bindings: Bindings
     expected: list[list[Array]]
     before: Worker
-    labels: Dataset | None
-    evaluate: Evaluate | None
+    metric: "_Metric"
+
+
+class _Metric:
+    """Scores models, if there is anything to score them by; the source is scored once."""
+
+    def __init__(self, labels: Dataset | None, evaluate: Evaluate | None, batch: int) -> None:
+        self._labels = labels
+        self._evaluate = evaluate
+        self._batch = batch
+        self._source: float | None = None
+        self.seconds = 0.0
+        """What scoring the source took."""
+
+    def __bool__(self) -> bool:
+        return self._labels is not None or self._evaluate is not None
+
+    def of(self, worker: Worker) -> float:
+        """Return the metric of a loaded model."""
+        if self._evaluate is not None:
+            return float(self._evaluate(worker))
+        assert self._labels is not None
+        return accuracy(worker, self._labels, self._batch)
+
+    def of_source(self, worker: Worker) -> float:
+        """Return the metric of the source, which does not change."""
+        if self._source is None:
+            start = time.perf_counter()
+            self._source = self.of(worker)
+            self.seconds = time.perf_counter() - start
+        return self._source
 
 
 @dataclasses.dataclass
@@ -92,16 +125,17 @@ class Job:
             raise UnsupportedTarget(
                 f"target '{self._target.name}' cannot run it: {'; '.join(reasons)}"
             )
-        data = _read(call.calibration, prepared.model, "calibration data")
-        labels = _read(call.labels, prepared.model, "labels file")
+        data = self._read(call.calibration, prepared.model, "calibration data")
+        labels = self._read(call.labels, prepared.model, "labels file")
         self._turns = Turns() if prepared.cost.bytes > _LARGE else None
         self._options.progress("load the source")
         with self._open_source(prepared) as before:
             bindings = self._bindings(prepared, data, before)
             expected = self._record(prepared, bindings, before)
-            scene = _Scene(prepared, bindings, expected, before, labels, call.evaluate)
+            metric = _Metric(labels, call.evaluate, batch_size(prepared.model))
+            scene = _Scene(prepared, bindings, expected, before, metric)
             untouched = prepared.model.clone()
-            model, steps = self._transform(prepared.model, bindings, data)
+            model, steps = self._transform(scene, data)
             result = self._realize(scene, model, steps)
             if result.slower and any(step.coverage.changed for step in steps):
                 self._take_back(result, steps)
@@ -127,7 +161,9 @@ class Job:
         with self._open_result() as after:
             agreements = self._compare(scene, model, steps, after)
             times, worse = self._measure(model, scene, after)
-            metric = _score(scene, batch_size(model), after)
+            metric = None
+            if scene.metric:
+                metric = scene.metric.of_source(scene.before), scene.metric.of(after)
             costs = self._costs(scene, model, files, times, after)
         return _Result(manifest, agreements, costs, metric, worse)
 
@@ -191,7 +227,7 @@ class Job:
     def _bindings(self, prepared: Prepared, data: Dataset | None, before: Worker) -> Bindings:
         examples = dict(prepared.examples)
         if data is not None:
-            examples = next(data.batches(batch_size(prepared.model, default=1)))
+            examples = dict(data.batches(batch_size(prepared.model, default=1))[0])
         bindings = find_bindings(prepared.model, before, examples, self._options.sizes)
         if not bindings.choices:
             raise InvalidModel(f"the source does not run: {bindings.note}")
@@ -209,13 +245,17 @@ class Job:
             self._turns.end()
         return found
 
-    def _transform(
-        self, model: onnx_ir.Model, bindings: Bindings, data: Dataset | None
-    ) -> tuple[onnx_ir.Model, list[Step]]:
-        batches = () if data is None else tuple(data.batches(batch_size(model)))
-        context = Context(
+    def _read(self, data: Data | None, model: onnx_ir.Model, what: str) -> Dataset | None:
+        return None if data is None else read_dataset(data, model, what, self._options.progress)
+
+    def _context(self, model: onnx_ir.Model, bindings: Bindings, data: Dataset | None) -> Context:
+        size = batch_size(model)
+        fit, judge = (None, None) if data is None else data.held_out()
+        return Context(
             bindings=bindings,
-            calibration=batches,
+            calibration=() if fit is None else fit.batches(size),
+            held_out=() if judge is None else judge.batches(size),
+            max_ram=read_max_ram(self._options.max_ram),
             seed=self._options.seed,
             threads=self._options.threads,
             prove=self._options.prove,
@@ -224,6 +264,27 @@ class Job:
             target=self._target.name,
             spill=self._scratch / "weights",
         )
+
+    def _scorer(self, scene: "_Scene") -> Callable[[onnx_ir.Model], float] | None:
+        """Return what scores a model between passes; None where there is no metric or it takes long."""
+        if not scene.metric or self._turns is not None:
+            return None
+        self._options.progress("evaluate the source")
+        scene.metric.of_source(scene.before)
+        return partial(self._score, scene.metric) if scene.metric.seconds < _QUICK else None
+
+    def _score(self, metric: "_Metric", model: onnx_ir.Model) -> float:
+        """Return the metric of a model that is still on its way."""
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            self._target.lower(model, Path(folder))
+            path = Path(folder) / "model.onnx"
+            with Worker(path, self._options.runtime, self._target.name) as worker:
+                return metric.of(worker)
+
+    def _transform(self, scene: "_Scene", data: Dataset | None) -> tuple[onnx_ir.Model, list[Step]]:
+        model, bindings = scene.prepared.model, scene.bindings
+        context = self._context(model, bindings, data)
+        context.score = self._scorer(scene)
         pipeline = self._recipe.pipeline(self._target)
         if not self._options.measure:
             return pipeline.run(model, context)
@@ -320,15 +381,3 @@ class Job:
         if self._target.name != "onnxruntime":
             return {}
         return runtime_fusions(self._folder / "model.onnx")
-
-
-def _read(data: Data | None, model: onnx_ir.Model, what: str) -> Dataset | None:
-    return None if data is None else read_dataset(data, model, what)
-
-
-def _score(scene: _Scene, batch: int, after: Worker) -> tuple[float, float] | None:
-    if scene.evaluate is not None:
-        return float(scene.evaluate(scene.before)), float(scene.evaluate(after))
-    if scene.labels is not None:
-        return accuracy(scene.before, scene.labels, batch), accuracy(after, scene.labels, batch)
-    return None

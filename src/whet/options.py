@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from whet.backends.base import Runner, RuntimeOptions
-from whet.budget import Budget
+from whet.budget import Budget, parse_bytes
 from whet.errors import UsageError
 from whet.ir.values import Array
 
-__all__ = ["Data", "Evaluate", "Options", "read_options"]
+__all__ = ["Data", "Evaluate", "Options", "read_max_ram", "read_options"]
 
 Evaluate = Callable[[Runner], float]
 """Maps a loaded model to a metric where larger is better."""
@@ -35,6 +35,8 @@ class Options:
     prove: bool = True
     measure: bool = True
     allow_noop: bool = False
+    max_ram: int | str | None = None
+    """Bytes (or ``"2GB"``) that this process should stay below while it calibrates: batches are made smaller."""
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
     """Sizes for symbolic dimensions, used for the first binding and for timing."""
     progress: Callable[[str], None] = lambda _message: None
@@ -42,11 +44,17 @@ class Options:
     def __post_init__(self) -> None:
         """Check how the result is to be run before any work is done."""
         RuntimeOptions(self.threads, self.optimization)
+        read_max_ram(self.max_ram)
 
     @property
     def runtime(self) -> RuntimeOptions:
         """Return how the result is run."""
         return RuntimeOptions(self.threads, self.optimization, tuple(sorted(self.session.items())))
+
+
+def read_max_ram(value: int | str | None) -> int | None:
+    """Return a limit on memory in bytes."""
+    return None if value is None else parse_bytes(value, "max_ram", "2GB or 500MiB")
 
 
 def read_options(given: Mapping[str, Any]) -> Options:

@@ -21,7 +21,7 @@ class Tune(Pass):
     rate: float = 0.5
     fast: bool = False
     mode: Literal["one", "two"] = "one"
-    skip: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     label: str = ""
 
     def apply(self, work: Workbench) -> None:
@@ -65,9 +65,9 @@ def test_unknown_pass_names_the_nearest() -> None:
 
 @pytest.mark.usefixtures("_tune")
 def test_options_are_converted() -> None:
-    options = {"count": "3", "rate": "1e-3", "fast": "yes", "mode": "two", "skip": "a+b"}
-    assert make_pass("tune", options) == Tune(3, 1e-3, fast=True, mode="two", skip=("a", "b"))
-    assert make_pass("tune", {"skip": ["a"], "fast": False, "count": 2}) == Tune(2, skip=("a",))
+    options = {"count": "3", "rate": "1e-3", "fast": "yes", "mode": "two", "names": "a+b"}
+    assert make_pass("tune", options) == Tune(3, 1e-3, fast=True, mode="two", names=("a", "b"))
+    assert make_pass("tune", {"names": ["a"], "fast": False, "count": 2}) == Tune(2, names=("a",))
 
 
 @pytest.mark.usefixtures("_tune")
@@ -80,7 +80,7 @@ def test_options_are_converted() -> None:
         ({"rate": "high"}, "is 'high', expected a number"),
         ({"fast": "maybe"}, "is 'maybe', expected true or false"),
         ({"mode": "three"}, "is 'three', expected one of one, two"),
-        ({"skip": 3}, "is 3, expected a list"),
+        ({"names": 3}, "is 3, expected a list"),
     ],
 )
 def test_wrong_options(options: dict[str, object], message: str) -> None:
@@ -88,8 +88,21 @@ def test_wrong_options(options: dict[str, object], message: str) -> None:
         make_pass("tune", options)
 
 
+@pytest.mark.usefixtures("_tune")
+def test_names_are_joined_when_a_pass_is_printed() -> None:
+    step = Tune(names=("a", "b"), skip=("/layer.1/*",))
+    assert str(step) == "tune{skip=/layer.1/*,names=a+b}"
+    assert parse_passes(str(step)) == (step,)
+    assert step.skips("/layer.1/conv")
+    assert not step.skips("/layer.2/conv")
+
+
+def test_a_name_with_brackets_is_skipped_as_it_is() -> None:
+    assert Tune(skip=("conv[0]",)).skips("conv[0]")
+
+
 def test_an_option_of_a_pass_without_options() -> None:
-    with pytest.raises(UsageError, match=r"unknown option 'x' of pass 'fold-pad' \(it has none\)"):
+    with pytest.raises(UsageError, match=r"unknown option 'x' of pass 'fold-pad'; known: skip"):
         make_pass("fold-pad", {"x": 1})
 
 

@@ -52,6 +52,7 @@ def _command(
     size: options.Size = None,
     latency: options.Latency = None,
     threads: options.Threads = 0,
+    max_ram: options.MaxRam = None,
     optimization: options.Optimization = "all",
     session: options.Session = [],  # noqa: B006 (typer makes a new list for each call)
     seed: options.Seed = 0,
@@ -71,6 +72,7 @@ def _command(
         "recipe": recipe,
         "budget": whet.Budget(drop=drop, size=size, latency=latency),
         "threads": threads,
+        "max_ram": max_ram,
         "optimization": optimization,
         "session": read_entries(session),
         "seed": seed,

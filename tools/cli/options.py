@@ -15,6 +15,7 @@ __all__ = [
     "Json",
     "Labels",
     "Latency",
+    "MaxRam",
     "Model",
     "NoMeasure",
     "NoVerify",
@@ -109,6 +110,15 @@ Threads = Annotated[
         min=0,
         rich_help_panel=_RUN,
         help="Threads of the runtime; 0 leaves it to the runtime.",
+    ),
+]
+MaxRam = Annotated[
+    str | None,
+    typer.Option(
+        "--max-ram",
+        metavar="SIZE",
+        rich_help_panel=_RUN,
+        help="Memory that calibration should stay below: 2GB, 500MiB.",
     ),
 ]
 Seed = Annotated[

@@ -39,6 +39,7 @@ def _command(
     size: options.Size = None,
     latency: options.Latency = None,
     threads: options.Threads = 0,
+    max_ram: options.MaxRam = None,
     seed: options.Seed = 0,
     bind: options.Bind = [],  # noqa: B006 (typer makes a new list for each call)
     allow_noop: options.AllowNoop = False,
@@ -50,6 +51,7 @@ def _command(
     Every pass runs on a copy without proofs and without timing, so what it counts is an upper bound.
     """
     from whet.budget import Budget
+    from whet.options import read_max_ram
     from whet.tools.planning import Request, make_plan
 
     read_function(evaluate)
@@ -60,6 +62,7 @@ def _command(
         labels=labels,
         budget=Budget(drop=drop, size=size, latency=latency),
         threads=threads,
+        max_ram=read_max_ram(max_ram),
         seed=seed,
         sizes=read_bindings(bind),
         allow_noop=allow_noop,
@@ -140,6 +143,10 @@ def _prediction(plan: "Plan") -> Group:
         ("bytes on disk", b.bytes, a.bytes),
     ):
         table.add_row(name, f"{old:,}", f"{new:,}", f"{new / old:.3f}" if old else "-")
+    if plan.calibration_bytes:
+        table.add_row(
+            "values of one calibration run", "", f"{plan.calibration_bytes / 1e6:,.1f} MB", ""
+        )
     table.add_row("peak memory of the compile, about", "", f"{plan.peak_bytes / 1e6:,.0f} MB", "")
     return titled("Predicted", table)
 

@@ -1,0 +1,216 @@
+"""Run a model on calibration data and show values inside it, as many at a time as fit into memory."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir
+
+from whet.analysis.activations import open_at
+from whet.analysis.dataset import Batches, batch_size, leading
+from whet.errors import CalibrationError
+from whet.ir.bindings import evaluate_dimension
+from whet.ir.execute import CannotRun
+from whet.ir.residency import resident_bytes
+from whet.ir.values import Array, dimensions, weight_bytes
+
+if TYPE_CHECKING:
+    from whet.passes.workbench import Context
+
+__all__ = ["Observation", "memory_left"]
+
+Feeds = Mapping[str, Array]
+ROOM = 1 << 30
+"""Bytes for values of one run where the user sets no limit. A constant, so that batches are the same everywhere."""
+_COPIES = 2
+"""An output is in memory twice while it is handed over: in the runtime, and in the array."""
+_PATIENCE = 0.5
+"""Seconds between two messages."""
+
+
+def memory_left(model: onnx_ir.Model, max_ram: int | None) -> int:
+    """Return the bytes that values of one run may take; raises CalibrationError where nothing is left.
+
+    What this process holds now, and the weights twice (in the file that the runtime reads, and in the runtime), come
+    off the user's limit.
+    """
+    if max_ram is None:
+        return ROOM
+    held = resident_bytes() + 2 * weight_bytes(model)
+    if held >= max_ram:
+        raise CalibrationError(
+            f"calibration needs {held / 1e6:,.0f} MB before a single sample is run, the limit (max_ram) is "
+            f"{max_ram / 1e6:,.0f} MB"
+        )
+    return max_ram - held
+
+
+class Observation:
+    """One look at the named values on all calibration batches of a context."""
+
+    def __init__(self, model: onnx_ir.Model, names: Sequence[str], context: "Context") -> None:
+        """Prepare to watch values by name; those of inputs come from the data."""
+        self._model = model
+        self._context = context
+        inputs = {v.name for v in model.graph.inputs}
+        self._given = [name for name in names if name in inputs]
+        self._inner = [name for name in names if name not in inputs]
+        self._sizes = _Sizes(model, self._inner, context.threads)
+        self._free = batch_size(model, default=0) == 0
+        self._last = time.monotonic()
+
+    def runs(self) -> Iterator[dict[str, Array]]:
+        """Yield the values of one run by name, run by run; raises CalibrationError if a sample does not fit."""
+        try:
+            yield from self._runs()
+        except CannotRun as error:
+            raise CalibrationError(
+                f"the model does not run on the calibration data: {error}"
+            ) from error
+
+    def _runs(self) -> Iterator[dict[str, Array]]:
+        batches = self._context.calibration
+        room = memory_left(self._model, self._context.max_ram)
+        groups = self._groups(room)
+        for number, group in enumerate(groups):
+            first = number == 0
+            executor = open_at(self._model, group, self._context.threads) if group else None
+            for done, feeds in enumerate(batches):
+                where = f"batch {done + 1:,} of {len(batches):,}"
+                self._say(
+                    where + (f", part {number + 1} of {len(groups)}" if len(groups) > 1 else "")
+                )
+                for part in self._cut(feeds, group, room):
+                    given = {n: part[n] for n in self._given if n in part} if first else {}
+                    if executor is None:
+                        yield given
+                        continue
+                    used = {name: part[name] for name in executor.inputs if name in part}
+                    found = executor.run(used, group)
+                    yield {**given, **dict(zip(group, found, strict=True))}
+
+    def _groups(self, room: int) -> list[list[str]]:
+        """Divide the values so that those of a single sample fit into memory together; one group if they all do."""
+        sizes = self._largest()
+        groups: list[list[str]] = [[]]
+        filled = 0
+        for name in self._inner:
+            size = _COPIES * sizes[name]
+            if size > room:
+                raise CalibrationError(
+                    f"calibration: '{name}' takes {size / 1e6:,.1f} MB for one sample, {room / 1e6:,.1f} MB are left "
+                    "of the limit (max_ram)"
+                )
+            if filled + size > room:
+                groups.append([])
+                filled = 0
+            groups[-1].append(name)
+            filled += size
+        return groups
+
+    def _largest(self) -> dict[str, int]:
+        """Return the most bytes that each value takes for one sample of any batch."""
+        found = dict.fromkeys(self._inner, 0)
+        if not self._inner:
+            return found
+        for feeds in _kinds(self._context.calibration):
+            for name, size in self._sizes.of(self._single(feeds)).items():
+                found[name] = max(found[name], size)
+        return found
+
+    def _single(self, feeds: Feeds) -> Feeds:
+        if not self._free or leading(feeds) is None:
+            return feeds
+        return {name: array[:1] for name, array in feeds.items()}
+
+    def _cut(self, feeds: Feeds, group: Sequence[str], room: int) -> Iterator[Feeds]:
+        count = leading(feeds)
+        if not self._free or count is None or not group:
+            yield feeds
+            return
+        sizes = self._sizes.of(self._single(feeds))
+        each = max(1, _COPIES * sum(sizes[name] for name in group))
+        step = max(1, room // each)
+        peak = each * min(step, count)
+        self._context.observed_bytes = max(self._context.observed_bytes, peak)
+        for start in range(0, count, step):
+            yield {name: array[start : start + step] for name, array in feeds.items()}
+
+    def _say(self, where: str) -> None:
+        now = time.monotonic()
+        if now - self._last > _PATIENCE:
+            self._context.progress(f"calibrate: {where}")
+            self._last = now
+
+
+def _kinds(batches: Sequence[Feeds]) -> Iterator[Feeds]:
+    """Yield one batch of each combination of shapes."""
+    seen: set[object] = set()
+    for feeds in batches.kinds() if isinstance(batches, Batches) else batches:
+        kind = _shapes(feeds)
+        if kind not in seen:
+            seen.add(kind)
+            yield feeds
+
+
+def _shapes(feeds: Feeds) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, array.shape) for name, array in sorted(feeds.items()))
+
+
+class _Sizes:
+    """Knows how many bytes values take: from their shapes where the model says enough, else from a run.
+
+    That run hands out shapes only, so that it takes no more memory than the model itself.
+    """
+
+    def __init__(self, model: onnx_ir.Model, names: Sequence[str], threads: int) -> None:
+        self._model = model
+        self._names = names
+        self._threads = threads
+        made = {v.name: v for node in model.graph for v in node.outputs}
+        unknown = [name for name in names if name not in made]
+        if unknown:
+            raise CalibrationError(f"no value of the model is called '{unknown[0]}'")
+        self._values = {name: made[name] for name in names}
+        self._known: dict[object, dict[str, int]] = {}
+
+    def of(self, feeds: Feeds) -> dict[str, int]:
+        """Return bytes by name for one run on these feeds."""
+        key = _shapes(feeds)
+        if key not in self._known:
+            shapes = self._stated(feeds)
+            if len(shapes) < len(self._names):
+                shapes = self._seen(feeds)
+            self._known[key] = {name: self._bytes(name, shape) for name, shape in shapes.items()}
+        return self._known[key]
+
+    def _bytes(self, name: str, shape: tuple[int, ...]) -> int:
+        dtype = self._values[name].dtype
+        width = 4 if dtype is None or dtype == onnx_ir.DataType.STRING else dtype.itemsize
+        return math.ceil(math.prod(shape) * width)
+
+    def _stated(self, feeds: Feeds) -> dict[str, tuple[int, ...]]:
+        binding: dict[str, int] = {}
+        for value in self._model.graph.inputs:
+            array = feeds.get(value.name or "")
+            for size, number in zip(dimensions(value) or (), () if array is None else array.shape):
+                if isinstance(size, str):
+                    binding[size] = number
+        found: dict[str, tuple[int, ...]] = {}
+        for name, value in self._values.items():
+            sizes = dimensions(value)
+            numbers = None if sizes is None else [evaluate_dimension(s, binding) for s in sizes]
+            if numbers is not None and all(n is not None for n in numbers):
+                found[name] = tuple(n for n in numbers if n is not None)
+        return found
+
+    def _seen(self, feeds: Feeds) -> dict[str, tuple[int, ...]]:
+        executor = open_at(self._model, self._names, self._threads, shapes=True)
+        used = {name: feeds[name] for name in executor.inputs if name in feeds}
+        found = executor.run(used)
+        return {
+            name: tuple(int(n) for n in np.asarray(shape))
+            for name, shape in zip(self._names, found, strict=True)
+        }
