@@ -10,7 +10,7 @@ from whet.passes.quantization.arrays import Affine
 from whet.passes.quantization.bias_correction import corrected_bias
 from whet.passes.quantization.formats import IntegerFormat
 from whet.passes.quantization.gptq import gptq
-from whet.passes.quantization.patches import Moments, Seen
+from whet.passes.quantization.input_moments import Moments, Seen
 from whet.passes.quantization.rounding import round_to_nearest
 from whet.passes.quantization.weight_codes import Codes, Weights
 
@@ -48,7 +48,7 @@ def low_bit_codes(weights: Weights, bits: int, method: str, seen: Seen | None) -
 
 
 def _error(layers: Sequence[Layer], parts: Sequence[Blocks], seen: Seen | None) -> float:
-    held: Sequence[Moments | None] = (None,) * len(layers) if seen is None else seen.held
+    held: Sequence[Moments | None] = (None,) * len(layers) if seen is None else seen.judge
     return sum(
         output_error(layer.weights, part.values(), None if m is None else m.covariance)
         for layer, part, m in zip(layers, parts, held, strict=True)

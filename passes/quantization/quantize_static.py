@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from whet.analysis.activations import Sampler, first_samples
 from whet.analysis.base import Analysis
 from whet.analysis.kernel_prices import saturates
-from whet.analysis.ranges import Ranges
+from whet.analysis.ranges import RangeMethod, Ranges
 from whet.analysis.statistics import Statistics
 from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
@@ -16,10 +16,10 @@ from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.quantization.arrays import Affine, affine
 from whet.passes.quantization.choice import FLOAT
 from whet.passes.quantization.formats import INT7, INT8, INT8_ACTIVATION, UINT8, IntegerFormat
+from whet.passes.quantization.input_moments import InputMoments, Seen, moments_of
 from whet.passes.quantization.integer_rewriting import CodesOf, Names, Rewriting, Written
 from whet.passes.quantization.integer_steps import Step, find_steps
 from whet.passes.quantization.low_bit_weights import low_bit_codes
-from whet.passes.quantization.patches import PatchMoments, moments_of
 from whet.passes.quantization.static_placement import Plan, Planner
 from whet.passes.quantization.step_prices import INTEGER
 from whet.passes.quantization.weight_codes import Codes, Weights, nearest_codes
@@ -52,6 +52,8 @@ class QuantizeStatic(Pass):
     """Signed or unsigned activations; ``auto`` takes what was measured to be faster."""
     weights: Literal["auto", "int8", "int7"] = "auto"
     """``auto`` takes seven bits where kernels for eight saturate on this machine."""
+    ranges: RangeMethod = "percentile"
+    """What a range covers: everything (``extremes``), a share, or what costs the least squared error or entropy."""
     percentile: float = 100.0
     """Share of the values that a range covers."""
     weight_bits: Literal[8, 4, 3, 2] = 8
@@ -123,24 +125,19 @@ class _Run:
         names = [
             n for k in sorted(plan.placed) for n in (*self._names[k].reads, *self._names[k].writes)
         ]
-        wanted = Ranges(tuple(dict.fromkeys(names)), self._pass.percentile)
+        wanted = Ranges(tuple(dict.fromkeys(names)), self._pass.percentile, self._pass.ranges)
         found = self._work.analyses.get(wanted)
         return {name: affine(r.low, r.high, plan.format) for name, r in found.items()}
 
     def _codes(self, plan: Plan) -> CodesOf:
         """Return the maker of weights; what it needs to know of their inputs is measured in one pass over the data."""
-        asked = self._asked(plan) if self._pass.weight_bits < 8 else {}
-        requests = frozenset((self._names[k].reads[0], moments) for k, moments in asked.items())
-        found = self._work.analyses.get(Statistics(requests)) if requests else None
+        seen = self._seen(plan) if self._pass.weight_bits < 8 else {}
 
         def codes(number: int, weights: Weights, grid: Affine) -> Codes:
             bits = self._bits(number)
             if bits == 8:
                 return nearest_codes(weights, self._format, float(grid.scale))
-            seen = None
-            if found is not None and number in asked:
-                seen = found.of(self._names[number].reads[0], asked[number])
-            return low_bit_codes(weights, bits, self._pass.method, seen)
+            return low_bit_codes(weights, bits, self._pass.method, seen.get(number))
 
         return codes
 
@@ -151,15 +148,26 @@ class _Run:
             return 8
         return self._pass.weight_bits
 
-    def _asked(self, plan: Plan) -> dict[int, PatchMoments]:
-        asked: dict[int, PatchMoments] = {}
+    def _seen(self, plan: Plan) -> dict[int, Seen]:
+        """Return what the products of few bits see: on the data to fit on, and on those to judge by."""
+        asked: dict[int, InputMoments] = {}
         for number in sorted(plan.placed):
-            step = self._steps[number]
-            if step.has_weights and self._bits(number) < 8:
-                moments = moments_of(step.node, Weights.of(step.node).array.shape)
-                if moments is not None:
-                    asked[number] = moments
-        return asked
+            moments = moments_of(self._steps[number].node)
+            if self._steps[number].has_weights and self._bits(number) < 8 and moments is not None:
+                asked[number] = moments
+        statistics = Statistics(
+            frozenset((self._names[k].reads[0], moments) for k, moments in asked.items())
+        )
+        fit = self._work.analyses.get(statistics)
+        context = self._work.context
+        judge = fit
+        if context.held_out:
+            apart = dataclasses.replace(context, calibration=context.held_out)
+            judge = statistics.measure(self._work.model, apart)
+        return {
+            k: Seen(*(found.of(self._names[k].reads[0], moments) for found in (fit, judge)))
+            for k, moments in asked.items()
+        }
 
     def _sampler(self, chosen: list[int]) -> Sampler:
         names = [name for k in chosen for name in self._names[k].reads]
