@@ -1,13 +1,13 @@
 """Networks of integer operators between integer activations, with ranges from calibration data."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from whet.analysis.activations import Sampler, first_samples
 from whet.analysis.base import Analysis
 from whet.analysis.kernel_prices import saturates
-from whet.analysis.ranges import RangeMethod, Ranges
+from whet.analysis.ranges import Range, RangeMethod, Ranges
 from whet.analysis.statistics import Statistics
 from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
@@ -20,6 +20,7 @@ from whet.passes.quantization.input_moments import InputMoments, Seen, moments_o
 from whet.passes.quantization.integer_rewriting import CodesOf, Names, Rewriting, Written
 from whet.passes.quantization.integer_steps import Step, find_steps
 from whet.passes.quantization.low_bit_weights import low_bit_codes
+from whet.passes.quantization.range_choice import Reader, choose_range
 from whet.passes.quantization.static_placement import Plan, Planner
 from whet.passes.quantization.step_prices import INTEGER
 from whet.passes.quantization.weight_codes import Codes, Weights, nearest_codes
@@ -27,6 +28,7 @@ from whet.passes.workbench import Workbench
 
 __all__ = ["QuantizeStatic"]
 
+_METHODS: tuple[RangeMethod, ...] = ("extremes", "percentile", "mse", "entropy")
 _ACTIVATIONS = {"uint8": UINT8, "int8": INT8_ACTIVATION, "auto": None}
 
 
@@ -52,8 +54,9 @@ class QuantizeStatic(Pass):
     """Signed or unsigned activations; ``auto`` takes what was measured to be faster."""
     weights: Literal["auto", "int8", "int7"] = "auto"
     """``auto`` takes seven bits where kernels for eight saturate on this machine."""
-    ranges: RangeMethod = "percentile"
-    """What a range covers: everything (``extremes``), a share, or what costs the least squared error or entropy."""
+    ranges: Literal["auto", "extremes", "percentile", "mse", "entropy"] = "percentile"
+    """What a range covers: everything (``extremes``), a share, or what costs the least squared error or entropy;
+    ``auto`` takes for each value what changes the outputs of its readers least on held-out data."""
     percentile: float = 100.0
     """Share of the values that a range covers."""
     weight_bits: Literal[8, 4, 3, 2] = 8
@@ -110,7 +113,7 @@ class _Run:
         rewriting = Rewriting(
             self._steps,
             plan.placed,
-            self._grids(plan),
+            self._grids(plan, sample),
             self._codes(plan),
             self._work.builder,
             self._work.opset,
@@ -121,13 +124,32 @@ class _Run:
             else:
                 self._work.decline(step.node, plan.why_float(number))
 
-    def _grids(self, plan: Plan) -> dict[str, Affine]:
-        names = [
-            n for k in sorted(plan.placed) for n in (*self._names[k].reads, *self._names[k].writes)
-        ]
-        wanted = Ranges(tuple(dict.fromkeys(names)), self._pass.percentile, self._pass.ranges)
-        found = self._work.analyses.get(wanted)
+    def _grids(self, plan: Plan, sample: Sampler) -> dict[str, Affine]:
+        placed = [self._names[k] for k in sorted(plan.placed)]
+        names = tuple(dict.fromkeys(n for step in placed for n in (*step.reads, *step.writes)))
+        if self._pass.ranges != "auto":
+            found = self._ranges(names, self._pass.ranges)
+        else:
+            every = [self._ranges(names, method) for method in _METHODS]
+            found = {n: self._best(n, [r[n] for r in every], plan, sample) for n in every[0]}
         return {name: affine(r.low, r.high, plan.format) for name, r in found.items()}
+
+    def _ranges(self, names: tuple[str, ...], method: RangeMethod) -> Mapping[str, Range]:
+        return self._work.analyses.get(Ranges(names, self._pass.percentile, method))
+
+    def _best(self, name: str, candidates: Sequence[Range], plan: Plan, sample: Sampler) -> Range:
+        """Return the range that costs those who read the value least."""
+        readers: list[Reader] = []
+        for number in sorted(plan.placed):
+            step = self._steps[number]
+            if step.has_weights and name in self._names[number].reads:
+                vectors = moments_of(step.node)
+                if vectors is not None:
+                    readers.append((Weights.of(step.node), vectors))
+        values = _values(sample, [name])
+        if not values:
+            return candidates[0]
+        return choose_range(candidates, values[0], readers, plan.format)
 
     def _codes(self, plan: Plan) -> CodesOf:
         """Return the maker of weights; what it needs to know of their inputs is measured in one pass over the data."""
@@ -170,7 +192,7 @@ class _Run:
         }
 
     def _sampler(self, chosen: list[int]) -> Sampler:
-        names = [name for k in chosen for name in self._names[k].reads]
+        names = [n for k in chosen for n in (*self._names[k].reads, *self._names[k].writes)]
         context = self._work.context
         feeds = first_samples(self._work.model, context.judge[0])
         return Sampler(self._work.model, names, feeds, context.threads)
@@ -183,7 +205,7 @@ class _Run:
             self._work.decline(step.node, str(reason))
             return
         damage = self._damage(number, plan, written)
-        data = _values(sample, self._names[number].reads)
+        data = _values(sample, list(dict.fromkeys(self._names[number].reads)))
         samples = rewriting.samples(written, data) if data else None
         if self._work.propose(written.proposal, damage, samples):
             rewriting.made(written)
@@ -193,7 +215,10 @@ class _Run:
         weights = step.node.inputs[1:] if step.has_weights else ()
         old = sum(v.const_value.nbytes for v in weights if v is not None and v.const_value)
         times = plan.times[number]
-        form = f"{self._format.name} x {plan.format.name}" if step.has_weights else plan.format.name
+        form = plan.format.name
+        if step.has_weights:
+            bits = self._bits(number)
+            form = f"{self._format.name if bits == 8 else f'int{bits}'} x {form}"
         return Damage(
             site=step.nodes[0].name or step.node.op_type,
             format=form,
@@ -217,6 +242,4 @@ def _values(sample: Sampler, names: Sequence[str]) -> list[Array]:
         found = [sample(name) for name in names]
     except CannotRun:
         return []
-    return (
-        [array for array in found if array is not None] if all(a is not None for a in found) else []
-    )
+    return [] if any(a is None for a in found) else [a for a in found if a is not None]

@@ -145,7 +145,7 @@ class Planner:
         feeds = context.bindings.feeds(self._work.model, 0)
         sizes = " ".join(f"{name}{list(a.shape)}" for name, a in feeds.items())
         label = f"model {digest} {sizes} static {fmt.name} {self._weights.name}"
-        trial = _Trial(self._work.model, self._names, fmt, self._weights, feeds)
+        trial = _Trial(self._work, self._names, fmt, self._weights, feeds)
         links = self._links()
         outside = self._read_outside()
         made = {name for names in self._names for name in names.writes}
@@ -177,7 +177,7 @@ class _Trial:
 
     def __init__(
         self,
-        model: onnx_ir.Model,
+        work: Workbench,
         names: Sequence[Names],
         fmt: IntegerFormat,
         weights: IntegerFormat,
@@ -185,7 +185,9 @@ class _Trial:
     ) -> None:
         values = {name for n in names for name in (*n.reads, *n.writes)}
         self._grids: dict[str, Affine] = dict.fromkeys(values, affine(-3.0, 3.0, fmt))
-        self._source, self._feeds, self._format = model, feeds, weights
+        self._source, self._feeds, self._format = work.model, feeds, weights
+        allowed = set(work.nodes())
+        self._positions = [k for k, node in enumerate(work.graph) if node in allowed]
 
     def model(self, placed: Placed) -> KernelModel:
         """Return a maker of the model."""
@@ -198,7 +200,8 @@ class _Trial:
     def _proto(self, placed: Placed) -> onnx.ModelProto:
         copy = self._source.clone()
         fresh = FreshNames(copy)
-        steps, _ = find_steps(list(copy.graph))
+        nodes = list(copy.graph)
+        steps, _ = find_steps([nodes[k] for k in self._positions])
         rewriting = Rewriting(
             steps,
             placed,

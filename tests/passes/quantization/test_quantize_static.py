@@ -294,3 +294,19 @@ def test_whole_models_decide() -> None:
     coverage = apply(block(), QuantizeStatic(activations="uint8"), context(FakePrices(rule)))
     assert "Conv_0" in coverage.declined
     assert "the whole model takes 2 ms with it" in coverage.declined["Conv_0"]
+
+
+def test_ranges_are_chosen_value_by_value() -> None:
+    model, plain = block(), block()
+    before = Executor(onnx_ir.to_proto(model)).run({"x": images()})[0]
+    for built, method in ((model, "auto"), (plain, "extremes")):
+        step = QuantizeStatic(activations="uint8", weights="int7", ranges=method)
+        assert apply(built, step, context()).changed == 6
+    assert error_of(model, before) < 1.2 * error_of(plain, before)
+
+
+def test_what_is_skipped_stays_and_the_race_knows() -> None:
+    model = block()
+    coverage = apply(model, QuantizeStatic(activations="uint8", skip=("Conv_2",)), context())
+    assert coverage.changed == 5
+    assert "Conv_2" in coverage.declined
