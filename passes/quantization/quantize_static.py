@@ -4,15 +4,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
+import onnx_ir
+
 from whet.analysis.activations import Sampler, first_samples
 from whet.analysis.base import Analysis
 from whet.analysis.kernel_prices import saturates
 from whet.analysis.ranges import Range, RangeMethod, Ranges
 from whet.analysis.statistics import Statistics
 from whet.errors import Mismatch
-from whet.ir.execute import CannotRun
+from whet.ir.execute import CannotRun, Executor
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.proof import relative_error
+from whet.passes.quantization.accuracy_limit import within_limit
 from whet.passes.quantization.arrays import Affine, affine
 from whet.passes.quantization.choice import FLOAT
 from whet.passes.quantization.formats import INT7, INT8, INT8_ACTIVATION, UINT8, IntegerFormat
@@ -20,10 +24,12 @@ from whet.passes.quantization.input_moments import InputMoments, Seen, moments_o
 from whet.passes.quantization.integer_rewriting import CodesOf, Names, Rewriting, Written
 from whet.passes.quantization.integer_steps import Step, find_steps
 from whet.passes.quantization.low_bit_weights import low_bit_codes
+from whet.passes.quantization.placement_race import Placed
 from whet.passes.quantization.range_choice import Reader, choose_range
 from whet.passes.quantization.static_placement import Plan, Planner
 from whet.passes.quantization.step_prices import INTEGER
 from whet.passes.quantization.weight_codes import Codes, Weights, nearest_codes
+from whet.passes.quantization.whole_models import WholeModels
 from whet.passes.workbench import Workbench
 
 __all__ = ["QuantizeStatic"]
@@ -65,6 +71,9 @@ class QuantizeStatic(Pass):
     """How weights of fewer than eight bits are rounded; ``auto`` keeps what loses least on held-out data."""
     ends: Literal["same", "eight"] = "eight"
     """Bits of the first and the last product: those of all others, or eight."""
+    limit: float = 0.0
+    """The largest ||new - old|| / ||old|| of the model's outputs on held-out data; the steps that cost the most stay in
+    float until it is kept. 0 sets no limit."""
     prefer: Literal["speed", "size"] = "speed"
     """``size`` quantizes every product, also where it was not measured to be faster."""
 
@@ -110,11 +119,14 @@ class _Run:
         planner = Planner(self._work, self._steps, self._format, all_products=every)
         plan = planner.plan(_ACTIVATIONS[self._pass.activations])
         sample = self._sampler(sorted(plan.placed))
+        grids, codes = self._grids(plan, sample), self._codes(plan)
+        if self._pass.limit > 0:
+            plan = self._limited(plan, grids, codes)
         rewriting = Rewriting(
             self._steps,
             plan.placed,
-            self._grids(plan, sample),
-            self._codes(plan),
+            grids,
+            codes,
             self._work.builder,
             self._work.opset,
         )
@@ -123,6 +135,21 @@ class _Run:
                 self._propose(number, plan, rewriting, sample)
             else:
                 self._work.decline(step.node, plan.why_float(number))
+
+    def _limited(self, plan: Plan, grids: Mapping[str, Affine], codes: CodesOf) -> Plan:
+        """Take steps back until the outputs change by no more than the limit."""
+        model, context = self._work.model, self._work.context
+        feeds = first_samples(model, context.judge[0])
+        wanted = Executor(onnx_ir.to_proto(model)).run(feeds)
+        models = WholeModels(self._work, grids, codes)
+
+        def error(placed: Placed) -> float:
+            found = Executor(models.proto(placed), optimization="all").run(feeds)
+            return max(relative_error(o, n) for o, n in zip(wanted, found, strict=True))
+
+        placed, costs = within_limit(plan.placed, self._pass.limit, error)
+        gone = {k: cost for k, cost in costs.items() if k not in placed}
+        return dataclasses.replace(plan, placed=placed, costs=gone)
 
     def _grids(self, plan: Plan, sample: Sampler) -> dict[str, Affine]:
         placed = [self._names[k] for k in sorted(plan.placed)]

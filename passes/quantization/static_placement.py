@@ -4,22 +4,21 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 
-import onnx
 import onnx_ir
 
 from whet.analysis.activations import observed_shapes
 from whet.analysis.prices import KernelModel
-from whet.ir.values import Array, weight_bytes
-from whet.passes.proposal import Builder, FreshNames
-from whet.passes.quantization.arrays import Affine, affine
+from whet.ir.values import weight_bytes
+from whet.passes.quantization.arrays import affine
 from whet.passes.quantization.choice import FLOAT
 from whet.passes.quantization.formats import INT8_ACTIVATION, UINT8, IntegerFormat
-from whet.passes.quantization.integer_rewriting import Names, Rewriting
-from whet.passes.quantization.integer_steps import Step, find_steps
+from whet.passes.quantization.integer_rewriting import Names
+from whet.passes.quantization.integer_steps import Step
 from whet.passes.quantization.placement import Task, place
 from whet.passes.quantization.placement_race import Placed, fastest, flips
 from whet.passes.quantization.step_prices import INTEGER, StepPrices
 from whet.passes.quantization.weight_codes import nearest_codes
+from whet.passes.quantization.whole_models import WholeModels
 from whet.passes.workbench import Workbench
 
 __all__ = ["Plan", "Planner"]
@@ -44,10 +43,14 @@ class Plan:
     """What each step takes alone."""
     raced: Mapping[Placed, float]
     """Whole models, where they competed."""
+    costs: Mapping[int, float] = dataclasses.field(default_factory=dict[int, float])
+    """What each step alone does to the outputs, where a limit was set."""
 
     def why_float(self, number: int) -> str:
         """Return why a step is not placed."""
         times = self.times[number]
+        if number in self.costs:
+            return f"alone it changes the outputs by {self.costs[number]:.2g} of their norm"
         if not {FLOAT, INTEGER} <= times.keys():
             return f"the runtime has no {self.format.name} kernel here, or the shape is not known"
         reason = f"{self.format.name} takes {times[INTEGER]:.3g} ms, float32 {times[FLOAT]:.3g} ms"
@@ -145,7 +148,16 @@ class Planner:
         feeds = context.bindings.feeds(self._work.model, 0)
         sizes = " ".join(f"{name}{list(a.shape)}" for name, a in feeds.items())
         label = f"model {digest} {sizes} static {fmt.name} {self._weights.name}"
-        trial = _Trial(self._work, self._names, fmt, self._weights, feeds)
+        nominal = dict.fromkeys((v.name or "" for v in self._values()), affine(-3.0, 3.0, fmt))
+        models = WholeModels(
+            self._work,
+            nominal,
+            lambda _, weights, grid: nearest_codes(weights, self._weights, float(grid.scale)),
+        )
+
+        def trial(placed: Placed) -> KernelModel:
+            return lambda: (models.proto(placed).SerializeToString(), feeds)
+
         links = self._links()
         outside = self._read_outside()
         made = {name for names in self._names for name in names.writes}
@@ -160,7 +172,7 @@ class Planner:
             return [p & able for p in pieces if p & able]
 
         everything = [cut, able, pulled, alone, frozenset[int]()]
-        return fastest(context.prices, label, trial.model, everything, border)
+        return fastest(context.prices, label, trial, everything, border)
 
     def _links(self) -> list[tuple[int, int]]:
         makers = {name: k for k, names in enumerate(self._names) for name in names.writes}
@@ -170,48 +182,3 @@ class Planner:
             for name in names.reads
             if name in makers
         ]
-
-
-class _Trial:
-    """Make whole models with a placement; the numbers in them are nominal, only the time counts."""
-
-    def __init__(
-        self,
-        work: Workbench,
-        names: Sequence[Names],
-        fmt: IntegerFormat,
-        weights: IntegerFormat,
-        feeds: Mapping[str, Array],
-    ) -> None:
-        values = {name for n in names for name in (*n.reads, *n.writes)}
-        self._grids: dict[str, Affine] = dict.fromkeys(values, affine(-3.0, 3.0, fmt))
-        self._source, self._feeds, self._format = work.model, feeds, weights
-        allowed = set(work.nodes())
-        self._positions = [k for k, node in enumerate(work.graph) if node in allowed]
-
-    def model(self, placed: Placed) -> KernelModel:
-        """Return a maker of the model."""
-
-        def make() -> tuple[bytes, Mapping[str, Array]]:
-            return self._proto(placed).SerializeToString(), self._feeds
-
-        return make
-
-    def _proto(self, placed: Placed) -> onnx.ModelProto:
-        copy = self._source.clone()
-        fresh = FreshNames(copy)
-        nodes = list(copy.graph)
-        steps, _ = find_steps([nodes[k] for k in self._positions])
-        rewriting = Rewriting(
-            steps,
-            placed,
-            self._grids,
-            lambda _, weights, grid: nearest_codes(weights, self._format, float(grid.scale)),
-            lambda near: Builder(fresh, near),
-            copy.graph.opset_imports.get("", 1),
-        )
-        for number in sorted(placed):
-            written = rewriting.write(number)
-            written.proposal.commit("quantize-static")
-            rewriting.made(written)
-        return onnx_ir.to_proto(copy)

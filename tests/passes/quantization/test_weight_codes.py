@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from folding import build, weights
@@ -44,6 +46,7 @@ def test_no_weight_is_further_away_than_half_a_step(kind: str) -> None:
 def test_a_large_bias_widens_the_grid() -> None:
     found = read("Gemm")
     assert found.bias is not None
-    found.bias[2] = 1e9
-    grid = nearest_codes(found, INT8, 1e-3).grid
-    assert abs(found.bias[2]) / (grid.scale[2] * 1e-3) <= 2.0**30
+    large = found.bias.copy()
+    large[2] = 1e9
+    grid = nearest_codes(dataclasses.replace(found, bias=large), INT8, 1e-3).grid
+    assert abs(large[2]) / (grid.scale[2] * 1e-3) <= 2.0**30
