@@ -68,7 +68,7 @@ class _Sums(Accumulator[tuple[Moments, ...]]):
 
     def add(self, array: Array) -> None:
         fresh = [
-            (np.sum(x, 0, dtype=np.float64), np.asarray(x.T @ x, np.float64), len(x))
+            (np.sum(x, 0, dtype=np.float64), np.asarray(np.matmul(x.T, x), np.float64), len(x))
             for x in self._asked.vectors(array)
         ]
         old = self._sums or [(np.zeros(1), np.zeros(1), 0)] * len(fresh)

@@ -31,7 +31,7 @@ def choose_range(
     best, least = candidates[0], np.inf
     for candidate in dict.fromkeys(candidates):
         grid = affine(candidate.low, candidate.high, fmt)
-        lost = dequantize(quantize(values, grid), grid) - values
+        lost = np.subtract(dequantize(quantize(values, grid), grid), values, dtype=np.float32)
         error = sum(output_energy(lost, reader) for reader in readers) if readers else _energy(lost)
         if error < least * _CLEARLY:
             best, least = candidate, error
@@ -44,7 +44,7 @@ def output_energy(values: Array, reader: Reader) -> float:
     parts = np.split(weights.matrix(), weights.groups)
     total = 0.0
     for matrix, rows in zip(parts, vectors.vectors(values), strict=True):
-        total += _energy(rows @ matrix.T) / max(len(rows), 1)
+        total += _energy(np.matmul(rows, matrix.T)) / max(len(rows), 1)
     return total
 
 

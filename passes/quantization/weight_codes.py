@@ -77,7 +77,7 @@ class Codes:
     def values(self) -> Array:
         """Return the real weights."""
         scale = self.grid.along(self.grid.scale, self.integers.ndim)
-        return np.asarray(self.integers.astype(np.float32) * scale, np.float32)
+        return np.asarray(np.multiply(self.integers, scale, dtype=np.float32), np.float32)
 
 
 def nearest_codes(weights: Weights, fmt: IntegerFormat, scale: float) -> Codes:
