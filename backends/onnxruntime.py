@@ -89,6 +89,8 @@ def lean(model: "onnx_ir.Model") -> "onnx_ir.Model":
     for graph in (copy.graph, *copy.graph.subgraphs()):
         for value in graph.initializers.values():
             value.metadata_props.clear()
+            if not value.is_graph_input() and not value.is_graph_output():
+                value.type = value.shape = None  # its tensor has both
         for node in graph:
             node.metadata_props.clear()
             node.doc_string = ""

@@ -1,6 +1,7 @@
-"""Steps of a network that have an integer kernel: an operator, and the Relu or Clip that its output grid absorbs."""
+"""Steps of a network that can run on integers: an operator, and the Relu or Clip that its output grid absorbs."""
 
 import dataclasses
+import enum
 import math
 from collections.abc import Sequence
 
@@ -8,13 +9,44 @@ import numpy as np
 import onnx_ir
 
 from whet.errors import Mismatch
-from whet.ir.values import attribute_int, attribute_string, constant, dimensions, is_constant, is_op
+from whet.ir.values import (
+    Array,
+    attribute_float,
+    attribute_int,
+    attribute_string,
+    constant,
+    is_constant,
+    is_op,
+)
 
-__all__ = ["Step", "find_steps", "work_of"]
+__all__ = ["Kind", "Step", "find_steps"]
 
-_MOVES = ("Slice", "Pad")
-"""Operators that only move values (Pad adds zeros): their output has the grid of their input."""
-_UNARY = ("MaxPool", "GlobalAveragePool", "AveragePool", *_MOVES)
+
+class Kind(enum.Enum):
+    """Say how a step computes with integers."""
+
+    PRODUCT = "weights in integers, a bias in 32 bits, an output with a grid of its own"
+    FUNCTION = "data in integers, an output with a grid of its own"
+    MOVE = "integers go where they belong; the output has the grid of the input"
+
+
+_KINDS = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "MatMul", "Gemm"), Kind.PRODUCT),
+    **dict.fromkeys(
+        ("Add", "Mul", "Concat", "Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool"),
+        Kind.FUNCTION,
+    ),
+    **dict.fromkeys(
+        (
+            *("MaxPool", "Slice", "Pad", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"),
+            *("DepthToSpace", "SpaceToDepth", "Resize", "Split", "Relu"),
+        ),
+        Kind.MOVE,
+    ),
+}
+_SEVERAL = ("Add", "Mul", "Concat")
+"""Operators whose inputs are data one and all."""
+_DRAWING = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,23 +56,33 @@ class Step:
     node: onnx_ir.Node
     tail: onnx_ir.Node | None
     """A Relu or Clip that is the only reader."""
-    reads: tuple[onnx_ir.Value, ...]
-    writes: onnx_ir.Value
+    data: tuple[int, ...]
+    """Which inputs are data; the others are weights, sizes, or numbers that are added or multiplied."""
 
     @property
-    def is_convolution(self) -> bool:
-        """Tell whether the step has weights."""
-        return self.node.op_type == "Conv"
+    def kind(self) -> Kind:
+        """Return how it computes with integers."""
+        return _KINDS[self.node.op_type]
 
     @property
-    def keeps_grid(self) -> bool:
-        """Tell whether the output has the very grid of the input."""
-        return self.node.op_type in ("MaxPool", *_MOVES)
+    def has_weights(self) -> bool:
+        """Tell whether the step has a weight and draws the steps around it along."""
+        return self.kind is Kind.PRODUCT
 
     @property
-    def rest(self) -> tuple[onnx_ir.Value | None, ...]:
-        """Return the operands that are neither data nor weights of a convolution."""
-        return () if self.is_convolution else tuple(self.node.inputs[len(self.reads) :])
+    def may_stay_wide(self) -> bool:
+        """Tell whether its kernel can write floats at no cost."""
+        return self.node.op_type in ("MatMul", "Gemm") and self.tail is None
+
+    @property
+    def reads(self) -> tuple[onnx_ir.Value, ...]:
+        """Return the data operands as they are now."""
+        return tuple(v for k in self.data if (v := self.node.inputs[k]) is not None)
+
+    @property
+    def writes(self) -> tuple[onnx_ir.Value, ...]:
+        """Return what others read of the step."""
+        return tuple((self.tail or self.node).outputs)
 
     @property
     def nodes(self) -> tuple[onnx_ir.Node, ...]:
@@ -49,58 +91,99 @@ class Step:
 
 
 def find_steps(nodes: Sequence[onnx_ir.Node]) -> tuple[list[Step], dict[onnx_ir.Node, str]]:
-    """Return the steps among ``nodes``, and the reasons why convolutions are not among them."""
+    """Return the steps among ``nodes``, and the reasons why those with weights are not among them.
+
+    A Relu that a step absorbs is no step of its own.
+    """
     steps: list[Step] = []
     refused: dict[onnx_ir.Node, str] = {}
+    absorbed: set[onnx_ir.Node] = set()
     for node in nodes:
-        if not is_op(node, "Conv", "Add", *_UNARY):
+        if node in absorbed or not is_op(node, *_KINDS):
             continue
         try:
-            steps.append(_step(node))
+            step = _step(node)
         except Mismatch as reason:
-            if node.op_type == "Conv":
+            if node.op_type in _DRAWING:
                 refused[node] = str(reason)
+            continue
+        steps.append(step)
+        absorbed.update(step.nodes)
     return steps, refused
 
 
 def _step(node: onnx_ir.Node) -> Step:
-    reads = tuple(v for v in node.inputs[: 2 if node.op_type == "Add" else 1] if v is not None)
-    if any(v.dtype != onnx_ir.DataType.FLOAT for v in reads):
-        raise Mismatch(f"the operand is {reads[0].dtype}, not float32")
-    if len(node.outputs) > 1:
+    data = _data(node)
+    reads = [node.inputs[k] for k in data]
+    for value in reads:
+        if value is None or value.dtype != onnx_ir.DataType.FLOAT:
+            raise Mismatch(f"the operand is {value and value.dtype}, not float32")
+        if is_op(value.producer(), "DequantizeLinear"):
+            raise Mismatch("it reads integers already")
+    if len(node.outputs) > 1 and node.op_type != "Split":
         raise Mismatch("it has a second output")
-    if node.op_type == "Conv":
+    if _KINDS[node.op_type] is Kind.PRODUCT:
         _check_weights(node)
-    if node.op_type == "Add" and (
-        any(is_constant(v) for v in reads)
-        or dimensions(reads[0]) != dimensions(reads[1])
-        or reads[0] is reads[1]
-    ):
-        raise Mismatch("the operands differ in shape")
-    if node.op_type in _MOVES:
+    if _KINDS[node.op_type] is Kind.MOVE:
         _check_move(node)
-    tail = None if node.op_type in _MOVES else _tail(node)
-    return Step(node, tail, reads, (tail or node).outputs[0])
+        return Step(node, None, data)
+    return Step(node, _tail(node), data)
+
+
+def _data(node: onnx_ir.Node) -> tuple[int, ...]:
+    if node.op_type not in _SEVERAL:
+        if not node.inputs or node.inputs[0] is None or is_constant(node.inputs[0]):
+            raise Mismatch("the first operand is a constant")
+        return (0,)
+    found = tuple(k for k, v in enumerate(node.inputs) if not is_constant(v))
+    if not found:
+        raise Mismatch("all operands are constants")
+    for k, value in enumerate(node.inputs):
+        array = None if k in found else constant(value)
+        if array is not None and (array.dtype != np.float32 or not np.isfinite(array).all()):
+            raise Mismatch("an operand is a constant without a grid")
+    return found
 
 
 def _check_weights(node: onnx_ir.Node) -> None:
-    weights = constant(node.inputs[1])
+    weights = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if weights is None or weights.dtype != np.float32:
         raise Mismatch("the weight is not a float32 constant")
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and constant(bias) is None:
         raise Mismatch("the bias is not a constant")
+    if node.op_type in ("MatMul", "Gemm") and weights.ndim != 2:
+        raise Mismatch(f"the weight has {weights.ndim} dimensions, not 2")
+    if node.op_type == "ConvTranspose" and attribute_int(node, "group", 1) > 1:
+        raise Mismatch("channels in groups have no scale of their own in a transposed convolution")
+    if node.op_type == "Gemm":
+        _check_gemm(node, constant(bias))
+
+
+def _check_gemm(node: onnx_ir.Node, bias: Array | None) -> None:
+    if attribute_int(node, "transA", 0):
+        raise Mismatch("the activation is transposed")
+    factors = attribute_float(node, "alpha", 1.0), attribute_float(node, "beta", 1.0)
+    if factors != (1.0, 1.0):
+        raise Mismatch(f"alpha and beta are {factors[0]:g} and {factors[1]:g}, not 1")
+    if bias is not None and bias.ndim != 1:
+        raise Mismatch(f"the bias has {bias.ndim} dimensions, not 1")
 
 
 def _check_move(node: onnx_ir.Node) -> None:
-    if any(v is not None and not is_constant(v) for v in node.inputs[1:]):
-        raise Mismatch("where it moves values to is computed")
     if node.op_type == "Pad":
         filling = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-        if attribute_string(node, "mode", "constant") != "constant":
+        filled = len(node.inputs) > 2 and node.inputs[2] is not None
+        if filled and (filling is None or np.any(filling)):
             raise Mismatch("it pads with other values than zeros")
-        if filling is not None and np.any(filling):
-            raise Mismatch("it pads with other values than zeros")
+        if attribute_string(node, "mode", "constant") not in ("constant", "edge", "reflect"):
+            raise Mismatch("it pads in a way of its own")
+    if node.op_type == "Resize" and (
+        attribute_string(node, "mode", "nearest") not in ("nearest", "linear")
+        or attribute_string(node, "coordinate_transformation_mode", "half_pixel")
+        == "tf_crop_and_resize"
+    ):
+        raise Mismatch("it can leave the range of its input")
 
 
 def _tail(node: onnx_ir.Node) -> onnx_ir.Node | None:
@@ -125,20 +208,3 @@ def _contains_zero(clip: onnx_ir.Node) -> bool:
     low = -math.inf if arrays[0] is None else float(arrays[0].astype(np.float64))
     high = math.inf if arrays[1] is None else float(arrays[1].astype(np.float64))
     return low <= 0 <= high and ends[0] is not clip.inputs[0]
-
-
-def work_of(step: Step, shapes: Sequence[tuple[int, ...]]) -> str:
-    """Describe the step's work: operator, shapes, attributes, as the key under which prices are kept."""
-    attributes = ", ".join(f"{k}={a.value}" for k, a in sorted(step.node.attributes.items()))
-    weights = ""
-    if step.is_convolution:
-        array = constant(step.node.inputs[1])
-        assert array is not None
-        biased = " + bias" if len(step.node.inputs) > 2 else ""
-        weights = f" * {list(array.shape)}{biased} group {attribute_int(step.node, 'group', 1)}"
-    for value in step.rest:
-        array = constant(value)
-        weights += f" {None if array is None else array.tolist()}"
-    tail = "" if step.tail is None else f" {step.tail.op_type}"
-    listed = " ".join(str(list(shape)) for shape in shapes)
-    return f"{step.node.op_type} {listed}{weights}{tail} ({attributes})"

@@ -26,7 +26,7 @@ class Task:
     """Milliseconds of the float kernel."""
     in_integers: float
     reads: tuple[str, ...]
-    writes: str
+    writes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def place(
     for number, task in enumerate(tasks):
         flow.edge(flow.source, number, task.in_integers)
         flow.edge(number, flow.sink, task.in_float)
-    makers = {task.writes: number for number, task in enumerate(tasks)}
+    makers = {value: number for number, task in enumerate(tasks) for value in task.writes}
     values = dict.fromkeys([*makers, *(v for task in tasks for v in task.reads)])
     for value in values:
         maker = makers.get(value, flow.source)

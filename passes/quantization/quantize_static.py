@@ -1,44 +1,53 @@
-"""Integer convolutions between integer activations, with ranges from calibration data."""
+"""Networks of integer operators between integer activations, with ranges from calibration data."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import onnx_ir
 
-from whet.analysis.activations import Sampler, first_samples, observed_shapes
+from whet.analysis.activations import Sampler, first_samples
 from whet.analysis.base import Analysis
 from whet.analysis.kernel_prices import saturates
-from whet.analysis.ranges import Range, Ranges
+from whet.analysis.ranges import Range, RangeMethod, Ranges
+from whet.analysis.statistics import Statistics
 from whet.errors import Mismatch
-from whet.ir.execute import CannotRun
+from whet.ir.execute import CannotRun, Executor
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
-from whet.passes.proposal import Builder, Proposal
+from whet.passes.proof import relative_error
+from whet.passes.quantization.accuracy_limit import within_limit
 from whet.passes.quantization.arrays import Affine, affine
 from whet.passes.quantization.choice import FLOAT
 from whet.passes.quantization.formats import INT7, INT8, INT8_ACTIVATION, UINT8, IntegerFormat
-from whet.passes.quantization.integer_spelling import Weights, decode, encode, in_integers
+from whet.passes.quantization.input_moments import InputMoments, Seen, moments_of
+from whet.passes.quantization.integer_rewriting import CodesOf, Names, Rewriting, Written
 from whet.passes.quantization.integer_steps import Step, find_steps
-from whet.passes.quantization.placement import Placement, Task, place
-from whet.passes.quantization.step_prices import INTEGER, StepPrices
+from whet.passes.quantization.low_bit_weights import low_bit_codes
+from whet.passes.quantization.placement_race import Placed
+from whet.passes.quantization.range_choice import Reader, choose_range
+from whet.passes.quantization.static_placement import Plan, Planner
+from whet.passes.quantization.step_prices import INTEGER
+from whet.passes.quantization.weight_codes import Codes, Weights, nearest_codes
+from whet.passes.quantization.whole_models import WholeModels
 from whet.passes.workbench import Workbench
 
 __all__ = ["QuantizeStatic"]
 
-_ACTIVATIONS = {"uint8": UINT8, "int8": INT8_ACTIVATION}
-_NEVER = 1e3
-_NOMINAL = {"Conv": 10.0}
-"""Float cost without measurements, where the integer form of everything costs 0.5: convolutions draw the rest along."""
+_METHODS: tuple[RangeMethod, ...] = ("extremes", "percentile", "mse", "entropy")
+_ACTIVATIONS = {"uint8": UINT8, "int8": INT8_ACTIVATION, "auto": None}
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeStatic(Pass):
-    """Run convolutions, and the additions and pools between them, on integers: ``DQ(Q(op(DQ(..), DQ(W8))))``.
+    """Run products, and what lies between them, on integers: ``DQ(Q(op(DQ(..), DQ(W8))))``.
 
-    Weights are symmetric with a scale per output channel, the bias has 32 bits, activations are one grid per value with
-    a range from calibration data. Which operators move is the cheapest placement by measured kernel times, the cost of
-    crossing between float and integers included. Relu and Clip disappear into the output's grid.
+    Products are convolutions, matrix products and Gemm with fixed weights; between them there may be sums, products,
+    concatenations, pools, Sigmoid and LeakyRelu, and whatever only moves values (slices, paddings, reshapes, maxima,
+    interpolation), which works on the integers themselves. Weights are symmetric with a scale per output channel, the
+    bias has 32 bits, activations are one grid per value with a range from calibration data. Relu and Clip disappear
+    into the output's grid. Which operators move is decided by running whole models: the cheapest placement by measured
+    kernel times, and others that differ from it, compete in the target.
     """
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
@@ -51,10 +60,27 @@ class QuantizeStatic(Pass):
     """Signed or unsigned activations; ``auto`` takes what was measured to be faster."""
     weights: Literal["auto", "int8", "int7"] = "auto"
     """``auto`` takes seven bits where kernels for eight saturate on this machine."""
+    ranges: Literal["auto", "extremes", "percentile", "mse", "entropy"] = "percentile"
+    """What a range covers: everything (``extremes``), a share, or what costs the least squared error or entropy;
+    ``auto`` takes for each value what changes the outputs of its readers least on held-out data."""
     percentile: float = 100.0
     """Share of the values that a range covers."""
+    weight_bits: Literal[8, 4, 3, 2] = 8
+    """What a weight is stored in; kernels see eight bits, made when the model is loaded."""
+    method: Literal["auto", "nearest", "gptq"] = "auto"
+    """How weights of fewer than eight bits are rounded; ``auto`` keeps what loses least on held-out data."""
+    ends: Literal["same", "eight"] = "eight"
+    """Bits of the first and the last product: those of all others, or eight."""
+    limit: float = 0.0
+    """The largest ||new - old|| / ||old|| of the model's outputs on held-out data; the steps that cost the most stay in
+    float until it is kept. 0 sets no limit."""
     prefer: Literal["speed", "size"] = "speed"
-    """``size`` quantizes every convolution, also where it was not measured to be faster."""
+    """``size`` quantizes every product, also where it was not measured to be faster."""
+
+    @property
+    def tolerance(self) -> float:
+        """Return the largest accepted error of one step; fewer bits have a right to more."""
+        return {8: 0.2, 4: 0.35, 3: 0.6, 2: 1.0}[self.weight_bits]
 
     def apply(self, work: Workbench) -> None:
         """Choose the placement, then rewrite its steps one by one."""
@@ -66,7 +92,7 @@ class QuantizeStatic(Pass):
         if obstacle:
             for step in steps:
                 work.decline(step.node, obstacle)
-        elif any(step.is_convolution for step in steps):
+        elif any(step.has_weights for step in steps):
             _Run(self, work, steps).rewrite()
 
     def _obstacle(self, work: Workbench) -> str:
@@ -77,165 +103,155 @@ class QuantizeStatic(Pass):
         return ""
 
 
-@dataclasses.dataclass
-class _Plan:
-    """A placement with one type of activation."""
-
-    format: IntegerFormat
-    placement: Placement
-    times: list[Mapping[str, float]]
-
-
 class _Run:
     """One run over one model."""
 
-    def __init__(self, options: QuantizeStatic, work: Workbench, steps: list[Step]) -> None:
+    def __init__(self, options: QuantizeStatic, work: Workbench, steps: Sequence[Step]) -> None:
         self._pass = options
         self._work = work
         self._steps = steps
-        self._names = [tuple(v.name or "" for v in s.reads) for s in steps]
-        self._weights = _weight_format(options.weights)
-        context = work.context
-        self._prices: StepPrices | None = None
-        if context.prices is not None:
-            values = [v for step in steps for v in (*step.reads, step.writes)]
-            shapes = observed_shapes(work.model, values, context.bindings, context.threads)
-            self._prices = StepPrices(context.prices, shapes, work.opset, self._weights)
-        self._decoded: dict[onnx_ir.Value, onnx_ir.Value] = {}
-        """Real value -> its DequantizeLinear; outputs of those map to themselves."""
-        self._grids: dict[str, Affine] = {}
+        self._names = [Names.of(step) for step in steps]
+        self._format = _weight_format(options.weights)
 
     def rewrite(self) -> None:
-        """Rewrite the steps of the cheapest placement in graph order."""
-        ranges = self._ranges()
-        plan = self._plan(self._activations())
-        sample = self._sampler(sorted(plan.placement.integers))
+        """Rewrite the steps of the fastest placement in graph order."""
+        every = self._pass.prefer == "size"
+        planner = Planner(self._work, self._steps, self._format, all_products=every)
+        plan = planner.plan(_ACTIVATIONS[self._pass.activations])
+        sample = self._sampler(sorted(plan.placed))
+        grids, codes = self._grids(plan, sample), self._codes(plan)
+        if self._pass.limit > 0:
+            plan = self._limited(plan, grids, codes)
+        rewriting = Rewriting(
+            self._steps,
+            plan.placed,
+            grids,
+            codes,
+            self._work.builder,
+            self._work.opset,
+        )
         for number, step in enumerate(self._steps):
-            if number in plan.placement.integers:
-                self._propose(number, plan, ranges, sample)
+            if number in plan.placed:
+                self._propose(number, plan, rewriting, sample)
             else:
-                self._work.decline(step.node, _why_float(plan, number))
+                self._work.decline(step.node, plan.why_float(number))
 
-    def _activations(self) -> IntegerFormat:
-        """Return the type of activations: what the largest convolution was measured to be faster with."""
-        if self._pass.activations != "auto":
-            return _ACTIVATIONS[self._pass.activations]
-        if self._prices is None:
-            return UINT8
-        largest = max((s for s in self._steps if s.is_convolution), key=self._prices.volume)
-        times = {
-            f: self._prices.step(largest, f).get(INTEGER, _NEVER) for f in (UINT8, INT8_ACTIVATION)
+    def _limited(self, plan: Plan, grids: Mapping[str, Affine], codes: CodesOf) -> Plan:
+        """Take steps back until the outputs change by no more than the limit."""
+        model, context = self._work.model, self._work.context
+        feeds = first_samples(model, context.judge[0])
+        wanted = Executor(onnx_ir.to_proto(model)).run(feeds)
+        models = WholeModels(self._work, grids, codes)
+
+        def error(placed: Placed) -> float:
+            found = Executor(models.proto(placed), optimization="all").run(feeds)
+            return max(relative_error(o, n) for o, n in zip(wanted, found, strict=True))
+
+        placed, costs = within_limit(plan.placed, self._pass.limit, error)
+        gone = {k: cost for k, cost in costs.items() if k not in placed}
+        return dataclasses.replace(plan, placed=placed, costs=gone)
+
+    def _grids(self, plan: Plan, sample: Sampler) -> dict[str, Affine]:
+        placed = [self._names[k] for k in sorted(plan.placed)]
+        names = tuple(dict.fromkeys(n for step in placed for n in (*step.reads, *step.writes)))
+        if self._pass.ranges != "auto":
+            found = self._ranges(names, self._pass.ranges)
+        else:
+            every = [self._ranges(names, method) for method in _METHODS]
+            found = {n: self._best(n, [r[n] for r in every], plan, sample) for n in every[0]}
+        return {name: affine(r.low, r.high, plan.format) for name, r in found.items()}
+
+    def _ranges(self, names: tuple[str, ...], method: RangeMethod) -> Mapping[str, Range]:
+        return self._work.analyses.get(Ranges(names, self._pass.percentile, method))
+
+    def _best(self, name: str, candidates: Sequence[Range], plan: Plan, sample: Sampler) -> Range:
+        """Return the range that costs those who read the value least."""
+        readers: list[Reader] = []
+        for number in sorted(plan.placed):
+            step = self._steps[number]
+            if step.has_weights and name in self._names[number].reads:
+                vectors = moments_of(step.node)
+                if vectors is not None:
+                    readers.append((Weights.of(step.node), vectors))
+        values = _values(sample, [name])
+        if not values:
+            return candidates[0]
+        return choose_range(candidates, values[0], readers, plan.format)
+
+    def _codes(self, plan: Plan) -> CodesOf:
+        """Return the maker of weights; what it needs to know of their inputs is measured in one pass over the data."""
+        seen = self._seen(plan) if self._pass.weight_bits < 8 else {}
+
+        def codes(number: int, weights: Weights, grid: Affine) -> Codes:
+            bits = self._bits(number)
+            if bits == 8:
+                return nearest_codes(weights, self._format, float(grid.scale))
+            return low_bit_codes(weights, bits, self._pass.method, seen.get(number))
+
+        return codes
+
+    def _bits(self, number: int) -> int:
+        """Return the bits of a step's weights: the first and the last product keep eight unless all are asked for."""
+        products = [k for k, step in enumerate(self._steps) if step.has_weights]
+        if self._pass.ends == "eight" and number in (products[0], products[-1]):
+            return 8
+        return self._pass.weight_bits
+
+    def _seen(self, plan: Plan) -> dict[int, Seen]:
+        """Return what the products of few bits see: on the data to fit on, and on those to judge by."""
+        asked: dict[int, InputMoments] = {}
+        for number in sorted(plan.placed):
+            moments = moments_of(self._steps[number].node)
+            if self._steps[number].has_weights and self._bits(number) < 8 and moments is not None:
+                asked[number] = moments
+        statistics = Statistics(
+            frozenset((self._names[k].reads[0], moments) for k, moments in asked.items())
+        )
+        fit = self._work.analyses.get(statistics)
+        context = self._work.context
+        judge = fit
+        if context.held_out:
+            apart = dataclasses.replace(context, calibration=context.held_out)
+            judge = statistics.measure(self._work.model, apart)
+        return {
+            k: Seen(*(found.of(self._names[k].reads[0], moments) for found in (fit, judge)))
+            for k, moments in asked.items()
         }
-        return min(times, key=lambda fmt: times[fmt])
-
-    def _ranges(self) -> Mapping[str, Range]:
-        names = [n for reads in self._names for n in reads]
-        names += [step.writes.name or "" for step in self._steps]
-        found = Ranges(tuple(dict.fromkeys(names)), self._pass.percentile)
-        return self._work.analyses.get(found)
-
-    def _plan(self, fmt: IntegerFormat) -> _Plan:
-        times = [{} if self._prices is None else self._prices.step(s, fmt) for s in self._steps]
-        tasks = [
-            Task(*self._costs(step, found), names, step.writes.name or "")
-            for step, found, names in zip(self._steps, times, self._names, strict=True)
-        ]
-        values = [v for step in self._steps for v in (*step.reads, step.writes)]
-        enter, leave = ({}, {}) if self._prices is None else self._prices.crossing(values, fmt)
-        return _Plan(fmt, place(tasks, enter, leave, self._read_outside()), times)
-
-    def _costs(self, step: Step, found: Mapping[str, float]) -> tuple[float, float]:
-        """Return what the step costs in float and in integers."""
-        if self._pass.prefer == "size" and step.is_convolution:
-            return _NEVER, 0.0
-        if self._prices is None:
-            return _NOMINAL.get(step.node.op_type, 1.0), 0.5
-        if not {FLOAT, INTEGER} <= found.keys():
-            return 0.0, _NEVER
-        return found[FLOAT], found[INTEGER]
-
-    def _read_outside(self) -> frozenset[str]:
-        inside = {node for step in self._steps for node in step.nodes}
-        found: set[str] = set()
-        for step in self._steps:
-            for value in (*step.reads, step.writes):
-                if value.is_graph_output() or any(n not in inside for n in value.consumers()):
-                    found.add(value.name or "")
-        return frozenset(found)
 
     def _sampler(self, chosen: list[int]) -> Sampler:
-        names = [name for k in chosen for name in self._names[k]]
+        names = [n for k in chosen for n in (*self._names[k].reads, *self._names[k].writes)]
         context = self._work.context
         feeds = first_samples(self._work.model, context.judge[0])
         return Sampler(self._work.model, names, feeds, context.threads)
 
-    def _propose(
-        self, number: int, plan: _Plan, ranges: Mapping[str, Range], sample: Sampler
-    ) -> None:
+    def _propose(self, number: int, plan: Plan, rewriting: Rewriting, sample: Sampler) -> None:
         step = self._steps[number]
-        build = self._work.builder(step.node)
-        operands = [v for v in step.node.inputs[: len(step.reads)] if v is not None]
         try:
-            reads = [
-                self._enter(build, value, name, plan.format, ranges)
-                for value, name in zip(operands, self._names[number], strict=True)
-            ]
-            grid = self._grid(self._names[number][0], plan.format, ranges)
-            out = step.writes.name or ""
-            if step.keeps_grid:
-                self._grids[out] = grid
-            weights = Weights.of(step.node) if step.is_convolution else None
-            result = in_integers(build, step, reads, grid, step.rest, weights, self._weights)
-            after = self._grid(out, plan.format, ranges)
-            real = decode(build, encode(build, result, after, out), after, out)
-        except (Mismatch, ValueError) as reason:
+            written = rewriting.write(number)
+        except Mismatch as reason:
             self._work.decline(step.node, str(reason))
-            Proposal(step.nodes, (), tuple(build.nodes)).discard()
             return
-        proposal = Proposal(
-            step.nodes, ((step.writes, real),), tuple(build.nodes), tuple(build.initializers)
-        )
-        damage = self._damage(step, plan, number, build)
-        samples = _samples(sample, operands, self._names[number])
-        if self._work.propose(proposal, damage, samples):
-            self._decoded[real] = real
-            self._decoded.update(zip(operands, reads, strict=True))
+        damage = self._damage(number, plan, written)
+        data = _values(sample, list(dict.fromkeys(self._names[number].reads)))
+        samples = rewriting.samples(written, data) if data else None
+        if self._work.propose(written.proposal, damage, samples):
+            rewriting.made(written)
 
-    def _enter(
-        self,
-        build: Builder,
-        value: onnx_ir.Value,
-        name: str,
-        fmt: IntegerFormat,
-        ranges: Mapping[str, Range],
-    ) -> onnx_ir.Value:
-        """Return the operand rounded to its grid, by an earlier step or by new nodes."""
-        known = self._decoded.get(value)
-        if known is not None:
-            return known
-        grid = self._grid(name, fmt, ranges)
-        return decode(build, encode(build, value, grid, name), grid, name)
-
-    def _grid(self, name: str, fmt: IntegerFormat, ranges: Mapping[str, Range]) -> Affine:
-        if name not in self._grids:
-            if name not in ranges:
-                raise Mismatch(f"the range of '{name}' could not be observed")
-            self._grids[name] = affine(ranges[name].low, ranges[name].high, fmt)
-        return self._grids[name]
-
-    def _damage(self, step: Step, plan: _Plan, number: int, build: Builder) -> Damage:
-        weights = step.node.inputs[1:] if step.is_convolution else ()
+    def _damage(self, number: int, plan: Plan, written: Written) -> Damage:
+        step = self._steps[number]
+        weights = step.node.inputs[1:] if step.has_weights else ()
         old = sum(v.const_value.nbytes for v in weights if v is not None and v.const_value)
-        new = sum(v.const_value.nbytes for v in build.initializers if v.const_value is not None)
         times = plan.times[number]
+        form = plan.format.name
+        if step.has_weights:
+            bits = self._bits(number)
+            form = f"{self._format.name if bits == 8 else f'int{bits}'} x {form}"
         return Damage(
             site=step.nodes[0].name or step.node.op_type,
-            format=f"{self._weights.name} x {plan.format.name}"
-            if step.is_convolution
-            else plan.format.name,
+            format=form,
             error=0.0,
             bytes_before=old,
-            bytes_after=new,
+            bytes_after=written.new_bytes,
             ms_before=times.get(FLOAT),
             ms_after=times.get(INTEGER),
         )
@@ -247,22 +263,10 @@ def _weight_format(choice: str) -> IntegerFormat:
     return {"int8": INT8, "int7": INT7}[choice]
 
 
-def _why_float(plan: _Plan, number: int) -> str:
-    times = plan.times[number]
-    if not {FLOAT, INTEGER} <= times.keys():
-        return f"the runtime has no {plan.format.name} kernel here, or the shape is not known"
-    reason = f"{plan.format.name} takes {times[INTEGER]:.3g} ms, float32 {times[FLOAT]:.3g} ms"
-    if times[INTEGER] < times[FLOAT]:
-        reason += ", and crossing between them takes more than that gains"
-    return reason
-
-
-def _samples(
-    sample: Sampler, operands: list[onnx_ir.Value], names: tuple[str, ...]
-) -> dict[str, Array]:
-    """Return real data for the operands, under their present names."""
+def _values(sample: Sampler, names: Sequence[str]) -> list[Array]:
+    """Return real data for the operands, or nothing where there are none."""
     try:
-        found = {v.name or "": sample(n) for v, n in zip(operands, names, strict=True)}
+        found = [sample(name) for name in names]
     except CannotRun:
-        return {}
-    return {name: array for name, array in found.items() if array is not None}
+        return []
+    return [] if any(a is None for a in found) else [a for a in found if a is not None]

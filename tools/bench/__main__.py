@@ -33,7 +33,7 @@ class _Benchmark:
 
 _ALL = (
     _Benchmark("whet.tools.bench.canonicalize", ("--nodes", "600", "--rounds", "3")),
-    _Benchmark("whet.tools.bench.quantization", ("--only", "resnet")),
+    _Benchmark("whet.tools.bench.quantization", ("--only", "resnet20")),
     _Benchmark("whet.tools.bench.calibration", ("--images", "64", "--rounds", "3")),
     _Benchmark("whet.tools.bench.attention_bias", ("--quick",)),
     _Benchmark("whet.tools.bench.gptq", ("--inputs", "1024", "--outputs", "1024")),

@@ -31,8 +31,8 @@ def cost_of(
     integers: frozenset[int],
 ) -> float:
     total = sum(t.in_integers if k in integers else t.in_float for k, t in enumerate(tasks))
-    makers = {t.writes: k for k, t in enumerate(tasks)}
-    for value in {v for t in tasks for v in (*t.reads, t.writes)}:
+    makers = {v: k for k, t in enumerate(tasks) for v in t.writes}
+    for value in {v for t in tasks for v in (*t.reads, *t.writes)}:
         made = makers.get(value) in integers
         readers = [k in integers for k, t in enumerate(tasks) if value in t.reads]
         readers += [False] * (value in outside)
@@ -50,7 +50,7 @@ def networks(
     for k in range(draw(st.integers(1, 5))):
         reads = tuple(draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)))
         names.append(f"v{k + 1}")
-        tasks.append(Task(draw(COST), draw(COST), reads, names[-1]))
+        tasks.append(Task(draw(COST), draw(COST), reads, (names[-1],)))
     enter, leave = ({n: draw(COST) for n in names} for _ in range(2))
     return tasks, enter, leave, frozenset(draw(st.sets(st.sampled_from(names))) | {names[-1]})
 
@@ -65,7 +65,7 @@ def test_no_other_placement_is_cheaper(
 
 
 def test_a_chain_moves_together_although_no_link_pays_alone() -> None:
-    tasks = [Task(2.0, 1.0, (f"v{k}",), f"v{k + 1}") for k in range(5)]
+    tasks = [Task(2.0, 1.0, (f"v{k}",), (f"v{k + 1}",)) for k in range(5)]
     crossing = {f"v{k}": 1.0 for k in range(6)}
     outside = frozenset({"v5"})
     assert place(tasks, crossing, crossing, outside).integers == frozenset(range(5))
