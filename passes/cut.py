@@ -80,8 +80,7 @@ class Cut:
             if value in made:
                 continue
             if value.const_value is not None and not value.is_graph_input():
-                small = value.const_value.size <= _EMBED
-                (self._embedded if small else self.fed).append(value)
+                (self._embedded if _is_embedded(value.const_value) else self.fed).append(value)
             elif self._drawable(value):
                 self.drawn.append(value)
             else:
@@ -151,6 +150,11 @@ class Cut:
     def pairs(self) -> int:
         """Return the number of compared outputs."""
         return len(self._proposal.outputs)
+
+
+def _is_embedded(tensor: onnx_ir.TensorProtocol) -> bool:
+    """Tell whether a constant is small, or of a type that no caller can feed: packed integers."""
+    return tensor.size <= _EMBED or tensor.dtype.bitwidth < 8
 
 
 def name_of(value: onnx_ir.Value) -> str:
