@@ -153,8 +153,8 @@ class Cut:
 
 
 def _is_embedded(tensor: onnx_ir.TensorProtocol) -> bool:
-    """Tell whether a constant is small, or of a type that no caller can feed: packed integers."""
-    return tensor.size <= _EMBED or tensor.dtype.bitwidth < 8
+    """Tell whether a constant belongs into the cut: a small one, and one of a type that nothing can be fed as."""
+    return tensor.size <= _EMBED or tensor.dtype.itemsize < 1
 
 
 def name_of(value: onnx_ir.Value) -> str:

@@ -34,6 +34,7 @@ class _Benchmark:
 _ALL = (
     _Benchmark("whet.tools.bench.canonicalize", ("--nodes", "600", "--rounds", "3")),
     _Benchmark("whet.tools.bench.quantization", ("--only", "resnet")),
+    _Benchmark("whet.tools.bench.peers", ("--networks", "1")),
     _Benchmark("whet.tools.bench.attention_bias", ("--quick",)),
     _Benchmark("whet.tools.bench.gptq", ("--inputs", "1024", "--outputs", "1024")),
     _Benchmark("whet.tools.bench.super_resolution", ("--images", "1")),
