@@ -76,6 +76,8 @@ class Kept:
     opset: int
     shelf: Shelf | None = None
     decoded: onnx_ir.Value | None = None
+    decoders: tuple[onnx_ir.Node, ...] = ()
+    """The nodes that decode it: a proof that did not execute them would draw the matrix at random."""
 
     def product(
         self,
@@ -105,7 +107,9 @@ class Kept:
 
     def _matrix(self, build: Builder) -> onnx_ir.Value:
         if self.decoded is None:
+            before = len(build.nodes)
             self.decoded = spell(build, self.blocks, self.name, opset=self.opset)
+            self.decoders = tuple(build.nodes[before:])
         return self.decoded
 
     def _in_integers(

@@ -255,7 +255,7 @@ class _Run:
         samples: Mapping[str, Array],
     ) -> None:
         form, build = planned.form(reader), self._work.builder(reader.node)
-        x = reader.current
+        x, there = reader.current, kept.decoders
         codes = self._codes.get(x, ())
         if form == INTEGERS and not codes:
             codes = build.ops("DynamicQuantizeLinear", [x], 3)
@@ -263,9 +263,13 @@ class _Run:
             result = kept.lookup(build, x, form)
         else:
             result = _shifted(build, kept.product(build, x, form, codes), reader)
-        old = (reader.node,) if reader.between is None else (reader.node, reader.between)
-        outputs = ((reader.node.outputs[0], result),)
-        proposal = Proposal(old, outputs, tuple(build.nodes), tuple(build.initializers))
+        between = () if reader.between is None else (reader.between,)
+        proposal = Proposal(
+            (reader.node, *between, *there),
+            ((reader.node.outputs[0], result),),
+            tuple(build.nodes),
+            tuple(build.initializers),
+        )
         damage = self._damage(reader, planned, f"{method}, {form}", build)
         if not self._work.propose(proposal, damage, samples):
             planned.refused = True

@@ -26,6 +26,7 @@ from whet.backends.base import RuntimeOptions
 from whet.backends.worker import Worker
 from whet.errors import WhetError
 from whet.ir.values import Array
+from whet.passes.quantization.approximation import Doubles
 from whet.tools.bench.peer_methods import (
     Method,
     onnxruntime_methods,
@@ -105,9 +106,9 @@ def outcome(source: onnx.ModelProto, path: Path, rows: Array) -> Outcome:
     )
 
 
-def _run(path: Path, rows: Array) -> Array:
+def _run(path: Path, rows: Array) -> Doubles:
     with Worker(path, RuntimeOptions(1)) as worker:
-        return np.asarray(worker.run({"x": rows})[0].astype(np.float64))
+        return worker.run({"x": rows})[0].astype(np.float64)
 
 
 def _read_weights(model: onnx.ModelProto) -> set[bytes]:
@@ -136,8 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     rng = np.random.default_rng(1)
-    seen = [{"x": rng.standard_normal((32, _WIDTHS[0])).astype(np.float32)} for _ in range(4)]
-    fresh = rng.standard_normal((32, _WIDTHS[0])).astype(np.float32)
+    seen: list[dict[str, Array]] = [
+        {"x": rng.standard_normal((32, _WIDTHS[0])).astype(np.float32)} for _ in range(4)
+    ]
+    fresh: Array = rng.standard_normal((32, _WIDTHS[0])).astype(np.float32)
     found: dict[str, dict[str, object]] = {}
     print(
         f"{'':46}{'opset 17: size  bits  error  layers':>38}{'opset 21: size  bits  error  layers':>42}"

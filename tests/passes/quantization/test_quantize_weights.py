@@ -98,7 +98,7 @@ def test_a_tied_table_is_stored_once(form: str) -> None:
     context = Context(bindings=BINDINGS, prices=favouring(form))
     coverage = apply(model, QuantizeWeights(bits="8"), context)
     assert coverage.changed == 3
-    codes = [v for v in initializers(model) if v.const_value and v.const_value.nbytes >= 64 * 64]
+    codes = [v for v in initializers(model) if v.const_value and v.const_value.nbytes >= 4096]
     assert len(codes) == 2
     assert distance(run(model, i=ids), before) < 0.03
     charged = [damage.bytes_before for damage in coverage.damage]
