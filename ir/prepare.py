@@ -20,10 +20,11 @@ def normalize(model: onnx_ir.Model) -> onnx_ir.Model:
 
     Afterwards there are no model-local functions; constants are initializers (but for those that
     are graph outputs); every node has a name of its own and every value a name that no other value
-    in any graph has; absent trailing inputs are gone; shapes and types are inferred. Names of
-    inputs, outputs and weights of the main graph stay.
+    in any graph has; absent trailing inputs are gone; every extension domain in use is imported;
+    shapes and types are inferred. Names of inputs, outputs and weights of the main graph stay.
     """
     inline_functions(model)
+    import_domains(model)
     free_initializers(model)
     name_everything(model)
     lift_constants(model)
@@ -41,6 +42,13 @@ def inline_functions(model: onnx_ir.Model) -> None:
         cause = error.__cause__ or error
         raise UnsupportedModel(f"a model-local function cannot be inlined: {cause}") from error
     model.functions.clear()
+
+
+def import_domains(model: onnx_ir.Model) -> None:
+    """Import, in version 1, the extension domains that nodes use without an import, as ONNX Runtime does."""
+    for node in _nodes(model):
+        if node.domain not in ("", "ai.onnx"):
+            model.graph.opset_imports.setdefault(node.domain, 1)
 
 
 def free_initializers(model: onnx_ir.Model) -> None:

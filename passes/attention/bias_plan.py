@@ -9,7 +9,7 @@ import onnx_ir
 
 from whet.errors import Mismatch
 from whet.ir.values import dimensions
-from whet.passes.attention.bias_terms import Term, read_bias
+from whet.passes.attention.bias_terms import Summand, read_bias
 from whet.passes.attention.call import AttentionCall, AttentionSizes
 from whet.passes.attention.length_table import LengthTable, read_length_table
 from whet.passes.attention.low_rank import Real
@@ -37,9 +37,9 @@ class BiasPlan:
     """``[period, heads or 1, n or 1, m]``, finite; at the greatest length if that is free."""
     patterns: list[Real] = dataclasses.field(default_factory=list[Real])
     """Masks of few forms, ``[period, heads or 1, n or 1, m]``."""
-    rest: list[Term] = dataclasses.field(default_factory=list[Term])
+    rest: list[Summand] = dataclasses.field(default_factory=list[Summand])
     """What stays a mask."""
-    columns: list[Term] = dataclasses.field(default_factory=list[Term])
+    columns: list[Summand] = dataclasses.field(default_factory=list[Summand])
     """Computed summands ``[batch or 1, 1, 1, m]``: padding. They become one column of the factors."""
     stored: list[Real] = dataclasses.field(default_factory=list[Real])
     """Constant masks that stay masks."""
@@ -93,7 +93,7 @@ def _free_length(call: AttentionCall) -> str | None:
     return queries[2] if isinstance(queries[2], str) else None
 
 
-def _is_column(term: Term, sizes: AttentionSizes) -> bool:
+def _is_column(term: Summand, sizes: AttentionSizes) -> bool:
     """Tell whether a computed summand is the same for all queries and heads: one more column of the factors."""
     shape = dimensions(term.value)
     return shape is not None and len(shape) == 4 and shape[1:3] == (1, 1) and sizes.keys > 1
@@ -158,7 +158,7 @@ def _is_low_rank(mask: Real) -> bool:
 
 
 def _length_tables(
-    model: onnx_ir.Model, computed: list[Term], symbol: str | None
+    model: onnx_ir.Model, computed: list[Summand], symbol: str | None
 ) -> list[LengthTable]:
     """Return the summands that depend on the length only and are no mere masks."""
     plain = [term.value for term in computed if term.fill is None]

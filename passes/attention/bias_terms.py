@@ -16,7 +16,7 @@ from whet.passes.attention.low_rank import Real
 from whet.passes.canonical.constant_evaluation import evaluate
 from whet.passes.purity import is_deterministic
 
-__all__ = ["HIDES", "Bias", "Term", "read_bias", "upstream"]
+__all__ = ["HIDES", "Bias", "Summand", "read_bias", "upstream"]
 
 HIDES = -1e4
 """Values up to this one shut a key out altogether, whatever is added to them."""
@@ -43,7 +43,7 @@ _ELEMENTWISE: dict[str, Callable[..., Array]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Term:
+class Summand:
     """One summand."""
 
     value: onnx_ir.Value
@@ -60,14 +60,14 @@ class Term:
 class Bias:
     """The summands of a bias, and the nodes that make and add them (readers first)."""
 
-    terms: tuple[Term, ...]
+    terms: tuple[Summand, ...]
     nodes: tuple[onnx_ir.Node, ...]
 
 
 @dataclasses.dataclass
 class _Reader:
     model: onnx_ir.Model
-    terms: list[Term] = dataclasses.field(default_factory=list[Term])
+    terms: list[Summand] = dataclasses.field(default_factory=list[Summand])
     nodes: dict[onnx_ir.Node, None] = dataclasses.field(default_factory=dict[onnx_ir.Node, None])
 
     def read(self, value: onnx_ir.Value) -> None:
@@ -77,7 +77,7 @@ class _Reader:
             table = None if found is None else _rank4(found)
         node = value.producer()
         if table is not None:
-            self.terms.append(Term(value, _floats(table)))
+            self.terms.append(Summand(value, _floats(table)))
         elif is_op(node, "Add"):
             assert node is not None
             self.nodes[node] = None
@@ -90,10 +90,10 @@ class _Reader:
             assert condition is not None
             assert body is not None
             self.nodes[node] = None
-            self.terms.append(Term(condition, None, fill))
+            self.terms.append(Summand(condition, None, fill))
             self.read(body)
         else:
-            self.terms.append(Term(value, None))
+            self.terms.append(Summand(value, None))
 
     def _fill(self, value: onnx_ir.Value) -> float | None:
         """Return what a Where puts in place of a summand, if that shuts keys out and the summand is no number."""

@@ -24,7 +24,7 @@ from whet.passes.attention.expression import (
     axes_of,
 )
 from whet.passes.attention.reading import is_plain
-from whet.passes.attention.separation import Term
+from whet.passes.attention.separation import Product
 from whet.passes.proposal import Builder
 
 __all__ = ["Emitter"]
@@ -78,13 +78,15 @@ class Emitter:
         some = build.op("Cast", most, attributes={"to": int(onnx_ir.DataType.BOOL)})
         return build.op("Where", some, result, build.constant(np.asarray(0, dtype.numpy())))
 
-    def factors(self, terms: tuple[Term, ...]) -> tuple[list[onnx_ir.Value], list[onnx_ir.Value]]:
+    def factors(
+        self, terms: tuple[Product, ...]
+    ) -> tuple[list[onnx_ir.Value], list[onnx_ir.Value]]:
         """Return columns that broadcast to ``[batch, heads, queries, c]`` and to ``[batch, heads, keys, c]``."""
         left = [self._column(term, term.left, QUERY) for term in terms]
         right = [self._column(term, term.right, KEY) for term in terms]
         return left, right
 
-    def _column(self, term: Term, part: Expression, place: int) -> onnx_ir.Value:
+    def _column(self, term: Product, part: Expression, place: int) -> onnx_ir.Value:
         if term.axis is not None:
             self._columns[term.axis] = term.size
         value = self._as_float(part, (BATCH, HEAD, place, term.axis))

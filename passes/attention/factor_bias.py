@@ -31,9 +31,9 @@ from whet.passes.attention.expression import (
     walk,
 )
 from whet.passes.attention.factors import append_factors
-from whet.passes.attention.masks import ABSORBS, Mask, read_mask, write_mask
+from whet.passes.attention.masks import Mask, hiding, kept_finite, read_mask, write_mask
 from whet.passes.attention.reading import Reader
-from whet.passes.attention.separation import Term, rank_of, separate
+from whet.passes.attention.separation import Product, rank_of, separate
 from whet.passes.base import Fidelity, Pass
 from whet.passes.proposal import Proposal
 from whet.passes.workbench import Workbench
@@ -157,7 +157,7 @@ def _with_bias(node: onnx_ir.Node) -> AttentionCall | None:
 class _Parts:
     """A mask taken apart: factors, and what is left."""
 
-    terms: tuple[Term, ...]
+    terms: tuple[Product, ...]
     causal: bool
     hidden: list[Expression]
     """Conditions on keys that became factors."""
@@ -197,7 +197,7 @@ def _take_apart(mask: Mask, call: AttentionCall, any_rows: bool) -> _Parts:
     hidden = [c for c in conditions if QUERY not in axes_of(c)]
     if len(hidden) < len(conditions) or (causal and not any_rows):
         hidden = []
-    terms = [_hiding(condition) for condition in hidden]
+    terms = [hiding(condition) for condition in hidden]
     added: list[Expression] = []
     reasons: list[str] = []
     for part in mask.added:
@@ -222,12 +222,7 @@ def _why_none(mask: Mask, causal: bool) -> str:
     return "the mask only hides pairs of query and key, which is no low-rank bias"
 
 
-def _hiding(condition: Expression) -> Term:
-    zero, fill = Number(0.0, _FLOAT), Number(ABSORBS, _FLOAT)
-    return Term(Number(1.0, _FLOAT), apply("Where", (condition, zero, fill), _FLOAT))
-
-
-def _vanishes(term: Term) -> bool:
+def _vanishes(term: Product) -> bool:
     """Tell whether a term is the same for all keys, and known to be small: then softmax does not see it."""
     if KEY in axes_of(term.right) or KEY in axes_of(term.left):
         return False
@@ -239,11 +234,11 @@ def _vanishes(term: Term) -> bool:
     return True
 
 
-def _refined(terms: Sequence[Term], causal: bool) -> tuple[Term, ...]:
+def _refined(terms: Sequence[Product], causal: bool) -> tuple[Product, ...]:
     return tuple(new for term in terms for new in _against_rounding(term, causal))
 
 
-def _against_rounding(term: Term, causal: bool) -> list[Term]:
+def _against_rounding(term: Product, causal: bool) -> list[Product]:
     """Keep large numbers out of the scores that matter.
 
     A slope times the position of the key grows with the length, and the scores added to it lose as many bits. Softmax
@@ -256,50 +251,45 @@ def _against_rounding(term: Term, causal: bool) -> list[Term]:
         return [term]
     if (factors := linear(term.right)) is not None and factors.get(KEY):
         return _from_the_query(term) if causal else _from_the_end(term)
-    if any(isinstance(part, Leaf) for part in walk(term.right)):
-        floor = Number(ABSORBS, term.right.dtype)
-        return [
-            dataclasses.replace(term, right=apply("Max", (term.right, floor), term.right.dtype))
-        ]
-    return [term]
+    return [kept_finite(term)]
 
 
 def _position(axis: int) -> Expression:
     return apply("Cast", (Index(axis),), _FLOAT)
 
 
-def _slope(term: Term, part: Expression) -> Expression:
+def _slope(term: Product, part: Expression) -> Expression:
     step = (linear(term.right) or {}).get(KEY, 0.0)
     return apply("Mul", (part, Number(step, _FLOAT)), _FLOAT)
 
 
-def _from_the_query(term: Term) -> list[Term]:
+def _from_the_query(term: Product) -> list[Product]:
     """Return ``slope (key - query)``: both products are exact, so that they cancel without a trace."""
-    found: list[Term] = []
+    found: list[Product] = []
     query = apply("Mul", (Number(-1.0, _FLOAT), _position(QUERY)), _FLOAT)
     for part in _exact_parts(term.left):
         slope = _slope(term, part)
         found += [
-            Term(slope, _position(KEY)),
-            Term(apply("Mul", (slope, query), _FLOAT), Number(1.0, _FLOAT)),
+            Product(slope, _position(KEY)),
+            Product(apply("Mul", (slope, query), _FLOAT), Number(1.0, _FLOAT)),
         ]
     return found
 
 
-def _from_the_end(term: Term) -> list[Term]:
+def _from_the_end(term: Product) -> list[Product]:
     """Return ``slope (key - last)`` for slopes that grow, ``slope key`` for those that fall."""
     array = _array(term.left)
     step = (linear(term.right) or {}).get(KEY, 0.0)
     last = apply("Cast", (Last(KEY),), _FLOAT)
     backwards = apply("Sub", (_position(KEY), last), _FLOAT)
     if array is None or (array * step <= 0).all():
-        return [Term(_slope(term, term.left), _position(KEY))]
+        return [Product(_slope(term, term.left), _position(KEY))]
     if (array * step >= 0).all():
-        return [Term(_slope(term, term.left), backwards)]
+        return [Product(_slope(term, term.left), backwards)]
     growing = np.where(array * step > 0, array, 0.0)
     parts = (_replaced(term.left, growing), _replaced(term.left, array - growing))
     places = (backwards, _position(KEY))
-    return [Term(_slope(term, s), place) for s, place in zip(parts, places, strict=True)]
+    return [Product(_slope(term, s), place) for s, place in zip(parts, places, strict=True)]
 
 
 def _array(slope: Expression) -> NDArray[np.float64] | None:
@@ -347,9 +337,9 @@ def _replaced(slope: Expression, array: NDArray[np.float64]) -> Expression:
     return Leaf(value, leaf.at, _FLOAT)
 
 
-def _merged(terms: Sequence[Term]) -> tuple[Term, ...]:
+def _merged(terms: Sequence[Product]) -> tuple[Product, ...]:
     """Add up columns that have the same function of the query, then those with the same function of the key."""
-    kept: list[Term] = [t for t in terms if t.axis is not None]
+    kept: list[Product] = [t for t in terms if t.axis is not None]
     by_left: dict[Expression, Expression] = {}
     for term in terms:
         if term.axis is None:
@@ -357,7 +347,7 @@ def _merged(terms: Sequence[Term]) -> tuple[Term, ...]:
     by_right: dict[Expression, Expression] = {}
     for left, right in by_left.items():
         by_right[right] = _plus(by_right.get(right), left)
-    return (*(Term(left, right) for right, left in by_right.items()), *kept)
+    return (*(Product(left, right) for right, left in by_right.items()), *kept)
 
 
 def _plus(one: Expression | None, other: Expression) -> Expression:

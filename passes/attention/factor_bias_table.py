@@ -14,12 +14,13 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import dimensions, static_shape
 from whet.passes.attention.bias_plan import BiasPlan, plan_bias
-from whet.passes.attention.bias_terms import Term
+from whet.passes.attention.bias_terms import Summand
 from whet.passes.attention.break_even import Payoff, check_pays
 from whet.passes.attention.call import AttentionCall, AttentionSizes, read_attention
 from whet.passes.attention.factors import append_factors
 from whet.passes.attention.low_rank import Real
-from whet.passes.attention.mask_patterns import FLOOR, pattern_factors
+from whet.passes.attention.mask_patterns import pattern_factors
+from whet.passes.attention.masks import ABSORBS
 from whet.passes.attention.table_rank import Request, TableFactors, factor_table
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.proposal import Builder, Proposal
@@ -299,11 +300,11 @@ def _column(build: Builder, plan: BiasPlan) -> onnx_ir.Value:
     """Return what the graph adds for each key: ``[batch or 1, 1, m, 1]``."""
     summands = [_summand(build, term) for term in plan.columns]
     total = functools.reduce(lambda one, other: build.op("Add", one, other), summands)
-    finite = build.op("Max", total, build.constant(np.asarray(FLOOR, np.float32)))
+    finite = build.op("Max", total, build.constant(np.asarray(ABSORBS, np.float32)))
     return build.op("Transpose", finite, attributes={"perm": [0, 1, 3, 2]})
 
 
-def _summand(build: Builder, term: Term) -> onnx_ir.Value:
+def _summand(build: Builder, term: Summand) -> onnx_ir.Value:
     if term.fill is None:
         return term.value
     zero, fill = (build.constant(np.asarray(x, np.float32)) for x in (0.0, term.fill))

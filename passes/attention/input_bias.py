@@ -20,10 +20,10 @@ from whet.passes.attention.expression import (
     axes_of,
     walk,
 )
-from whet.passes.attention.masks import ABSORBS, Mask, read_mask, write_mask
+from whet.passes.attention.masks import Mask, hiding, kept_finite, read_mask, write_mask
 from whet.passes.attention.pair_features import PairFeatures, find_features
 from whet.passes.attention.reading import Coordinates, Reader
-from whet.passes.attention.separation import Term, rank_of, separate
+from whet.passes.attention.separation import Product, rank_of, separate
 
 __all__ = ["InputBias", "read_input_bias"]
 
@@ -39,7 +39,7 @@ class InputBias:
     fitted: Expression
     """What is computed from queries and keys together and has no closed form."""
     features: PairFeatures
-    terms: tuple[Term, ...]
+    terms: tuple[Product, ...]
     """What has exact factors."""
     conditions: tuple[Expression, ...]
     added: tuple[Expression, ...]
@@ -98,7 +98,7 @@ def read_input_bias(call: AttentionCall) -> InputBias | None:
     parts = [inner for part in mask.added for inner in _shown(part, mask)]
     fitted = [part for part in parts if _of_pairs(part)]
     causal = call.causal or (mask.causal and not mask.others)
-    terms: list[Term] = []
+    terms: list[Product] = []
     added: list[Expression] = []
     unknown: list[Expression] = []
     for part in parts:
@@ -115,7 +115,7 @@ def read_input_bias(call: AttentionCall) -> InputBias | None:
     return InputBias(
         fitted=body,
         features=features,
-        terms=(*terms, *map(_hiding, hidden)),
+        terms=(*terms, *map(hiding, hidden)),
         conditions=tuple(c for c in conditions if c not in hidden),
         added=tuple(added),
         causal=causal,
@@ -146,21 +146,13 @@ def _of_pairs(part: Expression) -> bool:
     return bool(leaves) and {QUERY, KEY} <= axes_of(part)
 
 
-def _seen(term: Term) -> bool:
+def _seen(term: Product) -> bool:
     """Tell whether a term differs between keys; softmax does not see what is the same for all."""
     return KEY in axes_of(term.right) or KEY in axes_of(term.left)
 
 
-def _bounded(term: Term) -> Term:
+def _bounded(term: Product) -> Product:
     """Keep a term that hides keys finite."""
     if term.axis is not None or term.left != Number(1.0, term.left.dtype):
         return term
-    if not any(isinstance(part, Leaf) for part in walk(term.right)):
-        return term
-    floor = Number(ABSORBS, term.right.dtype)
-    return dataclasses.replace(term, right=apply("Max", (term.right, floor), term.right.dtype))
-
-
-def _hiding(condition: Expression) -> Term:
-    zero, fill = Number(0.0, _FLOAT), Number(ABSORBS, _FLOAT)
-    return Term(Number(1.0, _FLOAT), apply("Where", (condition, zero, fill), _FLOAT))
+    return kept_finite(term)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from whet.passes.attention.bias_terms import HIDES
 from whet.passes.attention.low_rank import Real
+from whet.passes.attention.masks import ABSORBS
 
 __all__ = [
-    "FLOOR",
     "Split",
     "blind",
     "forms",
@@ -30,8 +30,6 @@ _SOFT = -50.0
 """Values up to this one are taken for a mask (Swin writes -100), and kept to the bit."""
 _GAP = 20.0
 """No table has nothing between its values and those that far below."""
-FLOOR = -1e30
-"""Stands for minus infinity in factors: zero times infinity is not a number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +119,9 @@ def forms(mask: Real) -> int:
 def pattern_factors(mask: Real) -> tuple[Real, Real]:
     """Return ``left [..., n, g]`` and ``right [..., m, g]`` with ``left right'`` the mask, exactly.
 
-    Minus infinity becomes -1e30. Matrices with fewer forms are padded with zeros.
+    Minus infinity becomes -1e30: zero times infinity is not a number. Matrices with fewer forms are padded with zeros.
     """
-    matrices = np.maximum(mask, FLOOR).reshape(-1, *mask.shape[-2:])
+    matrices = np.maximum(mask, ABSORBS).reshape(-1, *mask.shape[-2:])
     n, m = mask.shape[-2:]
     rank = forms(mask)
     left = np.zeros((len(matrices), n, rank), np.float32)

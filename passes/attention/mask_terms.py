@@ -8,17 +8,13 @@ import onnx_ir
 
 from whet.errors import Mismatch
 from whet.ir.values import Array, constant, is_constant, is_op
+from whet.passes.attention.masks import ABSORBS
 from whet.passes.attention.products import scalar
 from whet.passes.attention.scores import Term
 from whet.passes.proposal import Builder
 
-__all__ = ["FILL", "bounded", "element_type", "term_value"]
+__all__ = ["bounded", "element_type", "term_value"]
 
-FILL = -1e30
-"""What hides a key. It absorbs every score in float32 and float64, so a row of it is uniform.
-
-The lowest float32 would do so too by the standard, but ONNX Runtime's kernel takes a row of it for one without keys.
-"""
 _LOWEST = -1e38
 _DEPTH = 6
 _MOVES = ("Add", "Expand", "Unsqueeze", "Squeeze", "Reshape", "Slice", "Identity", "Transpose")
@@ -32,7 +28,7 @@ def term_value(term: Term, near: onnx_ir.Node, build: Builder) -> onnx_ir.Value:
             raise Mismatch(
                 f"no number of {dtype.name} absorbs the scores that {term.fill:g} replaces"
             )
-        fill = FILL if math.isfinite(term.fill) else term.fill
+        fill = ABSORBS if math.isfinite(term.fill) else term.fill
         number, zero = (build.constant(np.asarray(n, dtype)) for n in (fill, 0.0))
         branches = (zero, number) if term.shown else (number, zero)
         return build.op("Where", term.value, *branches)
@@ -57,7 +53,7 @@ def _wide(dtype: np.dtype[np.generic]) -> bool:
 def bounded(
     value: onnx_ir.Value, build: Builder, seen: list[onnx_ir.Node], depth: int = _DEPTH
 ) -> onnx_ir.Value:
-    """Return the mask with every constant near the lowest float32 in it replaced by :data:`FILL`.
+    """Return the mask with every constant near the lowest float32 in it replaced by :data:`ABSORBS`.
 
     The nodes that were made anew for that are noted in ``seen``, readers first.
     """
@@ -113,7 +109,7 @@ def _bounded_constant(value: onnx_ir.Value, build: Builder) -> onnx_ir.Value:
     if array is None or not _reaches(array):
         return value
     low = np.isfinite(array) & (array.astype(np.float64) <= _LOWEST)
-    return build.constant(np.where(low, np.asarray(FILL, array.dtype), array), value.name or "")
+    return build.constant(np.where(low, np.asarray(ABSORBS, array.dtype), array), value.name or "")
 
 
 def _reaches(array: Array) -> bool:

@@ -14,17 +14,26 @@ from whet.passes.attention.expression import (
     Apply,
     Expression,
     Index,
+    Leaf,
     Number,
     always,
     apply,
     linear,
+    walk,
 )
 from whet.passes.attention.reading import Reader
+from whet.passes.attention.separation import Product
 
-__all__ = ["ABSORBS", "POSITIONS", "Mask", "is_causal", "read_mask", "write_mask"]
+__all__ = [
+    "ABSORBS", "POSITIONS", "Mask", "hiding", "is_causal", "kept_finite", "read_mask", "write_mask",
+]  # fmt: skip
 
 ABSORBS = -1e30
-"""Added to a float32 score this leaves nothing of it, and its exponential is zero beside any other score's."""
+"""What hides a key: added to a float32 score it leaves nothing of it, and its exponential is zero beside any other's.
+
+A row of it is uniform. The lowest float32 would do so too by the standard, but ONNX Runtime's kernel takes a row of
+that for one without keys.
+"""
 POSITIONS = tuple(Index(axis) for axis in (BATCH, HEAD, QUERY, KEY))
 _BOOL = onnx_ir.DataType.BOOL
 _FLIPPED = {
@@ -149,3 +158,19 @@ def is_causal(condition: Expression) -> bool:
     strict = condition.op in {"Less", "Greater"}
     wanted = {QUERY: 1.0, KEY: -1.0, None: 1.0 if strict else 0.0}
     return {a: f for a, f in difference.items() if f or a is None} == wanted
+
+
+def hiding(condition: Expression) -> Product:
+    """Return the factors of a condition on keys: one for every query, and 0 or :data:`ABSORBS` for a key."""
+    dtype = onnx_ir.DataType.FLOAT
+    choice = (condition, Number(0.0, dtype), Number(ABSORBS, dtype))
+    return Product(Number(1.0, dtype), apply("Where", choice, dtype))
+
+
+def kept_finite(product: Product) -> Product:
+    """Bound what hides keys from below, where it is read from a tensor that may hold minus infinity."""
+    right = product.right
+    if not any(isinstance(part, Leaf) for part in walk(right)):
+        return product
+    floor = Number(ABSORBS, right.dtype)
+    return dataclasses.replace(product, right=apply("Max", (right, floor), right.dtype))

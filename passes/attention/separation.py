@@ -23,14 +23,14 @@ from whet.passes.attention.expression import (
     linear,
 )
 
-__all__ = ["Term", "rank_of", "separate"]
+__all__ = ["Product", "rank_of", "separate"]
 
 _MOST = 64
 """More terms are not collected: no rank as high pays."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Term:
+class Product:
     """``sum_c left(query, c) * right(key, c)``: one column of the factors, or one for each position of an axis c."""
 
     left: Expression
@@ -39,12 +39,12 @@ class Term:
     size: int = 1
 
 
-def rank_of(terms: Sequence[Term]) -> int:
+def rank_of(terms: Sequence[Product]) -> int:
     """Return how many columns the factors have."""
     return sum(term.size for term in terms)
 
 
-def separate(bias: Expression, *, causal: bool = False) -> tuple[Term, ...]:
+def separate(bias: Expression, *, causal: bool = False) -> tuple[Product, ...]:
     """Return terms whose sum is the bias; raise Mismatch with what depends on both query and key.
 
     With ``causal`` only keys up to the query count, so that ``|i - j|`` is ``i - j``.
@@ -55,11 +55,11 @@ def separate(bias: Expression, *, causal: bool = False) -> tuple[Term, ...]:
     return found
 
 
-def _separate(body: Expression, causal: bool) -> tuple[Term, ...]:
+def _separate(body: Expression, causal: bool) -> tuple[Product, ...]:
     one = Number(1.0, body.dtype)
     axes = axes_of(body)
     if KEY not in axes:
-        return (Term(body, one),)
+        return (Product(body, one),)
     if QUERY not in axes:
         return (_of_key(body),)
     match body:
@@ -91,15 +91,15 @@ def _separate(body: Expression, causal: bool) -> tuple[Term, ...]:
             raise Mismatch(_why(body))
 
 
-def _of_key(body: Expression) -> Term:
+def _of_key(body: Expression) -> Product:
     """Put what does not depend on the key to the left: a slope per head then is not repeated for every key."""
     match body:
         case Apply("Mul", (a, b)) if KEY not in axes_of(a):
-            return Term(a, b)
+            return Product(a, b)
         case Apply("Mul", (a, b)) if KEY not in axes_of(b):
-            return Term(b, a)
+            return Product(b, a)
         case _:
-            return Term(Number(1.0, body.dtype), body)
+            return Product(Number(1.0, body.dtype), body)
 
 
 def _why(body: Expression) -> str:
@@ -115,7 +115,7 @@ def _why(body: Expression) -> str:
             return "it depends on query and key together"
 
 
-def _negated(terms: tuple[Term, ...], dtype: onnx_ir.DataType) -> tuple[Term, ...]:
+def _negated(terms: tuple[Product, ...], dtype: onnx_ir.DataType) -> tuple[Product, ...]:
     return tuple(
         dataclasses.replace(term, left=apply("Mul", (term.left, Number(-1.0, dtype)), dtype))
         for term in terms
@@ -123,19 +123,19 @@ def _negated(terms: tuple[Term, ...], dtype: onnx_ir.DataType) -> tuple[Term, ..
 
 
 def _product(
-    left: tuple[Term, ...], right: tuple[Term, ...], dtype: onnx_ir.DataType
-) -> tuple[Term, ...]:
+    left: tuple[Product, ...], right: tuple[Product, ...], dtype: onnx_ir.DataType
+) -> tuple[Product, ...]:
     if rank_of(left) * rank_of(right) > _MOST:
         raise Mismatch(f"the bias has more than {_MOST} terms")
     return tuple(_times(a, b, dtype) for a in left for b in right)
 
 
-def _square(terms: tuple[Term, ...], dtype: onnx_ir.DataType) -> tuple[Term, ...]:
+def _square(terms: tuple[Product, ...], dtype: onnx_ir.DataType) -> tuple[Product, ...]:
     """Return the squares, and every product of two different terms once, doubled."""
     if rank_of(terms) ** 2 > _MOST:
         raise Mismatch(f"the bias has more than {_MOST} terms")
     two = Number(2.0, dtype)
-    found: list[Term] = []
+    found: list[Product] = []
     for k, a in enumerate(terms):
         found.append(_times(a, a, dtype))
         doubled = dataclasses.replace(a, left=apply("Mul", (a.left, two), dtype))
@@ -143,10 +143,10 @@ def _square(terms: tuple[Term, ...], dtype: onnx_ir.DataType) -> tuple[Term, ...
     return tuple(found)
 
 
-def _times(a: Term, b: Term, dtype: onnx_ir.DataType) -> Term:
+def _times(a: Product, b: Product, dtype: onnx_ir.DataType) -> Product:
     if a.axis is not None and b.axis is not None:
         raise Mismatch("it is a product of sums over positions")
-    return Term(
+    return Product(
         apply("Mul", (a.left, b.left), dtype),
         apply("Mul", (a.right, b.right), dtype),
         a.axis if a.axis is not None else b.axis,
@@ -159,7 +159,7 @@ def _widens(old: onnx_ir.DataType, new: onnx_ir.DataType) -> bool:
     return new.is_floating_point() and old != onnx_ir.DataType.BOOL
 
 
-def _cast(terms: tuple[Term, ...], dtype: onnx_ir.DataType) -> tuple[Term, ...]:
+def _cast(terms: tuple[Product, ...], dtype: onnx_ir.DataType) -> tuple[Product, ...]:
     return tuple(
         dataclasses.replace(
             term,
@@ -170,7 +170,7 @@ def _cast(terms: tuple[Term, ...], dtype: onnx_ir.DataType) -> tuple[Term, ...]:
     )
 
 
-def _angles(op: str, terms: tuple[Term, ...], dtype: onnx_ir.DataType) -> tuple[Term, ...]:
+def _angles(op: str, terms: tuple[Product, ...], dtype: onnx_ir.DataType) -> tuple[Product, ...]:
     """Use cos(a + b) = cos a cos b - sin a sin b and sin(a + b) = sin a cos b + cos a sin b."""
     one_sided = [_one_sided(term, dtype) for term in terms]
     a: Expression = Number(0.0, dtype)
@@ -185,12 +185,12 @@ def _angles(op: str, terms: tuple[Term, ...], dtype: onnx_ir.DataType) -> tuple[
         return apply(kind, (angle,), dtype)
 
     if op == "Cos":
-        second = Term(wave("Sin", a), wave("Sin", b))
-        return (Term(wave("Cos", a), wave("Cos", b)), *_negated((second,), dtype))
-    return (Term(wave("Sin", a), wave("Cos", b)), Term(wave("Cos", a), wave("Sin", b)))
+        second = Product(wave("Sin", a), wave("Sin", b))
+        return (Product(wave("Cos", a), wave("Cos", b)), *_negated((second,), dtype))
+    return (Product(wave("Sin", a), wave("Cos", b)), Product(wave("Cos", a), wave("Sin", b)))
 
 
-def _one_sided(term: Term, dtype: onnx_ir.DataType) -> tuple[bool, Expression]:
+def _one_sided(term: Product, dtype: onnx_ir.DataType) -> tuple[bool, Expression]:
     """Return whether an addend of an angle belongs to the query, and the addend."""
     if term.axis is not None or (QUERY in axes_of(term.left) and KEY in axes_of(term.right)):
         raise Mismatch("an angle is not a sum of a function of the query and one of the key")
@@ -208,20 +208,20 @@ def _sign_below_diagonal(body: Expression) -> int:
     return 1 if factors.get(QUERY, 0.0) > 0 else -1
 
 
-def _sum(body: Sum, causal: bool) -> tuple[Term, ...]:
+def _sum(body: Sum, causal: bool) -> tuple[Product, ...]:
     """Separate what is summed; a term of both query and key becomes a column for each position of the sum."""
     return tuple(_summed(term, body) for term in _separate(body.body, causal))
 
 
-def _summed(term: Term, body: Sum) -> Term:
+def _summed(term: Product, body: Sum) -> Product:
     if term.axis is not None:
         raise Mismatch("it is a sum of sums over positions")
     left, right = body.axis in axes_of(term.left), body.axis in axes_of(term.right)
     if left and right:
-        return Term(term.left, term.right, body.axis, body.size)
+        return Product(term.left, term.right, body.axis, body.size)
     if right:
-        return Term(term.left, Sum(body.axis, body.size, term.right, body.dtype))
+        return Product(term.left, Sum(body.axis, body.size, term.right, body.dtype))
     if left:
-        return Term(Sum(body.axis, body.size, term.left, body.dtype), term.right)
+        return Product(Sum(body.axis, body.size, term.left, body.dtype), term.right)
     times = Number(float(body.size), body.dtype)
-    return Term(apply("Mul", (term.left, times), body.dtype), term.right)
+    return Product(apply("Mul", (term.left, times), body.dtype), term.right)

@@ -165,7 +165,7 @@ class Report:
 
     def _costs(self) -> Group:
         table = new_table()
-        table.add_column("")
+        table.add_column("", no_wrap=True)
         for name in ("before", "after", "after / before"):
             table.add_column(name, justify="right")
         b, a = self.before, self.after

