@@ -26,7 +26,8 @@ def corrected_bias(bias: Array | None, layer: Layer, stored: Approximation, mean
         raise ValueError("a mean is infinite or not a number")
     lost: Doubles = np.subtract(layer.weights, stored.values(), dtype=np.float64)
     shift = lost @ mean.astype(np.float64)
-    return np.asarray(shift if bias is None else bias + shift, np.float32)
+    old = np.zeros_like(shift) if bias is None else bias.astype(np.float64)
+    return np.asarray(old + shift, np.float32)
 
 
 def centered(layer: Layer, mean: Array) -> Layer:

@@ -32,9 +32,10 @@ __all__ = [
 Integers = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
 Order = Literal["natural", "act"]
 
-_AUTO = (0.003, 0.03, 0.3)
-"""Shares of the mean of the diagonal; each row keeps what left it the smallest error. The largest is for inputs of
-which few were seen, and chosen only where others are there to judge by."""
+_AUTO = (0.001, 0.01, 0.1)
+"""Shares of the mean of the diagonal; each row keeps what left it the smallest error."""
+_STRONG = 1.0
+"""Tried too where other inputs are there to judge by: it helps where few inputs were seen."""
 _LARGEST = 1e3
 
 
@@ -146,7 +147,8 @@ def _best_rows(
     """Try every damping and keep the best for each row."""
     best = grid.nearest(layer.weights)
     nearest = errors = row_errors(layer.weights, best.values(), layer.judge)
-    for share in _AUTO if damping == "auto" else (damping,):
+    auto = _AUTO if layer.held_out is None else (*_AUTO, _STRONG)
+    for share in auto if damping == "auto" else (damping,):
         sweep = _Sweep(layer, grid, order, share, block)
         found = sweep.run(dynamic=dynamic)
         lost = row_errors(layer.weights, found.values(), layer.judge)
@@ -181,7 +183,7 @@ class _Sweep:
         self._weights: Floats = np.ascontiguousarray(layer.weights.T[self._order], np.float32)
         self._errors = np.zeros_like(self._weights)
         """What rounding took off each column, zero for the columns still to come."""
-        self._scales: Floats = np.ascontiguousarray(grid.scales.T)
+        self._scales: Floats = grid.scales.T.copy()
         self._zeros = np.zeros_like(self._scales)
         if grid.zeros is not None:
             self._zeros[:] = grid.zeros.T
@@ -268,7 +270,7 @@ def factor(gram: Doubles, damping: float, order: Integers | Sequence[int]) -> Fl
             continue
         upper = lower[::-1, ::-1]
         upper /= np.diagonal(upper).copy()
-        return np.ascontiguousarray(upper, np.float32)
+        return upper.astype(np.float32)
     raise ValueError(
         f"the Gram matrix is not positive semidefinite, even with damping {damping / 10:g}"
     )

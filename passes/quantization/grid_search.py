@@ -12,9 +12,9 @@ Truths = np.ndarray[tuple[int, ...], np.dtype[np.bool]]
 
 _PORTION = 2**18
 """Weights searched at a time, so that temporaries stay in the cache."""
-_SHRINK = tuple(float(f) for f in np.linspace(1.0, 0.1, 19))
-"""Shares of the range that are tried; refined by half steps around the best."""
-_STEP = 0.05
+_RATIO = 0.9
+_SHRINK = tuple(_RATIO**k for k in range(25))
+"""Shares of the range that are tried; refined by fractions of a step around the best."""
 _GAIN = 1e-5
 """A candidate must be better by this share, so that sums in float32 cannot pass a worse one off as better."""
 
@@ -97,13 +97,13 @@ class _Search:
     def run(self) -> None:
         """Try ranges from coarse to fine, then refine the best."""
         for share in _SHRINK:
-            self._shrink(np.full_like(self.scale, share), np.full_like(self.scale, share))
+            self._shrink(*(np.full_like(self.scale, share) for _ in range(2)))
         if not self._symmetric:
             self._one_end()
-        for step in (_STEP / 2, _STEP / 4):
-            for change in (step, -step):
+        for fraction in (0.5, 0.25):
+            for change in (_RATIO**fraction, _RATIO**-fraction):
                 lower, upper = self._kept
-                self._shrink(lower + change, upper + change)
+                self._shrink(lower * change, upper * change)
         self._refine()
 
     def _one_end(self) -> None:

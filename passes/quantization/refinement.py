@@ -66,7 +66,7 @@ class _Search:
         self._grid: Grid = grid_of(start)
         self._gram, self._block = gram, max(1, block)
         self._weights: Floats = np.ascontiguousarray(layer.weights.T, np.float32)
-        self._scales: Floats = np.ascontiguousarray(start.scales.T)
+        self._scales: Floats = start.scales.T.copy()
         self._zeros = np.zeros_like(self._scales)
         if start.zeros is not None:
             self._zeros[:] = start.zeros.T
@@ -75,7 +75,7 @@ class _Search:
 
     def blocks(self) -> Blocks:
         """Return the matrix as it is now."""
-        grid = dataclasses.replace(self._grid, scales=np.ascontiguousarray(self._scales.T))
+        grid = dataclasses.replace(self._grid, scales=self._scales.T.copy())
         return grid.blocks(np.ascontiguousarray(self._codes.T).astype(grid.dtype))
 
     def sweep(self, *, rescale: bool) -> None:
@@ -91,8 +91,8 @@ class _Search:
     def _rescale(self, group: int, part: slice) -> None:
         """Give a block of each row the scale that is best for its codes."""
         steps = self._codes[part] - self._zeros[group]
-        slope = np.vecdot(steps, self._gram[part] @ self._delta, axis=0)
-        curvature = np.vecdot(steps, self._gram[part, part] @ steps, axis=0)
+        slope = np.vecdot(steps.T, (self._gram[part] @ self._delta).T)
+        curvature = np.vecdot(steps.T, (self._gram[part, part] @ steps).T)
         change = np.divide(-slope, curvature, out=np.zeros_like(slope), where=curvature > TINY)
         scale = self._scales[group] + change
         usable = np.abs(scale) > TINY

@@ -1,11 +1,15 @@
 """Try several approximations of a layer and keep the one with the smallest error."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
-from whet.passes.quantization.approximation import Approximation, Layer
+from whet.passes.quantization.approximation import Approximation, Blocks, Layer
+from whet.passes.quantization.gptq import gptq
+from whet.passes.quantization.refinement import refine_codes
+from whet.passes.quantization.rounding import round_to_nearest
 
-__all__ = ["best"]
+__all__ = ["best", "integer_candidates"]
 
 _GAIN = 1e-6
 """A candidate replaces a simpler one if its error is smaller by more than this share."""
@@ -32,3 +36,20 @@ def best(
             chosen = name, found
     assert chosen is not None
     return *chosen, errors
+
+
+def integer_candidates(
+    layer: Layer, bits: int, size: int | None = None, *, symmetric: bool = True, full: bool = False
+) -> dict[str, Callable[[], Blocks]]:
+    """Return the ways to round a layer to integers for :func:`best`; only the first works without a Gram matrix."""
+    nearest = functools.partial(round_to_nearest, layer, bits, size, symmetric=symmetric, full=full)
+    if layer.gram is None:
+        return {"nearest": nearest}
+    fed_back = functools.cache(
+        functools.partial(gptq, layer, bits, size, symmetric=symmetric, full=full)
+    )
+    return {
+        "nearest": nearest,
+        "gptq": fed_back,
+        "gptq refined": lambda: refine_codes(layer, fed_back()),
+    }
