@@ -35,6 +35,8 @@ _ALL = (
     _Benchmark("whet.tools.bench.canonicalize", ("--nodes", "600", "--rounds", "3")),
     _Benchmark("whet.tools.bench.quantization", ("--only", "resnet20")),
     _Benchmark("whet.tools.bench.calibration", ("--images", "64", "--rounds", "3")),
+    _Benchmark("whet.tools.bench.peers", ("--networks", "1")),
+    _Benchmark("whet.tools.bench.stories", ("--judge", "16")),
     _Benchmark("whet.tools.bench.attention_bias", ("--quick",)),
     _Benchmark("whet.tools.bench.gptq", ("--inputs", "1024", "--outputs", "1024")),
     _Benchmark("whet.tools.bench.super_resolution", ("--images", "1")),
