@@ -1,0 +1,46 @@
+"""Measure int8 against float32 and against ONNX Runtime's own quantizer: size, agreement, milliseconds."""
+
+import argparse
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from whet.tools.bench.quantization.minilm import minilm
+from whet.tools.bench.quantization.resnet import resnet
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one line per model and shape; what needs data that are not there is skipped with the reason."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=["resnet", "minilm"])
+    parser.add_argument("--json", type=Path, help="store the lines in this file")
+    options = parser.parse_args(argv)
+    logging.disable(logging.WARNING)
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        jobs: dict[str, Callable[[], Iterator[str]]] = {
+            "resnet": lambda: resnet(options.assets, Path(folder), options.threads),
+            "minilm": lambda: minilm(Path(folder), options.threads),
+        }
+        for name, job in jobs.items():
+            if options.only not in (None, name):
+                continue
+            for line in _or_skipped(name, job):
+                print(line, flush=True)
+                lines.append(line)
+    if options.json is not None:
+        options.json.write_text(json.dumps(lines, indent=1) + "\n")
+    return 0
+
+
+def _or_skipped(name: str, job: Callable[[], Iterator[str]]) -> Iterator[str]:
+    try:
+        yield from job()
+    except (FileNotFoundError, ImportError) as error:
+        yield f"{name}: skipped: {error}"
