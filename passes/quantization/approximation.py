@@ -34,10 +34,18 @@ class Layer:
     """Mean of x xᵀ over the inputs seen, ``[inputs, inputs]``; None without calibration data."""
     fisher: Doubles | None = None
     """Mean squared gradient of the loss for each weight, ``[outputs, inputs]``; None without gradients."""
+    held_out: Doubles | None = None
+    """Gram matrix of other inputs than ``gram``: algorithms fit to that one and are compared by this one. With fewer
+    vectors than a few times ``inputs`` in ``gram``, what fits it best is often worse than rounding to the nearest."""
+
+    @property
+    def judge(self) -> Doubles | None:
+        """Return the Gram matrix that approximations are compared by."""
+        return self.gram if self.held_out is None else self.held_out
 
     def error(self, approximation: "Approximation") -> float:
         """Return ||(Ŵ - W) x||² / ||W x||², averaged over the inputs; over the weights alone without a Gram matrix."""
-        return output_error(self.weights, approximation.values(), self.gram)
+        return output_error(self.weights, approximation.values(), self.judge)
 
 
 def output_error(weights: Array, other: Array, gram: Doubles | None) -> float:

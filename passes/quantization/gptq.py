@@ -19,13 +19,22 @@ from whet.passes.quantization.grid import Grid, check_bits, nearest_steps
 from whet.passes.quantization.grid_search import least_squares
 from whet.passes.quantization.rounding import choose_grid, importance, row_errors
 
-__all__ = ["Rounded", "checked_gram", "compare_gptq", "factor", "gptq", "gptq_on_grid"]
+__all__ = [
+    "Rounded",
+    "checked_gram",
+    "compare_gptq",
+    "factor",
+    "gptq",
+    "gptq_on_grid",
+    "merge_rows",
+]
 
 Integers = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
 Order = Literal["natural", "act"]
 
-_AUTO = (0.001, 0.01, 0.1)
-"""Shares of the mean of the diagonal; each row keeps what left it the smallest error."""
+_AUTO = (0.003, 0.03, 0.3)
+"""Shares of the mean of the diagonal; each row keeps what left it the smallest error. The largest is for inputs of
+which few were seen, and chosen only where others are there to judge by."""
 _LARGEST = 1e3
 
 
@@ -60,7 +69,8 @@ def gptq(
     ``order`` "act" starts with the inputs of the largest mean square; codes are stored in their natural order, which
     takes ``static_groups``: grids are chosen before the first column is rounded. Without them a group's grid is chosen
     when its turn comes. ``damping`` is added to the diagonal of H as a share of its mean; "auto" tries several.
-    ``block`` columns are rounded between two updates of the rest. No row is worse than rounded to the nearest.
+    ``block`` columns are rounded between two updates of the rest. No row is worse than rounded to the nearest, by
+    ``layer.judge``.
 
     Raises ValueError without a Gram matrix, for bits outside 2 to 8, and for act-order without static groups.
     """
@@ -116,7 +126,7 @@ def checked_gram(layer: Layer) -> Doubles:
     """Return the Gram matrix; raises ValueError where there is none, or one that is not of these inputs."""
     inputs = layer.weights.shape[1]
     if layer.gram is None:
-        raise ValueError("GPTQ needs a Gram matrix: the layer has no calibration data")
+        raise ValueError("no Gram matrix: the layer has no calibration data")
     if layer.gram.shape != (inputs, inputs):
         raise ValueError(f"Gram matrix {list(layer.gram.shape)} for a layer with {inputs} inputs")
     if not np.isfinite(layer.gram).all():
@@ -135,18 +145,18 @@ def _best_rows(
 ) -> Rounded:
     """Try every damping and keep the best for each row."""
     best = grid.nearest(layer.weights)
-    nearest = errors = row_errors(layer.weights, best.values(), layer.gram)
+    nearest = errors = row_errors(layer.weights, best.values(), layer.judge)
     for share in _AUTO if damping == "auto" else (damping,):
         sweep = _Sweep(layer, grid, order, share, block)
         found = sweep.run(dynamic=dynamic)
-        lost = row_errors(layer.weights, found.values(), layer.gram)
-        best = _merge(found, best, lost < errors)
+        lost = row_errors(layer.weights, found.values(), layer.judge)
+        best = merge_rows(found, best, lost < errors)
         errors = np.minimum(lost, errors)
     gained = int(np.count_nonzero(errors < nearest))
     return Rounded(best, gained, float(errors.sum()), float(nearest.sum()))
 
 
-def _merge(first: Blocks, second: Blocks, take_first: Array) -> Blocks:
+def merge_rows(first: Blocks, second: Blocks, take_first: Array) -> Blocks:
     """Return the rows of the first where ``take_first``, of the second elsewhere."""
     pick = take_first[:, None]
     zeros = None
@@ -257,7 +267,8 @@ def factor(gram: Doubles, damping: float, order: Integers | Sequence[int]) -> Fl
             damping = max(damping * 10, 1e-8)
             continue
         upper = lower[::-1, ::-1]
-        return np.asarray(upper / np.diagonal(upper), np.float32)
+        upper /= np.diagonal(upper).copy()
+        return np.ascontiguousarray(upper, np.float32)
     raise ValueError(
         f"the Gram matrix is not positive semidefinite, even with damping {damping / 10:g}"
     )

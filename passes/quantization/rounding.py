@@ -58,10 +58,10 @@ def choose_grid(
         return widest
     h = importance(layer) if weighting is None else weighting
     clipped = least_squares(weights, bits, size, symmetric=symmetric, full=full, weighting=h)
-    if layer.gram is None:
+    if layer.judge is None:
         return clipped
     errors = [
-        row_errors(weights, g.nearest(weights).values(), layer.gram) for g in (widest, clipped)
+        row_errors(weights, g.nearest(weights).values(), layer.judge) for g in (widest, clipped)
     ]
     return _rows_of(widest, clipped, errors[0] < errors[1])
 

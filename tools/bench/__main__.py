@@ -35,6 +35,7 @@ _ALL = (
     _Benchmark("whet.tools.bench.canonicalize", ("--nodes", "600", "--rounds", "3")),
     _Benchmark("whet.tools.bench.quantization", ("--only", "resnet")),
     _Benchmark("whet.tools.bench.attention_bias", ("--quick",)),
+    _Benchmark("whet.tools.bench.gptq", ("--inputs", "1024", "--outputs", "1024")),
     _Benchmark("whet.tools.bench.super_resolution", ("--images", "1")),
     _Benchmark("whet.tools.bench.compile_time", ("--quick",)),
     _Benchmark("whet.tools.bench.memory", ("--gigabytes", "1.2")),
