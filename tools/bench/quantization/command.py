@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         jobs: dict[str, Callable[[], Iterator[str]]] = {
             "resnet": lambda: resnet(options.assets, Path(folder), options.threads),
-            "minilm": lambda: minilm(Path(folder), options.threads),
+            "minilm": lambda: minilm(options.assets, Path(folder), options.threads),
         }
         for name, job in jobs.items():
             if options.only not in (None, name):
