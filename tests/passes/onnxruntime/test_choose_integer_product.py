@@ -55,13 +55,17 @@ def test_no_gain() -> None:
     keeps_without_gain(build(text(f"{DECODED} y = MatMul(a, v)"), CONSTANTS), STEP)
 
 
+ODD = "a = DequantizeLinear(x, s, z) v = DequantizeLinear<axis=0>(square, ws, wz)"
+BY_CHANNEL = "a = DequantizeLinear<axis=2>(x, xs, xz) v = DequantizeLinear<axis=1>(w, ws, wz)"
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("a = DequantizeLinear(x, s, z) v = DequantizeLinear<axis=0>(square, ws, wz) h = MatMul(a, t) y = MatMul(h, v)", ""),
-        ("a = DequantizeLinear<axis=2>(x, xs, xz) v = DequantizeLinear<axis=1>(w, ws, wz) y = MatMul(a, v)", "a scale per channel"),
+        (f"{ODD} h = MatMul(a, t) y = MatMul(h, v)", "does not feed MatMul"),
+        (f"{BY_CHANNEL} y = MatMul(a, v)", "a scale per channel"),
     ],
-)  # fmt: skip
+)
 def test_declines_say_why(body: str, reason: str) -> None:
     constants = {**CONSTANTS, "t": RNG.standard_normal((8, 5)).astype(np.float32)}
     keeps(build(text(body), constants), STEP, reason)

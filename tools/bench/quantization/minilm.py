@@ -68,5 +68,3 @@ def _best(peers: Mapping[str, Path], feeds: Feeds, threads: int) -> tuple[str, P
 def _bytes(path: Path) -> int:
     beside = path.with_name(f"{path.name}.data")
     return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
-
-

@@ -57,9 +57,9 @@ def optimized_export(folder: Path) -> Path:
             dynamic_axes={"input_ids": _AXES, "attention_mask": _AXES, "last_hidden_state": _AXES},
         )
     run = cast("Callable[..., Any]", optimizer.optimize_model)
-    run(str(traced), model_type="bert", num_heads=12, hidden_size=384, opt_level=0).save_model_to_file(
-        str(path)
-    )
+    run(
+        str(traced), model_type="bert", num_heads=12, hidden_size=384, opt_level=0
+    ).save_model_to_file(str(path))
     return path
 
 
@@ -87,7 +87,7 @@ def quantized_peers(source: Path, folder: Path) -> Mapping[str, Path]:
     return found
 
 
-def _encoder(attention: str) -> Any:  # noqa: ANN401 -- a module of a library without types
+def _encoder(attention: str) -> Any:
     import torch
 
     from whet.tools.sweep.zoo.torchvision_ops import declare

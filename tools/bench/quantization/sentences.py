@@ -30,7 +30,7 @@ def read_pairs(folder: Path, part: str) -> list[Pair]:
         return [(one, two, float(score)) for one, two, score in csv.reader(file)]
 
 
-def tokenizer() -> Any:  # noqa: ANN401 -- a library without types
+def tokenizer() -> Any:
     """Return the tokenizer of the model."""
     from tokenizers import Tokenizer
 
@@ -40,7 +40,7 @@ def tokenizer() -> Any:  # noqa: ANN401 -- a library without types
     return found
 
 
-def calibration_tokens(pairs: Sequence[Pair], tokens: Any) -> Feeds:  # noqa: ANN401
+def calibration_tokens(pairs: Sequence[Pair], tokens: Any) -> Feeds:
     """Return the first sentence of some pairs spread over all of them, as stacked inputs."""
     chosen = pairs[:: max(1, len(pairs) // _CALIBRATION)][:_CALIBRATION]
     return _feeds(tokens, [pair[0] for pair in chosen])
@@ -69,7 +69,7 @@ def _embed(worker: Worker, feeds: Feeds) -> np.ndarray[Any, np.dtype[np.float64]
     return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True))
 
 
-def _feeds(tokens: Any, sentences: Sequence[str]) -> Feeds:  # noqa: ANN401
+def _feeds(tokens: Any, sentences: Sequence[str]) -> Feeds:
     encoded = tokens.encode_batch(list(sentences))
     return {
         "input_ids": np.asarray([e.ids for e in encoded], np.int64),
