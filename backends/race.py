@@ -18,12 +18,12 @@ def race(
     options: RuntimeOptions,
     target: str = "onnxruntime",
     *,
-    rounds: int = 9,
-    block_seconds: float = 0.01,
+    rounds: int = 5,
+    block_seconds: float = 0.015,
 ) -> dict[str, float]:
     """Return the median milliseconds of each model (serialized, with its feeds), or -1 where it does not run.
 
-    All of them are loaded in ``child`` and timed in alternating blocks with a pause between them. Raises CannotRun when
+    They take turns in ``child``, each loaded anew for every block of its own. Raises CannotRun when
     the runtime crashes.
     """
     arrays: dict[str, Array] = {}

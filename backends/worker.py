@@ -279,30 +279,34 @@ _PATIENCE = 0.3
 def _race(message: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, float]:
     """Time models on their feeds in alternating blocks; -1 marks what does not run.
 
+    Each block opens its model anew and closes it: where weights and buffers happen to lie can double the time of a
+    kernel for as long as a session lives, and sessions beside each other disturb each other. The median is over places
+    too.
+
     Keys are the name and a newline for the model, with the name of an input behind it for a feed.
     """
-    runners: dict[str, Runner] = {}
-    seconds: dict[str, float] = {}
     feeds: dict[str, dict[str, Array]] = {}
     for key, array in arrays.items():
         name, _, feed = key.partition("\n")
         feeds.setdefault(name, {})
         if feed:
             feeds[name][feed] = array
-    for name in feeds:
-        try:
-            runners[name] = _open_bytes(arrays[f"{name}\n"], message)
-            warm = _time(runners[name], feeds[name], 3, _PATIENCE)
-            seconds[name] = max(message["seconds"], min(_PATIENCE, _RUNS * min(warm) / 1e3))
-        except CannotRun:
-            runners.pop(name, None)
-    blocks: dict[str, list[float]] = {name: [] for name in runners}
+    blocks: dict[str, list[float]] = {name: [] for name in feeds}
     for number in range(message["rounds"]):
-        for name in list(runners) if number % 2 == 0 else list(reversed(runners)):
-            time.sleep(0.005)
-            found = _time(runners[name], feeds[name], 500, seconds[name])
-            blocks[name].append(float(np.median(found)))
+        for name in list(blocks) if number % 2 == 0 else list(reversed(blocks)):
+            try:
+                blocks[name].append(_block(arrays[f"{name}\n"], feeds[name], message))
+            except CannotRun:
+                del blocks[name]
     return {name: float(np.median(blocks[name])) if name in blocks else -1.0 for name in feeds}
+
+
+def _block(data: Array, feeds: Mapping[str, Array], message: Mapping[str, Any]) -> float:
+    runner = _open_bytes(data, message)
+    warm = min(_time(runner, feeds, 3, _PATIENCE))
+    time.sleep(0.002)
+    seconds = max(message["seconds"], min(_PATIENCE, _RUNS * warm / 1e3))
+    return float(np.median(_time(runner, feeds, 500, seconds)))
 
 
 def _open_bytes(data: Array, message: Mapping[str, Any]) -> Runner:

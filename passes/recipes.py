@@ -35,7 +35,13 @@ _LAST = (
     "eliminate-dead-code",
 )
 """What tidies up behind the choice of operators without undoing it."""
-_LOSSY = ("factor-bias-table", "quantize-static", "quantize-dynamic")
+_LOSSY = (
+    "factor-bias-table",
+    "quantize-static",
+    "merge-quantized-products",
+    "quantize-linear-static",
+    "quantize-dynamic",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from whet.errors import Mismatch
 from whet.ir.values import is_constant
 from whet.passes.attention.call import AttentionCall, AttentionSizes
 from whet.passes.attention.prices import AttentionWork, fastest, mask_time
+from whet.passes.onnxruntime.attention_reading import Sizes, read_task
 from whet.passes.workbench import Workbench
 
 __all__ = ["Payoff", "check_pays", "io_elements"]
@@ -99,15 +100,29 @@ def check_pays(
     prices = work.context.prices
     if prices is None:
         raise Mismatch("nothing may be measured, so it is not known whether factors pay")
-    before = AttentionWork(sizes, causal=call.causal, mask=_kind(call.mask), softcap=call.softcap)
+    merged = _merged(work, call)
+    kind = _kind(call.mask)
+    before = AttentionWork(
+        sizes, causal=call.causal, mask=kind, softcap=call.softcap, merged=merged
+    )
     rest = dataclasses.replace(sizes, mask=mask_shape)
-    after = AttentionWork(rest, causal=causal, mask=mask_kind, rank=rank)
+    after = AttentionWork(rest, causal=causal, mask=mask_kind, rank=rank, merged=merged)
     change = _Change(before, after, computed=not is_constant(call.mask))
     found = change.at(prices)
     _note(work, call, found)
     if found.pays:
         return found
     raise Mismatch(f"{found}; {_advice(work, call, change)}" if advise else str(found))
+
+
+def _merged(work: Workbench, call: AttentionCall) -> str:
+    """Return which of q, k, v and y have their heads beside each other: without factors a kernel may read them so."""
+    try:
+        task, _ = read_task(call, Sizes(work.context.bindings, {}))
+    except Mismatch:
+        return ""
+    operands = {"q": task.q, "k": task.k, "v": task.v}
+    return "".join(n for n, x in operands.items() if x.is_merged) + "y" * task.merged
 
 
 def _advice(work: Workbench, call: AttentionCall, change: _Change) -> str:

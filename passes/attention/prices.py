@@ -25,8 +25,6 @@ from whet.passes.proposal import Builder
 __all__ = ["AttentionWork", "attention_times", "fastest", "mask_time"]
 
 _OPSET = 23
-_HIDDEN = -1e4
-"""What random masks of numbers add to hidden keys."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +61,7 @@ class AttentionWork:
         parts = [f"Attention [{s.batch},{heads},{s.queries}x{s.keys},{head}]"]
         parts += ["causal"] if self.causal else []
         if self.mask:
-            parts.append(f"{self.mask} mask [{','.join(map(str, _mask_shape(self)))}]")
+            parts.append(f"open {self.mask} mask [{','.join(map(str, _mask_shape(self)))}]")
         parts += ["that is causal"] if self.mask_causal else []
         parts += ["that hides no row" if self.mask == "bool" else "that hides rows"] * (
             bool(self.mask) and self.hides != (self.mask == "bool")
@@ -139,17 +137,17 @@ def _inputs(work: AttentionWork) -> dict[str, Array]:
 
 
 def _mask(work: AttentionWork) -> Array:
-    """Draw a mask in which every query sees its first key."""
+    """Draw a mask that hides nothing, or just what comes after the query.
+
+    The weight of a hidden key is a denormal number in the runtime's softmax, and sums over such numbers take several
+    times as long. How many there are is up to the data, and is the same with factors in place of the mask.
+    """
     shape = _mask_shape(work)
-    drawn = np.random.default_rng(3).random(shape, dtype=np.float32)
-    seen = drawn < 0.9
-    seen[..., 0] = True
-    if work.mask_causal:
-        seen &= np.tri(*shape[2:], dtype=np.bool_)
+    seen = np.tri(*shape[2:], dtype=np.bool_) if work.mask_causal else np.ones((), np.bool_)
     if work.mask == "bool":
-        return seen
-    drawn[~seen] = LOWEST if work.mask_causal else _HIDDEN
-    return drawn
+        return np.array(np.broadcast_to(seen, shape))
+    drawn = -np.random.default_rng(3).random(shape, dtype=np.float32)
+    return np.where(seen, drawn, np.float32(LOWEST))
 
 
 def _body(work: AttentionWork, choice: Kernel, names: Sequence[str]) -> Body:

@@ -22,6 +22,8 @@ from whet.passes.proposal import Builder, Proposal
 from whet.passes.spelling_prices import SeenShapes, SpellingPrices
 from whet.passes.workbench import Workbench
 
+__all__ = ["MergeParallelProducts", "merged_product", "parallel_products"]
+
 _SPLIT_BY_INPUT = 13
 
 
@@ -69,14 +71,16 @@ class MergeParallelProducts(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Merge every group of products that read the same value."""
-        groups = [group for group in _groups(work) if len(group) > 1]
+        groups = [group for group in parallel_products(work) if len(group) > 1]
         work.coverage.matched += len(groups)
         measured = work.context.prices is not None
         shapes = SeenShapes(work, [_data(g[0]) for g in groups] if measured else ())
         for group in groups:
             build = work.builder(group[0])
             try:
-                proposal = _merged(group, build, work)
+                if not measured:
+                    raise Mismatch("nothing may be measured here, so the products stay apart")
+                proposal = merged_product(group, build, work)
                 SpellingPrices(work, shapes).demand_faster(proposal, "one product")
             except Mismatch as reason:
                 Proposal((group[0],), (), tuple(build.nodes)).discard()
@@ -85,7 +89,7 @@ class MergeParallelProducts(Pass):
             work.propose(proposal)
 
 
-def _groups(work: Workbench) -> list[list[onnx_ir.Node]]:
+def parallel_products(work: Workbench) -> list[list[onnx_ir.Node]]:
     """Return products with a constant on the right, by what they read and how; each in the order of the graph."""
     groups: dict[Hashable, list[onnx_ir.Node]] = {}
     for node in work.nodes("MatMul", "Gemm"):
@@ -108,9 +112,8 @@ def _data(node: onnx_ir.Node) -> onnx_ir.Value:
     return value
 
 
-def _merged(group: Sequence[onnx_ir.Node], build: Builder, work: Workbench) -> Proposal:
-    if work.context.prices is None:
-        raise Mismatch("nothing may be measured here, so the products stay apart")
+def merged_product(group: Sequence[onnx_ir.Node], build: Builder, work: Workbench) -> Proposal:
+    """Return the merger of those that can be merged; raises Mismatch where fewer than two are left."""
     if work.opset < _SPLIT_BY_INPUT:
         raise Mismatch(f"opset {work.opset} has no Split with sizes as an input")
     branches = _branches(group)

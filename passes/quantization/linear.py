@@ -1,14 +1,16 @@
 """Read MatMul and Gemm with a fixed weight as one thing: y = x W + b."""
 
 import dataclasses
+import math
 
 import numpy as np
 import onnx_ir
 
 from whet.errors import Mismatch
 from whet.ir.values import Array, attribute_float, attribute_int, constant, dimensions
+from whet.passes.workbench import Workbench
 
-__all__ = ["Linear", "read_linear"]
+__all__ = ["Linear", "linear_sites", "read_linear"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,3 +59,19 @@ def read_linear(node: onnx_ir.Node) -> Linear:
     beta = attribute_float(node, "beta", 1.0)
     layout = (bool(attribute_int(node, "transB", 0)), attribute_float(node, "alpha", 1.0))
     return Linear(node, x, weight, layout, None if beta == 0 else bias, beta)
+
+
+def linear_sites(work: Workbench, minimum: int) -> list[Linear]:
+    """Return every MatMul and Gemm with a fixed weight of ``minimum`` elements; count all, and decline the others."""
+    found: list[Linear] = []
+    for node in work.nodes("MatMul", "Gemm"):
+        work.coverage.matched += 1
+        try:
+            site = read_linear(node)
+            if math.prod(site.sizes) < minimum:
+                raise Mismatch(f"{math.prod(site.sizes)} weights, fewer than {minimum}")
+        except Mismatch as reason:
+            work.decline(node, str(reason))
+            continue
+        found.append(site)
+    return found

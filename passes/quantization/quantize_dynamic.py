@@ -19,7 +19,7 @@ from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.arrays import Affine, quantize, symmetric
 from whet.passes.quantization.choice import FLOAT, cheapest
 from whet.passes.quantization.formats import INT7, INT8, UINT8_WEIGHT, IntegerFormat
-from whet.passes.quantization.linear import Linear, read_linear
+from whet.passes.quantization.linear import Linear, linear_sites
 from whet.passes.workbench import Workbench
 
 __all__ = ["QuantizeDynamic"]
@@ -81,7 +81,7 @@ class _Run:
     """Operand -> how many rows it has at the first binding."""
 
     def visit(self) -> None:
-        found = [site for node in self.work.nodes("MatMul", "Gemm") if (site := self._read(node))]
+        found = linear_sites(self.work, self.step.minimum)
         sample = self._sampler([site.x.name or "" for site in found])
         context = self.work.context
         if context.prices is not None:
@@ -96,18 +96,6 @@ class _Run:
                 self._propose(site, fmt, times, _sampled(sample, site))
             except Mismatch as reason:
                 self.work.decline(site.node, str(reason))
-
-    def _read(self, node: onnx_ir.Node) -> Linear | None:
-        self.work.coverage.matched += 1
-        try:
-            site = read_linear(node)
-            size = math.prod(site.sizes)
-            if size < self.step.minimum:
-                raise Mismatch(f"{size} weights, fewer than {self.step.minimum}")
-        except Mismatch as reason:
-            self.work.decline(node, str(reason))
-            return None
-        return site
 
     def _sampler(self, names: list[str]) -> Sampler | None:
         context = self.work.context

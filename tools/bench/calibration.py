@@ -26,7 +26,7 @@ from whet.ir.residency import resident_bytes
 from whet.ir.values import Array
 from whet.passes.quantization.integer_steps import find_steps
 from whet.passes.workbench import Context
-from whet.tools.bench.quantization import read_images
+from whet.tools.bench.quantization.resnet import read_images
 
 __all__ = ["main"]
 

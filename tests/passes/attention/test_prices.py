@@ -91,13 +91,13 @@ def test_keys_name_everything_that_the_price_depends_on() -> None:
         "Attention [2,4,6x6,8]",
         "Attention [2,4,6x6,8] causal merged qkvy",
         "Attention [2,4/2,6x9,5/7] softcap 1.5 merged vy",
-        "Attention [2,4,6x6,8] bool mask [2,1,1,6] merged qkvy",
-        "Attention [2,4,6x6,8] causal float mask [1,4,6,6]",
-        "Attention [2,4/2,6x9,5/7] float mask [1,4,1,9]",
+        "Attention [2,4,6x6,8] open bool mask [2,1,1,6] merged qkvy",
+        "Attention [2,4,6x6,8] causal open float mask [1,4,6,6]",
+        "Attention [2,4/2,6x9,5/7] open float mask [1,4,1,9]",
         "Attention [2,4,6x6,8] causal rank 2 merged qkvy",
-        "Attention [2,4/2,6x9,5/7] float mask [1,1,6,9] rank 3",
-        "Attention [2,4,6x6,8] float mask [2,1,6,6] that is causal that hides rows merged vy",
-        "Attention [2,4,6x6,8] bool mask [1,1,6,6] that hides no row",
+        "Attention [2,4/2,6x9,5/7] open float mask [1,1,6,9] rank 3",
+        "Attention [2,4,6x6,8] open float mask [2,1,6,6] that is causal that hides rows merged vy",
+        "Attention [2,4,6x6,8] open bool mask [1,1,6,6] that hides no row",
     ]
 
 

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "resnet20": lambda: resnet20(options.assets, Path(folder), options.threads),
             "resnet8": lambda: resnet8(options.assets, Path(folder), options.threads),
             "rlfn": lambda: rlfn(options.assets, Path(folder), options.threads),
-            "minilm": lambda: minilm(Path(folder), options.threads),
+            "minilm": lambda: minilm(options.assets, Path(folder), options.threads),
         }
         for name, job in jobs.items():
             if options.only not in (None, name):

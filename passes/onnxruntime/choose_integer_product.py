@@ -1,0 +1,65 @@
+"""Choose MatMulIntegerToFloat."""
+
+import dataclasses
+
+import numpy as np
+import onnx_ir
+
+from whet.errors import Mismatch
+from whet.ir.values import attribute_int
+from whet.passes.onnxruntime.choice import MICROSOFT, Choice, Spelled, demand_vector
+from whet.passes.pattern import Match, maybe, op, var, weight
+from whet.passes.proposal import Builder
+from whet.passes.spelling_prices import SeenShapes
+
+_PRODUCT = op(
+    "MatMul",
+    op("DequantizeLinear", var("a"), weight("a scale"), maybe("a zero"), name="a"),
+    op("DequantizeLinear", weight("b"), weight("b scale"), maybe("b zero"), name="b"),
+    name="product",
+    sole=True,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChooseIntegerProduct(Choice):
+    """Spell ``DQ(a) DQ(B) + b`` as MatMulIntegerToFloat, which adds a vector b while it turns sums into floats.
+
+    The runtime finds the operator by itself, but leaves the addition to another pass over the result.
+    """
+
+    patterns = (
+        op("Add", _PRODUCT, weight("bias"), name="end", commutative=True),
+        dataclasses.replace(_PRODUCT, sole=False),
+    )
+
+    def spell(self, found: Match, build: Builder, shapes: SeenShapes) -> Spelled:
+        """Return the fused operator."""
+        if found["a"].dtype not in {onnx_ir.DataType.UINT8, onnx_ir.DataType.INT8}:
+            raise Mismatch(f"the activation is {found['a'].dtype}, not int8 or uint8")
+        matrix = found.array("b")
+        if matrix.ndim != 2 or matrix.dtype not in (np.int8, np.uint8):
+            raise Mismatch(f"the weight is {matrix.dtype} with {matrix.ndim} dimensions")
+        width = matrix.shape[1]
+        if found.array("a scale").size != 1:
+            raise Mismatch("the activation has a scale per channel")
+        scales = found.array("b scale")
+        if scales.size != 1 and attribute_int(found.node("b"), "axis", 1) not in (1, -1):
+            raise Mismatch("the weight has a scale per input, not per output")
+        bias = found.get("bias")
+        if bias is not None:
+            demand_vector(bias, width, shapes)
+        operands = (
+            found["a"], found["b"], found["a scale"], found["b scale"], found.get("a zero"),
+            _zero(found), bias,
+        )  # fmt: skip
+        while operands[-1] is None:
+            operands = operands[:-1]
+        y = build.op("MatMulIntegerToFloat", *operands, domain=MICROSOFT)
+        return Spelled("MatMulIntegerToFloat", ((found.root.outputs[0], y),))
+
+
+def _zero(found: Match) -> onnx_ir.Value | None:
+    """Return the weight's zero points; without one where all are zero, as the runtime's fastest kernels want it."""
+    value = found.get("b zero")
+    return value if value is not None and np.any(found.array("b zero")) else None

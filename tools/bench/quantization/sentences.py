@@ -1,0 +1,77 @@
+"""Judge sentence encoders on STS-B: pairs of sentences, and how alike people found them."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whet.backends.base import RuntimeOptions
+from whet.backends.worker import Worker
+from whet.tools.bench.quantization.contest import Feeds
+from whet.tools.bench.quantization.minilm_models import package
+
+__all__ = ["Pair", "calibration_tokens", "read_pairs", "spearman", "tokenizer"]
+
+Pair = tuple[str, str, float]
+_LONGEST = 256
+_BATCH = 32
+_CALIBRATION = 256
+"""Sentences that ranges are measured on."""
+
+
+def read_pairs(folder: Path, part: str) -> list[Pair]:
+    """Return sentences and scores; raises FileNotFoundError."""
+    found = sorted(folder.glob(f"*{part}*.csv"))
+    if not found:
+        raise FileNotFoundError(f"no {part} pairs in '{folder}'")
+    with found[0].open(newline="", encoding="utf-8") as file:
+        return [(one, two, float(score)) for one, two, score in csv.reader(file)]
+
+
+def tokenizer() -> Any:
+    """Return the tokenizer of the model."""
+    from tokenizers import Tokenizer
+
+    found = Tokenizer.from_file(str(package() / "tokenizer.json"))
+    found.enable_truncation(_LONGEST)
+    found.enable_padding()
+    return found
+
+
+def calibration_tokens(pairs: Sequence[Pair], tokens: Any) -> Feeds:
+    """Return the first sentence of some pairs spread over all of them, as stacked inputs."""
+    chosen = pairs[:: max(1, len(pairs) // _CALIBRATION)][:_CALIBRATION]
+    return _feeds(tokens, [pair[0] for pair in chosen])
+
+
+def spearman(model: Path, pairs: Sequence[Pair], threads: int) -> float:
+    """Return the rank correlation between cosines of embeddings and scores."""
+    from scipy.stats import spearmanr
+
+    sentences = sorted({s for pair in pairs for s in pair[:2]}, key=lambda s: (len(s), s))
+    tokens = tokenizer()
+    vectors: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
+    with Worker(model, RuntimeOptions(threads)) as worker:
+        for start in range(0, len(sentences), _BATCH):
+            part = sentences[start : start + _BATCH]
+            vectors.update(zip(part, _embed(worker, _feeds(tokens, part)), strict=True))
+    cosines = [float(vectors[one] @ vectors[two]) for one, two, _ in pairs]
+    return float(spearmanr(cosines, [score for *_, score in pairs]).statistic)
+
+
+def _embed(worker: Worker, feeds: Feeds) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the means of hidden states over tokens, of length one."""
+    hidden = worker.run(feeds)[0].astype(np.float64)
+    mask = feeds["attention_mask"][..., None].astype(np.float64)
+    mean = (hidden * mask).sum(1) / mask.sum(1)
+    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True))
+
+
+def _feeds(tokens: Any, sentences: Sequence[str]) -> Feeds:
+    encoded = tokens.encode_batch(list(sentences))
+    return {
+        "input_ids": np.asarray([e.ids for e in encoded], np.int64),
+        "attention_mask": np.asarray([e.attention_mask for e in encoded], np.int64),
+    }
