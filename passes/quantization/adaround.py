@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from whet.ir.values import Array
-from whet.passes.quantization.approximation import Blocks, Doubles
+from whet.passes.quantization.approximation import Blocks, Doubles, Floats
 from whet.passes.quantization.gptq import merge_rows
 from whet.passes.quantization.grid import grid_of
 
@@ -38,7 +38,7 @@ class Schedule:
     steps: int = 1000
     batch: int = 32
     rate: float = 0.02
-    strength: float = 0.3
+    strength: float = 10.0
     """Weight of the regularizer; the other term is 1 for the codes to start from."""
     warm_up: float = 0.2
     """Share of the steps without the regularizer."""
@@ -103,8 +103,8 @@ class _Rounding:
         grid = grid_of(start)
         low, high = grid.limits
         scale, zero = _spread(start, weights.shape[1])
-        self._codes = start.codes.astype(np.float32)
-        wanted = weights / scale + zero - self._codes
+        self._codes: Floats = start.codes.astype(np.float32)
+        wanted: Floats = np.divide(weights, scale, dtype=np.float32) + zero - self._codes
         side = np.where(wanted < 0, -1.0, 1.0).astype(np.float32)
         side[(self._codes + side < low) | (self._codes + side > high)] = 0
         h = np.clip(np.abs(wanted), _EDGE, 1 - _EDGE)
@@ -130,7 +130,7 @@ class _Rounding:
             h = self._h()
             error = self._error(h, inputs[rows], targets[rows]) / (level or 1.0)
             optimizer.zero_grad()
-            (error + self._penalty(h, step, plan)).backward()
+            torch.autograd.backward(error + self._penalty(h, step, plan))
             optimizer.step()
 
     def _error(self, h: "torch.Tensor", inputs: Array, targets: Array) -> "torch.Tensor":
@@ -158,12 +158,13 @@ class _Rounding:
         return plan.strength * (1 - (2 * h - 1).abs() ** (last + (first - last) * left)).mean()
 
 
-def _spread(blocks: Blocks, inputs: int) -> tuple[Array, Array]:
+def _spread(blocks: Blocks, inputs: int) -> tuple[Floats, Floats]:
     """Return scale and zero point of every weight."""
-    scale = np.repeat(blocks.scales, blocks.size, axis=1)[:, :inputs]
+    scale: Floats = np.repeat(blocks.scales, blocks.size, axis=1)[:, :inputs]
     if blocks.zeros is None:
         return scale, np.zeros_like(scale)
-    return scale, np.repeat(blocks.zeros.astype(np.float32), blocks.size, axis=1)[:, :inputs]
+    zeros: Floats = blocks.zeros.astype(np.float32)
+    return scale, np.repeat(zeros, blocks.size, axis=1)[:, :inputs]
 
 
 def _row_errors(

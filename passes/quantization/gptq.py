@@ -268,9 +268,9 @@ def factor(gram: Doubles, damping: float, order: Integers | Sequence[int]) -> Fl
         except np.linalg.LinAlgError:
             damping = max(damping * 10, 1e-8)
             continue
-        upper = lower[::-1, ::-1]
-        upper /= np.diagonal(upper).copy()
-        return upper.astype(np.float32)
+        upper: Doubles = lower[::-1, ::-1]
+        unit: Floats = np.divide(upper, np.diagonal(upper)).astype(np.float32)
+        return unit
     raise ValueError(
         f"the Gram matrix is not positive semidefinite, even with damping {damping / 10:g}"
     )

@@ -108,13 +108,14 @@ def reconstruct(
     twins = _Twins(model, batches, activations or {})
     found: dict[str, Blocks] = {}
     for node in model.graph:
-        if node.name not in start:
+        name = node.name or ""
+        if name not in start:
             continue
         layer = read_layer(node)
         matrix = layer.matrix()
         blocks = adaround(
             matrix,
-            start[node.name](matrix),
+            start[name](matrix),
             twins.quantized(_name(node.inputs[0])),
             twins.exact(layer.output),
             twins.function(layer),
@@ -122,7 +123,7 @@ def reconstruct(
             schedule=schedule,
         )
         twins.set(layer, blocks)
-        found[node.name] = blocks
+        found[name] = blocks
     return found
 
 
