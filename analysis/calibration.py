@@ -88,14 +88,15 @@ class _Reader:
         joined = np.concatenate(labels) if labels else None
         return Dataset(tuple(feeds), joined, unit=self._unit, whole=whole)
 
-    def _checked(self, source: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
+    def _checked(self, source: Iterable[object]) -> Iterator[dict[str, Array]]:
         for number, given in enumerate(source):
             self.progress(f"read {self.what}: feed {number + 1:,}")
             if not isinstance(given, Mapping):
                 raise CalibrationError(
                     f"{self.what}: feed {number} is a {type(given).__name__}, expected a dict of arrays by name"
                 )
-            feed = {name: np.asarray(array) for name, array in given.items()}
+            known = cast("Feeds", given)
+            feed = {name: np.asarray(array) for name, array in known.items()}
             arrays = dict(feed)
             self._take_labels(arrays)
             try:

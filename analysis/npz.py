@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -129,6 +129,6 @@ def forget(array: Array) -> None:
     advice = getattr(mmap, "MADV_DONTNEED", None)
     base: object = array
     while isinstance(base, np.ndarray):
-        base = base.base
+        base = cast("object", base.base)
     if advice is not None and isinstance(base, mmap.mmap):
         base.madvise(advice)

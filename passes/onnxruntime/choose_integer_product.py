@@ -38,7 +38,7 @@ class ChooseIntegerProduct(Choice):
         if found["a"].dtype not in {onnx_ir.DataType.UINT8, onnx_ir.DataType.INT8}:
             raise Mismatch(f"the activation is {found['a'].dtype}, not int8 or uint8")
         matrix = found.array("b")
-        if matrix.ndim != 2 or matrix.dtype not in (np.int8, np.uint8):
+        if matrix.ndim != 2 or matrix.dtype.name not in ("int8", "uint8"):
             raise Mismatch(f"the weight is {matrix.dtype} with {matrix.ndim} dimensions")
         width = matrix.shape[1]
         if found.array("a scale").size != 1:
@@ -49,12 +49,12 @@ class ChooseIntegerProduct(Choice):
         bias = found.get("bias")
         if bias is not None:
             demand_vector(bias, width, shapes)
-        operands = (
+        operands = [
             found["a"], found["b"], found["a scale"], found["b scale"], found.get("a zero"),
             _zero(found), bias,
-        )  # fmt: skip
+        ]  # fmt: skip
         while operands[-1] is None:
-            operands = operands[:-1]
+            operands.pop()
         y = build.op("MatMulIntegerToFloat", *operands, domain=MICROSOFT)
         return Spelled("MatMulIntegerToFloat", ((found.root.outputs[0], y),))
 

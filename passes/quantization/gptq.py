@@ -199,7 +199,7 @@ class _Sweep:
         zeros = None
         if self._grid.zeros is not None:
             zeros = np.ascontiguousarray(self._zeros.T).astype(np.uint8)
-        scales = np.ascontiguousarray(self._scales.T)
+        scales: Floats = np.ascontiguousarray(self._scales.T, np.float32)
         done = dataclasses.replace(self._grid, scales=scales, zeros=zeros)
         return done.blocks(np.ascontiguousarray(self._codes.T))
 

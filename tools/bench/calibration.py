@@ -26,7 +26,7 @@ from whet.ir.residency import resident_bytes
 from whet.ir.values import Array
 from whet.passes.quantization.integer_steps import find_steps
 from whet.passes.workbench import Context
-from whet.tools.bench.quantization.resnet import read_images
+from whet.tools.bench.quantization.resnet import RESNET20
 
 __all__ = ["main"]
 
@@ -45,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="store the numbers in this file")
     options = parser.parse_args(argv)
-    source = options.assets / "resnet_cifar10" / "resnet20.onnx"
+    source = options.assets / RESNET20.file
     data = options.assets / "cifar10" / "train_10k.npz"
     if not (source.is_file() and data.is_file()):
         print(f"skipped: no '{source}' or no '{data}'")
         return 0
-    images = read_images(np.load(data)["x"][: options.images])
+    images = RESNET20.read(np.load(data)["x"][: options.images])
     found = _measure(source, images, options.rounds, options.threads)
     for line in found.values():
         print(line["text"])
@@ -85,7 +85,7 @@ def _measure(
 def _jobs(model: onnx_ir.Model, context: Context, rounds: int) -> Mapping[str, tuple[Job, int]]:
     """Return what is measured, and in how many rounds."""
     steps, _ = find_steps(list(model.graph))
-    names = dict.fromkeys(v.name or "" for step in steps for v in (*step.reads, step.writes))
+    names = dict.fromkeys(v.name or "" for step in steps for v in (*step.reads, *step.writes))
     ranges = {
         "extremes": Ranges(tuple(names)),
         "percentile": Ranges(tuple(names), 99.99),

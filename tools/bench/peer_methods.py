@@ -119,10 +119,13 @@ def onnxsim_methods() -> Iterator[tuple[str, Method]]:
     }
     for name, call in calls.items():
         yield name, _written(call)
-        yield (
-            f"{name}, simplified first",
-            _written(lambda m, rows, call=call: call(tool.simplify(m)[0], rows)),
-        )
+        yield f"{name}, simplified first", _written(_simplified(tool, call))
+
+
+def _simplified(
+    tool: Any, call: Callable[[onnx.ModelProto, Rows], onnx.ModelProto]
+) -> Callable[[onnx.ModelProto, Rows], onnx.ModelProto]:
+    return lambda model, rows: call(tool.simplify(model)[0], rows)
 
 
 def _written(call: Callable[..., Any]) -> Method:

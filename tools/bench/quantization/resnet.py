@@ -14,7 +14,7 @@ from whet.tools.bench.quantization.contest import contest
 from whet.tools.bench.quantization.peers import best_static
 from whet.tools.bench.quantization.recipes import RECIPES, write_recipe
 
-__all__ = ["resnet8", "resnet20"]
+__all__ = ["RESNET8", "RESNET20", "Network", "resnet8", "resnet20"]
 
 _CALIBRATION, _PART = 512, 64
 _MEAN = np.asarray((0.485, 0.456, 0.406), np.float32)
@@ -22,7 +22,9 @@ _STD = np.asarray((0.229, 0.224, 0.225), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Network:
+class Network:
+    """A network and how it reads images."""
+
     name: str
     file: str
     normalized: bool
@@ -35,19 +37,21 @@ class _Network:
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
 
 
+RESNET20 = Network("resnet20", "resnet_cifar10/resnet20.onnx", normalized=True)
+RESNET8 = Network("resnet8", "mlperf_tiny_resnet8/resnet8.onnx", normalized=False)
+
+
 def resnet20(assets: Path, folder: Path, threads: int) -> Iterator[str]:
     """Yield one line per batch and contender."""
-    network = _Network("resnet20", "resnet_cifar10/resnet20.onnx", normalized=True)
-    yield from _lines(network, assets, folder, threads)
+    yield from _lines(RESNET20, assets, folder, threads)
 
 
 def resnet8(assets: Path, folder: Path, threads: int) -> Iterator[str]:
     """Yield one line per batch and contender."""
-    network = _Network("resnet8", "mlperf_tiny_resnet8/resnet8.onnx", normalized=False)
-    yield from _lines(network, assets, folder, threads)
+    yield from _lines(RESNET8, assets, folder, threads)
 
 
-def _lines(network: _Network, assets: Path, folder: Path, threads: int) -> Iterator[str]:
+def _lines(network: Network, assets: Path, folder: Path, threads: int) -> Iterator[str]:
     source = assets / network.file
     train = np.load(assets / "cifar10" / "train_10k.npz")
     test = np.load(assets / "cifar10" / "test_dev.npz")

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def spearman(model: Path, pairs: Sequence[Pair], threads: int) -> float:
             part = sentences[start : start + _BATCH]
             vectors.update(zip(part, _embed(worker, _feeds(tokens, part)), strict=True))
     cosines = [float(vectors[one] @ vectors[two]) for one, two, _ in pairs]
-    return float(spearmanr(cosines, [score for *_, score in pairs]).statistic)
+    return float(cast("Any", spearmanr(cosines, [score for *_, score in pairs])).statistic)
 
 
 def _embed(worker: Worker, feeds: Feeds) -> np.ndarray[Any, np.dtype[np.float64]]:
