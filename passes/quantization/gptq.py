@@ -206,7 +206,8 @@ class _Sweep:
     def _targets(self, start: int, stop: int) -> Floats:
         """Return the weights of a few columns with the errors of all columns before ``start`` made up for."""
         past = self._feedback[:start, start:stop].T @ self._errors[:start]
-        return self._weights[start:stop] + past
+        moved: Floats = np.add(self._weights[start:stop], past, dtype=np.float32)
+        return moved
 
     def _choose(self, start: int) -> None:
         """Choose the grid of the group that begins at a column; the order is natural."""
