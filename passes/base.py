@@ -192,15 +192,22 @@ class Pass(ABC):
         """Return the first sentence of the docstring."""
         return (type(self).__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
 
+    @classmethod
+    def fields(cls) -> "list[dataclasses.Field[object]]":
+        """Return the options' fields: those of the pass, then those that every pass has."""
+        found = dataclasses.fields(cls)
+        common = {f.name for f in dataclasses.fields(Pass)}
+        return sorted(found, key=lambda f: f.name in common)
+
     def options(self) -> dict[str, object]:
         """Return the options by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {f.name: getattr(self, f.name) for f in self.fields()}
 
     def __str__(self) -> str:
         """Print as a recipe spells it: ``fold-constants{limit=1024}``; defaults are left out."""
         changed = [
             f"{f.name}={_spelled(getattr(self, f.name))}"
-            for f in dataclasses.fields(self)
+            for f in self.fields()
             if getattr(self, f.name) != f.default
         ]
         return self.name + (f"{{{','.join(changed)}}}" if changed else "")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from commandline import make_model
@@ -55,7 +57,7 @@ def test_curvature_goes_before_the_error_and_what_was_reverted_does_not_count() 
     [
         ("auto", "--recipe 'auto{skip=/l/a?0?}'"),
         ("auto{skip=b}", "--recipe 'auto{skip=b+/l/a?0?}'"),
-        ("quantize-dynamic{minimum=4}", "--recipe 'quantize-dynamic{skip=/l/a?0?,minimum=4}'"),
+        ("quantize-dynamic{minimum=4}", "--recipe 'quantize-dynamic{minimum=4,skip=/l/a?0?}'"),
         ("my.toml", 'in my.toml, the pass quantize-dynamic takes skip = ["/l/a?0?"]'),
     ],
 )
@@ -74,7 +76,7 @@ def test_wrong_options_of_built_in_recipes() -> None:
     with pytest.raises(UsageError, match="exact takes nothing"):
         read_recipe("exact{skip=a}")
     kinds = [s for s in read_recipe("auto{skip=a+b}").stages if isinstance(s, Pass)]
-    assert all(s.fidelity is Fidelity.LOSSY and s.skip == ("a", "b") for s in kinds)
+    assert all(s.skip == ("a", "b") for s in kinds if s.fidelity is Fidelity.LOSSY)
 
 
 def two_products() -> object:
@@ -100,12 +102,17 @@ def test_a_pattern_leaves_several_alone_and_an_unknown_name_is_an_error() -> Non
         Pipeline(parse_passes("quantize-dynamic{skip=MatMul_3}")).run(two_products(), context)
 
 
-def test_a_compile_says_what_was_lost_where_and_what_to_revert() -> None:
+def test_a_compile_says_what_was_lost_where_and_what_to_revert(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
     labels = {"x": samples, "labels": np.zeros(40, np.int64)}
     recipe = "quantize-dynamic{minimum=1,prefer=size}"
     artifact = compile(
-        make_model(), calibration={"x": samples}, labels=labels, recipe=recipe, measure=False
+        make_model(),
+        calibration={"x": samples},
+        labels=labels,
+        recipe=recipe,
+        measure=False,
+        output=tmp_path / "out",
     )
     report = artifact.report
     assert report is not None
@@ -124,7 +131,11 @@ def test_a_compile_says_what_was_lost_where_and_what_to_revert() -> None:
     spelled = data["revert_first"][0]["recipe"]
     assert spelled in " ".join(text.split())
     again = compile(
-        make_model(), calibration={"x": samples}, recipe=spelled.split("'")[1], measure=False
+        make_model(),
+        calibration={"x": samples},
+        recipe=spelled.split("'")[1],
+        measure=False,
+        output=tmp_path / "again",
     )
     assert again.report is not None
     assert data["revert_first"][0]["site"] not in {row.site for row in again.report.damage}

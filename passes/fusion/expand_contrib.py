@@ -16,6 +16,7 @@ from whet.passes.workbench import Workbench
 
 _OWN = "com.microsoft"
 _OPSETS = {"LayerNormalization": 17, "RMSNormalization": 23, "Gelu": 20}
+_HALF = (onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16)
 _Outputs = Sequence[onnx_ir.Value | None]
 
 
@@ -25,7 +26,8 @@ class ExpandContrib(Pass):
 
     Gelu, BiasGelu, FastGelu and QuickGelu become an addition and ``Gelu`` or ``x Sigmoid(c x)``;
     SkipLayerNormalization, SkipSimplifiedLayerNormalization and SimplifiedLayerNormalization become additions and
-    ``LayerNormalization`` or ``RMSNormalization``. Declines where the mean or the deviation is read too. The runtime's
+    ``LayerNormalization`` or ``RMSNormalization``. Declines where the mean or the deviation is read too, and
+    sums in half precision, which these kernels keep in float32. The runtime's
     operators come back, where they are measured to pay, after all other passes.
     """
 
@@ -84,7 +86,11 @@ def _maybe(node: onnx_ir.Node, at: int) -> onnx_ir.Value | None:
 
 def _sum(build: Builder, x: onnx_ir.Value, *others: onnx_ir.Value | None) -> onnx_ir.Value:
     for other in others:
-        x = x if other is None else build.op("Add", x, other)
+        if other is None:
+            continue
+        if x.dtype in _HALF:
+            raise Mismatch(f"its kernel adds {x.dtype} in float32, an Add would round the sum")
+        x = build.op("Add", x, other)
     return x
 
 

@@ -1,6 +1,5 @@
 """``whet passes``: every pass."""
 
-import dataclasses
 import inspect
 import textwrap
 import typing
@@ -61,7 +60,7 @@ def _plain(cls: type["Pass"]) -> dict[str, object]:
         "needs": [analysis.__name__ for analysis in cls.needs],
         "options": [
             {"name": f.name, "type": _kind(f.type), "default": getattr(step, f.name)}
-            for f in dataclasses.fields(cls)
+            for f in cls.fields()
         ],
     }
 
@@ -74,7 +73,7 @@ def _kind(kind: object) -> str:
 
 def _options(cls: type["Pass"]) -> list[str]:
     step = cls()
-    return [f"{f.name}: {_kind(f.type)} = {getattr(step, f.name)}" for f in dataclasses.fields(cls)]
+    return [f"{f.name}: {_kind(f.type)} = {getattr(step, f.name)}" for f in cls.fields()]
 
 
 def _table(found: list[type["Pass"]]) -> Group:
@@ -100,11 +99,10 @@ def _explain(cls: type["Pass"]) -> None:
     for block in (inspect.getdoc(cls) or "").replace("``", "").split("\n\n"):
         console.print(escape(_reflow(block)))
         console.print()
-    if dataclasses.fields(cls):
-        console.print("[bold]Options[/]")
-        for option in _options(cls):
-            console.print(f"  {escape(option)}")
-        console.print()
+    console.print("[bold]Options[/]")
+    for option in _options(cls):
+        console.print(f"  {escape(option)}")
+    console.print()
     console.print(f"use it: whet compile model.onnx -o out --recipe {cls().name}")
 
 

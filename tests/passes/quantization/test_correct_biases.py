@@ -75,7 +75,7 @@ def test_biases_of_integers() -> None:
     assert coverage.changed >= 1
     assert error < plain * 1.2
     shifted, coverage, error = compiled(ShiftWeights(), static, CorrectBiases())
-    assert coverage.changed == 3
+    assert coverage.changed == 2  # the Conv nodes; what is behind the MatMul is added in 8 bits
     integers = [
         node.inputs[2].producer().inputs[0].const_value.numpy()
         for node in shifted.graph
