@@ -1,7 +1,8 @@
 """From a histogram to the range that an integer grid should span.
 
 All rules return ``(low, high)``. What lies outside is clipped; the grid between, which holds zero exactly, is the
-affine one of :mod:`whet.passes.quantization.arrays`: q = clip(round(x / s) + z, 0, steps), s = (high - low) / steps.
+affine one of :mod:`whet.passes.quantization.algorithms.arrays`: q = clip(round(x / s) + z, 0, steps) with
+s = (high - low) / steps.
 """
 
 from collections.abc import Callable

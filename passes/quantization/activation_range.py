@@ -7,9 +7,9 @@ import numpy as np
 
 from whet.analysis.ranges import Range
 from whet.ir.values import Array
-from whet.passes.quantization.approximation import Doubles
-from whet.passes.quantization.arrays import Affine, affine, dequantize, quantize
-from whet.passes.quantization.formats import IntegerFormat
+from whet.passes.quantization.algorithms.approximation import Doubles
+from whet.passes.quantization.algorithms.arrays import Affine, affine, dequantize, quantize
+from whet.passes.quantization.algorithms.formats import IntegerFormat
 
 __all__ = ["Fit", "dynamic_error", "fit_range"]
 

@@ -12,7 +12,9 @@ from whet.analysis.prices import KernelModel, Prices
 from whet.ir.values import Array
 from whet.passes.kernels import Body, kernel, noise
 from whet.passes.proposal import Builder
-from whet.passes.quantization.approximation import Blocks, Layer
+from whet.passes.quantization.algorithms.approximation import Blocks, Layer
+from whet.passes.quantization.algorithms.formats import INT8, UINT8_WEIGHT, IntegerFormat
+from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.passes.quantization.block_spelling import (
     Shelf,
     as_integers,
@@ -22,8 +24,6 @@ from whet.passes.quantization.block_spelling import (
 )
 from whet.passes.quantization.block_storage import store
 from whet.passes.quantization.choice import FLOAT
-from whet.passes.quantization.formats import INT8, UINT8_WEIGHT, IntegerFormat
-from whet.passes.quantization.rounding import round_to_nearest
 from whet.passes.quantization.storage import spell
 
 __all__ = [

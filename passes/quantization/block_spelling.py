@@ -7,8 +7,8 @@ import onnx_ir
 
 from whet.ir.values import Array
 from whet.passes.proposal import Builder
+from whet.passes.quantization.algorithms.formats import IntegerFormat
 from whet.passes.quantization.block_storage import PackedBlocks
-from whet.passes.quantization.formats import IntegerFormat
 
 __all__ = ["Shelf", "as_integers", "look_up", "multiply", "shelve"]
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from whet.ir.values import Array
-from whet.passes.quantization.approximation import Blocks, Floats
+from whet.passes.quantization.algorithms.approximation import Blocks, Floats
 
 __all__ = ["LARGEST_PACKED", "PackedBlocks", "kernel_size", "pack", "store"]
 

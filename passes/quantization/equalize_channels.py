@@ -16,7 +16,7 @@ from whet.errors import Mismatch
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.linear import Linear
 from whet.passes.proposal import Proposal
-from whet.passes.quantization.equalization import (
+from whet.passes.quantization.algorithms.equalization import (
     Consumer,
     Grids,
     Link,
@@ -48,7 +48,7 @@ class EqualizeChannels(Pass):
     f is anything that a positive scale per channel passes through: Relu, LeakyRelu, PRelu, pools, reshapes, products
     with something else, values in an attention (Clip and other activations are not). W1, W2 may be convolutions,
     depthwise ones included, Gemm and MatMul. Pairs are visited until no scale lowers the predicted error any more
-    (``passes/quantization/equalization.py`` has the formula); what a scale would make worse is left. Without data,
+    (``algorithms/equalization.py`` has the formula); what a scale would make worse is left. Without data,
     activations are taken to be what white inputs of the first operator give. Nagel et al. 2019.
     """
 

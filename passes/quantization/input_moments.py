@@ -12,7 +12,7 @@ import onnx_ir
 from whet.analysis.statistics import Accumulator, PatchGram, Statistic
 from whet.analysis.statistics.patches import patches
 from whet.ir.values import Array
-from whet.passes.quantization.approximation import Doubles
+from whet.passes.quantization.algorithms.approximation import Doubles
 
 __all__ = ["InputMoments", "Moments", "Seen", "moments_of"]
 

@@ -8,7 +8,7 @@ import onnx_ir
 from whet.errors import Mismatch
 from whet.ir.values import Array
 from whet.passes.proposal import Builder, Proposal
-from whet.passes.quantization.arrays import Affine, dequantize, quantize
+from whet.passes.quantization.algorithms.arrays import Affine, dequantize, quantize
 from whet.passes.quantization.integer_spelling import decode, encode, in_integers, moved, source
 from whet.passes.quantization.integer_steps import Kind, Step
 from whet.passes.quantization.weight_codes import Codes, Weights

@@ -11,8 +11,8 @@ import onnx_ir
 from whet.errors import Mismatch
 from whet.ir.values import Array, attribute_float, constant
 from whet.passes.proposal import Builder
-from whet.passes.quantization.arrays import Affine, affine, quantize
-from whet.passes.quantization.formats import INT32
+from whet.passes.quantization.algorithms.arrays import Affine, affine, quantize
+from whet.passes.quantization.algorithms.formats import INT32
 from whet.passes.quantization.integer_steps import Step
 from whet.passes.quantization.storage import spell_integers
 from whet.passes.quantization.weight_codes import Codes

@@ -9,7 +9,7 @@ import onnx_ir
 from whet.analysis.statistics import Gram, GramMatrix, PatchGram, Request, Statistics
 from whet.errors import Mismatch
 from whet.ir.values import Array, attribute_int, constant, is_op, static_shape
-from whet.passes.quantization.approximation import Doubles, Layer
+from whet.passes.quantization.algorithms.approximation import Doubles, Layer
 from whet.passes.workbench import Context
 
 __all__ = ["Weight", "find_weights", "layers_of", "measure_grams"]

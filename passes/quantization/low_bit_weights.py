@@ -5,13 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from whet.ir.values import Array
-from whet.passes.quantization.approximation import Blocks, Doubles, Floats, Layer, output_error
-from whet.passes.quantization.arrays import Affine
-from whet.passes.quantization.bias_correction import corrected_bias
-from whet.passes.quantization.formats import IntegerFormat
-from whet.passes.quantization.gptq import gptq
+from whet.passes.quantization.algorithms.approximation import (
+    Blocks,
+    Doubles,
+    Floats,
+    Layer,
+    output_error,
+)
+from whet.passes.quantization.algorithms.arrays import Affine
+from whet.passes.quantization.algorithms.bias_correction import corrected_bias
+from whet.passes.quantization.algorithms.formats import IntegerFormat
+from whet.passes.quantization.algorithms.gptq import gptq
+from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.passes.quantization.input_moments import Moments, Seen
-from whet.passes.quantization.rounding import round_to_nearest
 from whet.passes.quantization.weight_codes import Codes, Weights
 
 __all__ = ["METHODS", "low_bit_codes"]

@@ -16,8 +16,8 @@ from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.merge_parallel_products import merged_product, parallel_products
 from whet.passes.kernels import Body, kernel, noise
 from whet.passes.proposal import Builder, Proposal
-from whet.passes.quantization.arrays import quantize, symmetric
-from whet.passes.quantization.formats import INT7, INT8
+from whet.passes.quantization.algorithms.arrays import quantize, symmetric
+from whet.passes.quantization.algorithms.formats import INT7, INT8
 from whet.passes.quantization.linear import read_linear
 from whet.passes.spelling_prices import SeenShapes
 from whet.passes.workbench import Workbench

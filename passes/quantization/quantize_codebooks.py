@@ -15,17 +15,17 @@ from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.proposal import Builder, Proposal
-from whet.passes.quantization.approximation import (
+from whet.passes.quantization.algorithms.approximation import (
     Approximation,
     Blocks,
     Codebook,
     Layer,
 )
-from whet.passes.quantization.codebooks import half_tables, lean, refit, squeeze
-from whet.passes.quantization.eora import repair
+from whet.passes.quantization.algorithms.codebooks import half_tables, lean, refit, squeeze
+from whet.passes.quantization.algorithms.eora import repair
+from whet.passes.quantization.algorithms.outliers import keep_outliers
+from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.passes.quantization.layers import Weight, find_weights, layers_of, measure_grams
-from whet.passes.quantization.outliers import keep_outliers
-from whet.passes.quantization.rounding import round_to_nearest
 from whet.passes.quantization.storage import spell
 from whet.passes.workbench import Workbench
 

@@ -16,9 +16,9 @@ from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.kernels import Body, kernel, noise
 from whet.passes.proposal import Builder, Proposal
-from whet.passes.quantization.arrays import Affine, quantize, symmetric
+from whet.passes.quantization.algorithms.arrays import Affine, quantize, symmetric
+from whet.passes.quantization.algorithms.formats import INT7, INT8, UINT8_WEIGHT, IntegerFormat
 from whet.passes.quantization.choice import FLOAT, cheapest
-from whet.passes.quantization.formats import INT7, INT8, UINT8_WEIGHT, IntegerFormat
 from whet.passes.quantization.linear import Linear, linear_sites
 from whet.passes.workbench import Workbench
 

@@ -20,9 +20,9 @@ from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.kernels import kernel, noise
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.activation_range import Fit, dynamic_error, fit_range
-from whet.passes.quantization.arrays import Affine, affine, quantize, symmetric
+from whet.passes.quantization.algorithms.arrays import Affine, affine, quantize, symmetric
+from whet.passes.quantization.algorithms.formats import INT7, INT8, UINT8, IntegerFormat
 from whet.passes.quantization.choice import FLOAT
-from whet.passes.quantization.formats import INT7, INT8, UINT8, IntegerFormat
 from whet.passes.quantization.integer_spelling import decode, encode
 from whet.passes.quantization.linear import Linear, linear_sites
 from whet.passes.workbench import Workbench

@@ -17,9 +17,15 @@ from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.proof import relative_error
 from whet.passes.quantization.accuracy_limit import within_limit
-from whet.passes.quantization.arrays import Affine, affine
+from whet.passes.quantization.algorithms.arrays import Affine, affine
+from whet.passes.quantization.algorithms.formats import (
+    INT7,
+    INT8,
+    INT8_ACTIVATION,
+    UINT8,
+    IntegerFormat,
+)
 from whet.passes.quantization.choice import FLOAT
-from whet.passes.quantization.formats import INT7, INT8, INT8_ACTIVATION, UINT8, IntegerFormat
 from whet.passes.quantization.input_moments import InputMoments, Seen, moments_of
 from whet.passes.quantization.integer_rewriting import CodesOf, Names, Rewriting, Written
 from whet.passes.quantization.integer_steps import Step, find_steps

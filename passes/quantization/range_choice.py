@@ -11,8 +11,8 @@ import numpy as np
 
 from whet.analysis.ranges import Range
 from whet.ir.values import Array
-from whet.passes.quantization.arrays import affine, dequantize, quantize
-from whet.passes.quantization.formats import IntegerFormat
+from whet.passes.quantization.algorithms.arrays import affine, dequantize, quantize
+from whet.passes.quantization.algorithms.formats import IntegerFormat
 from whet.passes.quantization.input_moments import InputMoments
 from whet.passes.quantization.weight_codes import Weights
 

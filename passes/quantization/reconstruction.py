@@ -13,9 +13,9 @@ import onnx_ir
 
 from whet.errors import Mismatch
 from whet.ir.values import Array, attribute_int, constant, is_constant, is_op
-from whet.passes.quantization.adaround import Schedule, adaround
-from whet.passes.quantization.approximation import Blocks, Floats
-from whet.passes.quantization.arrays import Affine
+from whet.passes.quantization.algorithms.adaround import Schedule, adaround
+from whet.passes.quantization.algorithms.approximation import Blocks, Floats
+from whet.passes.quantization.algorithms.arrays import Affine
 
 if TYPE_CHECKING:
     import torch

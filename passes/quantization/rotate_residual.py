@@ -20,7 +20,7 @@ from whet.ir.values import attribute_float, constant, is_constant, is_op
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.linear import Linear
 from whet.passes.proposal import Builder, Proposal
-from whet.passes.quantization.rotations import (
+from whet.passes.quantization.algorithms.rotations import (
     centering,
     hadamard,
     principal_axes,

@@ -15,6 +15,7 @@ from whet.ir.values import attribute_float, is_op
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.normalization import NORMALIZED
 from whet.passes.proposal import Proposal
+from whet.passes.quantization.algorithms.smoothing import Product, Rounding, smoothing_scales
 from whet.passes.quantization.scaled_region import (
     GainWriter,
     LinearWriter,
@@ -26,7 +27,6 @@ from whet.passes.quantization.scaled_region import (
     moved,
     positions,
 )  # fmt: skip
-from whet.passes.quantization.smoothing import Product, Rounding, smoothing_scales
 from whet.passes.workbench import Workbench
 
 __all__ = ["SmoothActivations"]

@@ -9,9 +9,9 @@ import onnx_ir
 from whet.analysis.activations import observed_shapes
 from whet.analysis.prices import KernelModel
 from whet.ir.values import weight_bytes
-from whet.passes.quantization.arrays import affine
+from whet.passes.quantization.algorithms.arrays import affine
+from whet.passes.quantization.algorithms.formats import INT8_ACTIVATION, UINT8, IntegerFormat
 from whet.passes.quantization.choice import FLOAT
-from whet.passes.quantization.formats import INT8_ACTIVATION, UINT8, IntegerFormat
 from whet.passes.quantization.integer_rewriting import Names
 from whet.passes.quantization.integer_steps import Step
 from whet.passes.quantization.placement import Task, place

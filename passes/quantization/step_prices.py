@@ -12,9 +12,9 @@ from whet.errors import Mismatch
 from whet.ir.values import Array, attribute_int, constant
 from whet.passes.kernels import kernel, noise
 from whet.passes.proposal import Builder
-from whet.passes.quantization.arrays import affine, quantize
+from whet.passes.quantization.algorithms.arrays import affine, quantize
+from whet.passes.quantization.algorithms.formats import IntegerFormat
 from whet.passes.quantization.choice import FLOAT
-from whet.passes.quantization.formats import IntegerFormat
 from whet.passes.quantization.integer_spelling import decode, encode, in_integers, moved
 from whet.passes.quantization.integer_steps import Kind, Step
 from whet.passes.quantization.weight_codes import Weights, nearest_codes

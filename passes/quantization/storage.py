@@ -15,7 +15,7 @@ import onnx_ir
 from whet.errors import Mismatch
 from whet.ir.values import Array
 from whet.passes.proposal import Attribute, Builder
-from whet.passes.quantization.approximation import (
+from whet.passes.quantization.algorithms.approximation import (
     Approximation,
     Blocks,
     Codebook,

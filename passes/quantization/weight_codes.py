@@ -7,9 +7,9 @@ import numpy as np
 import onnx_ir
 
 from whet.ir.values import Array, attribute_int, constant
-from whet.passes.quantization.approximation import Floats
-from whet.passes.quantization.arrays import Affine, quantize, symmetric
-from whet.passes.quantization.formats import IntegerFormat
+from whet.passes.quantization.algorithms.approximation import Floats
+from whet.passes.quantization.algorithms.arrays import Affine, quantize, symmetric
+from whet.passes.quantization.algorithms.formats import IntegerFormat
 
 __all__ = ["Codes", "Weights", "nearest_codes"]
 

@@ -10,11 +10,11 @@ import onnx_ir
 from whet.analysis.statistics import Gram, GramMatrix, Statistics
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
-from whet.passes.quantization.approximation import Approximation, Blocks, Doubles, Layer
-from whet.passes.quantization.gptq import gptq
-from whet.passes.quantization.refinement import refine_codes
-from whet.passes.quantization.rounding import round_to_nearest
-from whet.passes.quantization.selection import best
+from whet.passes.quantization.algorithms.approximation import Approximation, Blocks, Doubles, Layer
+from whet.passes.quantization.algorithms.gptq import gptq
+from whet.passes.quantization.algorithms.refinement import refine_codes
+from whet.passes.quantization.algorithms.rounding import round_to_nearest
+from whet.passes.quantization.algorithms.selection import best
 from whet.passes.workbench import Context
 
 __all__ = ["Grams", "Method", "Rounding"]

@@ -6,7 +6,7 @@ import onnx
 import onnx_ir
 
 from whet.passes.proposal import Builder, FreshNames
-from whet.passes.quantization.arrays import Affine
+from whet.passes.quantization.algorithms.arrays import Affine
 from whet.passes.quantization.integer_rewriting import CodesOf, Rewriting
 from whet.passes.quantization.integer_steps import find_steps
 from whet.passes.quantization.placement_race import Placed

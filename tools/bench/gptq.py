@@ -16,10 +16,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from whet.passes.quantization.approximation import Blocks, Doubles, Layer
-from whet.passes.quantization.gptq import gptq
-from whet.passes.quantization.refinement import refine_codes
-from whet.passes.quantization.rounding import round_to_nearest
+from whet.passes.quantization.algorithms.approximation import Blocks, Doubles, Layer
+from whet.passes.quantization.algorithms.gptq import gptq
+from whet.passes.quantization.algorithms.refinement import refine_codes
+from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.tools.bench.process_tree import Usage, watch
 
 __all__ = ["LIMIT_BYTES", "LIMIT_SECONDS", "Row", "example_layer", "main", "measure"]

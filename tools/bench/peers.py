@@ -26,7 +26,7 @@ from whet.backends.base import RuntimeOptions
 from whet.backends.worker import Worker
 from whet.errors import WhetError
 from whet.ir.values import Array
-from whet.passes.quantization.approximation import Doubles
+from whet.passes.quantization.algorithms.approximation import Doubles
 from whet.tools.bench.peer_methods import (
     Method,
     onnxruntime_methods,

@@ -25,8 +25,8 @@ from whet.ir.values import Array, constant, is_op
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.pipeline import Pipeline, Step
 from whet.passes.proposal import Proposal
-from whet.passes.quantization.arrays import affine
-from whet.passes.quantization.formats import UINT8
+from whet.passes.quantization.algorithms.arrays import affine
+from whet.passes.quantization.algorithms.formats import UINT8
 from whet.passes.quantization.integer_spelling import decode, encode
 from whet.passes.recipes import canonical, exact
 from whet.passes.registry import parse_passes

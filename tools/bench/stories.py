@@ -21,13 +21,13 @@ from whet.ir.execute import Executor
 from whet.ir.files import load_model
 from whet.ir.prepare import normalize
 from whet.ir.values import Array
-from whet.passes.quantization.approximation import Approximation, Doubles, Layer
-from whet.passes.quantization.codebooks import half_tables, lean, refit, squeeze
-from whet.passes.quantization.eora import repair
-from whet.passes.quantization.gptq import gptq
+from whet.passes.quantization.algorithms.approximation import Approximation, Doubles, Layer
+from whet.passes.quantization.algorithms.codebooks import half_tables, lean, refit, squeeze
+from whet.passes.quantization.algorithms.eora import repair
+from whet.passes.quantization.algorithms.gptq import gptq
+from whet.passes.quantization.algorithms.outliers import keep_outliers
+from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.passes.quantization.layers import Weight, find_weights, layers_of, measure_grams
-from whet.passes.quantization.outliers import keep_outliers
-from whet.passes.quantization.rounding import round_to_nearest
 from whet.passes.workbench import Context
 
 __all__ = ["main"]

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from whet.analysis.ranges import Range
 from whet.passes.quantization.activation_range import dynamic_error, fit_range
-from whet.passes.quantization.arrays import affine, dequantize, quantize
-from whet.passes.quantization.formats import UINT8
+from whet.passes.quantization.algorithms.arrays import affine, dequantize, quantize
+from whet.passes.quantization.algorithms.formats import UINT8
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

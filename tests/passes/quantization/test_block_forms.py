@@ -10,7 +10,8 @@ from whet.ir.array import Array
 from whet.ir.execute import Executor
 from whet.passes.kernels import kernel, noise
 from whet.passes.proposal import Builder
-from whet.passes.quantization.approximation import Blocks, Layer
+from whet.passes.quantization.algorithms.approximation import Blocks, Layer
+from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.passes.quantization.block_forms import (
     DECODED,
     FORMS,
@@ -21,7 +22,6 @@ from whet.passes.quantization.block_forms import (
     Kept,
 )
 from whet.passes.quantization.choice import FLOAT
-from whet.passes.quantization.rounding import round_to_nearest
 
 CASES = [
     (bits, symmetric, inputs, size)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from whet.passes.quantization.approximation import Blocks, Layer
+from whet.passes.quantization.algorithms.approximation import Blocks, Layer
+from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.passes.quantization.block_storage import kernel_size, pack, store
-from whet.passes.quantization.rounding import round_to_nearest
 
 
 def rounded(bits: int, shape: tuple[int, int], size: int, *, symmetric: bool = True) -> Blocks:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from folding import build, weights
 
-from whet.passes.quantization.approximation import output_error
+from whet.passes.quantization.algorithms.approximation import output_error
 from whet.passes.quantization.input_moments import InputMoments, Seen
 from whet.passes.quantization.low_bit_weights import low_bit_codes
 from whet.passes.quantization.weight_codes import Codes, Weights

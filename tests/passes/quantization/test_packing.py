@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whet.passes.quantization.approximation import packed_bytes
+from whet.passes.quantization.algorithms.approximation import packed_bytes
 from whet.passes.quantization.packing import pack, place_values, unpack
 
 

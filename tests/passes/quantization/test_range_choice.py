@@ -2,7 +2,7 @@ import numpy as np
 from folding import build, weights
 
 from whet.analysis.ranges import Range
-from whet.passes.quantization.formats import UINT8
+from whet.passes.quantization.algorithms.formats import UINT8
 from whet.passes.quantization.input_moments import moments_of
 from whet.passes.quantization.range_choice import Reader, choose_range, output_energy
 from whet.passes.quantization.weight_codes import Weights

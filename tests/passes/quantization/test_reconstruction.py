@@ -6,12 +6,12 @@ import torch
 from whet.errors import Mismatch
 from whet.ir.text import parse_model
 from whet.ir.twin import run_observed, to_fx
-from whet.passes.quantization.adaround import Schedule
-from whet.passes.quantization.approximation import Layer
-from whet.passes.quantization.arrays import affine
-from whet.passes.quantization.formats import UINT8
+from whet.passes.quantization.algorithms.adaround import Schedule
+from whet.passes.quantization.algorithms.approximation import Layer
+from whet.passes.quantization.algorithms.arrays import affine
+from whet.passes.quantization.algorithms.formats import UINT8
+from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.passes.quantization.reconstruction import read_layer, reconstruct
-from whet.passes.quantization.rounding import round_to_nearest
 
 TEXT = """
 model {ir_version=10, opset={"": 20}}

@@ -16,7 +16,7 @@ from whet.ir.values import weight_bytes
 from whet.ir.verify import verify
 from whet.passes.pipeline import Pipeline
 from whet.passes.proposal import Builder, Proposal
-from whet.passes.quantization.approximation import (
+from whet.passes.quantization.algorithms.approximation import (
     Approximation,
     Blocks,
     Codebook,

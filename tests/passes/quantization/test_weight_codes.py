@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from folding import build, weights
 
-from whet.passes.quantization.formats import INT8
+from whet.passes.quantization.algorithms.formats import INT8
 from whet.passes.quantization.weight_codes import Weights, nearest_codes
 
 CASES = {
