@@ -91,7 +91,7 @@ def test_wrong_options(options: dict[str, object], message: str) -> None:
 @pytest.mark.usefixtures("_tune")
 def test_names_are_joined_when_a_pass_is_printed() -> None:
     step = Tune(names=("a", "b"), skip=("/layer.1/*",))
-    assert str(step) == "tune{skip=/layer.1/*,names=a+b}"
+    assert str(step) == "tune{names=a+b,skip=/layer.1/*}"
     assert parse_passes(str(step)) == (step,)
     assert step.skips("/layer.1/conv")
     assert not step.skips("/layer.2/conv")
