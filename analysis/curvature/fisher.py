@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from whet.analysis.curvature.problem import Problem, Vectors
-from whet.ir.array import Array
 
 __all__ = ["FisherDiagonal", "fisher_diagonal", "sample_gradients"]
 
@@ -55,7 +54,7 @@ def fisher_diagonal(
     for gradient in sample_gradients(problem, kind, draws=draws, seed=seed):
         count += 1
         for name, part in gradient.items():
-            squared: Array = part.detach().double().square().numpy()
+            squared: Doubles = part.detach().double().square().numpy()
             first[name] += squared
             second[name] += np.square(squared)
     mean = {name: total / max(count, 1) for name, total in first.items()}

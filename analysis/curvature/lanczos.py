@@ -60,7 +60,7 @@ def top_eigenvalue(
 
 def _times(problem: Problem, names: list[str], vector: torch.Tensor) -> torch.Tensor:
     """Return H v as one long vector; weights that are not named count as fixed."""
-    parts = vector.split([problem.weights[name].numel() for name in names])
+    parts = torch.split(vector, [problem.weights[name].numel() for name in names])
     shaped: Vectors = {
         name: part.reshape(problem.weights[name].shape).to(problem.weights[name].dtype)
         for name, part in zip(names, parts, strict=True)

@@ -4,6 +4,7 @@ Each gives a value for every sample, and draws whose gradients have the generali
 matrix) as their mean outer product.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -54,7 +55,8 @@ class OwnDistribution(Loss):
         chances = logits.detach().softmax(-1).flatten(0, -2)
         classes = torch.multinomial(chances, 1, generator=generator).reshape(logits.shape[:-1])
         lost = _entropy(logits, classes)
-        return _flat(lost).sum(1) / lost[0].numel() ** 0.5
+        positions = float(lost[0].numel())
+        return _flat(lost).sum(1) / math.sqrt(positions)
 
 
 class Labels(OwnDistribution):

@@ -54,7 +54,7 @@ def test_traces_come_within_five_percent_at_256_probes(name: str, loss: Loss) ->
 def test_the_diagonal_converges_as_its_error_says(name: str, loss: Loss) -> None:
     of = problem(name, loss)
     exact = per_weight(of, np.diag(exact_hessian(of)))
-    found = hessian_diagonal(of, 256)
+    found = hessian_diagonal(of, 64)
     for weight, diagonal in found.items():
         off = np.abs(diagonal.value.reshape(-1) - exact[weight])
         assert (off <= 5 * diagonal.error.reshape(-1) + 1e-12).all()
@@ -64,8 +64,8 @@ def test_the_diagonal_converges_as_its_error_says(name: str, loss: Loss) -> None
 def test_the_true_fisher_diagonal_is_that_of_the_hessian(name: str, loss: Loss) -> None:
     of = problem(name, loss)
     exact = per_weight(of, np.diag(exact_hessian(of)))
-    found = fisher_diagonal(of, "true", draws=40)
-    assert found.samples == 40 * bending.SAMPLES
+    found = fisher_diagonal(of, "true", draws=25)
+    assert found.samples == 25 * bending.SAMPLES
     for weight, mean in found.mean.items():
         off = np.abs(mean.reshape(-1) - exact[weight])
         assert (off <= 5 * found.error[weight].reshape(-1) + 1e-12).all()
@@ -98,14 +98,14 @@ def test_the_top_eigenvalue_is_that_of_the_dense_matrix(name: str, loss: Loss) -
 
 def test_gradient_grams_are_the_mean_curvature_of_the_outputs() -> None:
     of = problem("dense", OwnValues())
-    found = gradient_grams(of, {"y": 1, "b": 1}, draws=1000)
+    found = gradient_grams(of, {"y": 1, "b": 1}, draws=500)
     y = torch.cat([of.twin(*inputs)[0].detach() for inputs, _ in of.batches()])
     wanted = np.eye(bending.CLASSES) * float((1 / y.square().sum(1)).mean())
-    assert np.abs(found["y"] - wanted).max() <= 0.05 * wanted[0, 0]
+    assert np.abs(found["y"] - wanted).max() <= 0.08 * wanted[0, 0]
     bend = 1 - torch.tanh(_before_tanh(of)).square()
     slopes = of.weights["w2"].detach().T * bend[:, None] / y.norm(dim=1)[:, None, None]
     exact = torch.einsum("nci,ncj->ij", slopes, slopes).numpy() / len(y)
-    assert np.abs(found["b"] - exact).max() <= 0.05 * np.abs(exact).max()
+    assert np.abs(found["b"] - exact).max() <= 0.08 * np.abs(exact).max()
 
 
 def _before_tanh(of: Problem) -> torch.Tensor:
@@ -139,14 +139,14 @@ def test_several_positions_count_as_their_mean() -> None:
     logits = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(30, 30, dtype=torch.float64)
-    for _ in range(1500):
+    for _ in range(1000):
         value = OwnDistribution().draws([logits], generator).sum()
         (slope,) = torch.autograd.grad(value, logits)
-        total += slope.reshape(-1, 1) * slope.reshape(1, -1) / 1500
+        total += slope.reshape(-1, 1) * slope.reshape(1, -1) / 1000
     hessian = torch.autograd.functional.hessian(
         lambda z: OwnDistribution().values([z], None).sum(), logits.detach()
     ).reshape(30, 30)
-    assert float((total.diagonal() - hessian.diagonal()).abs().max()) < 0.02
+    assert float((total.diagonal() - hessian.diagonal()).abs().max()) < 0.03
 
 
 def test_block_means() -> None:
