@@ -1,12 +1,12 @@
-"""The diagonal of the Fisher information: how much the loss rises when a weight moves.
+"""The diagonal of the Fisher information, as an analysis: how much the loss rises when a weight moves.
 
 For small moves δ of the weights, KL(p_w || p_{w+δ}) ~ ½ δᵀ F δ with F the mean of g gᵀ over gradients g of the log
 likelihood (Amari 1998; for rounding weights: Kim et al., SqueezeLLM, 2023). Its diagonal is the mean of g².
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import onnx_ir
@@ -17,8 +17,7 @@ from whet.ir.values import Array
 from whet.passes.base import Change
 
 if TYPE_CHECKING:
-    import torch
-
+    from whet.analysis.curvature.losses import Loss
     from whet.passes.workbench import Context
 
 __all__ = ["Fisher", "Likelihood"]
@@ -30,9 +29,10 @@ Likelihood = Literal["categorical", "gaussian", "next"]
 class Fisher(Analysis[Mapping[str, Array]]):
     """Measure the mean squared gradient of weights, by name, through the twin; needs torch.
 
-    The loss of one sample is the mean over the positions of the first output: ``categorical`` takes the last axis for
-    logits and draws labels from the model's own distribution, ``gaussian`` takes the output for a mean and draws around
-    it with variance 1, ``next`` is a language model's: the label of a position is the token at the next one.
+    ``categorical`` takes the last axis of the first output for logits and draws labels from the model's own
+    distribution, ``gaussian`` takes the outputs for means and draws around them with their squared norm for a variance
+    (both the true Fisher matrix), ``next`` is a language model's: the label of a position is the token at the next one
+    (the empirical one).
     """
 
     names: tuple[str, ...]
@@ -43,59 +43,37 @@ class Fisher(Analysis[Mapping[str, Array]]):
 
     def measure(self, model: onnx_ir.Model, context: "Context") -> Mapping[str, Array]:
         """Return arrays of the weights' shapes, float32; raises CalibrationError without data."""
-        import torch
+        from whet.analysis.curvature.fisher import fisher_diagonal
+        from whet.analysis.curvature.problem import Problem
 
-        from whet.ir.twin import from_numpy, parameter_paths, to_fx
-
-        twin = to_fx(model)
-        paths = parameter_paths(model)
-        parameters: dict[str, torch.Tensor] = dict(twin.named_parameters())
-        weights = [parameters[paths[name]] for name in self.names]
-        totals = [torch.zeros_like(w) for w in weights]
-        inputs = [v.name or "" for v in model.graph.inputs if v.const_value is None]
-        draw = torch.Generator().manual_seed(context.seed)
-        count = 0
-        for sample in _samples(context.calibration, self.samples):
-            tensors = [from_numpy(sample[name]) for name in inputs]
-            output = twin(*tensors)[0]
-            loss = self._loss(output, tensors[0], draw)
-            gradients: Any = torch.autograd.grad(loss, weights, allow_unused=True)
-            for total, gradient in zip(totals, gradients, strict=True):
-                if gradient is not None:
-                    total += gradient.detach() ** 2
-            count += 1
-        if not count:
+        batches = list(_first(context.calibration, self.samples))
+        if not batches:
             raise CalibrationError("the Fisher information needs calibration data, there are none")
-        found = {n: np.asarray(t / count) for n, t in zip(self.names, totals, strict=True)}
-        for name, array in found.items():
+        is_next = self.likelihood == "next"
+        labels = [batch[model.graph.inputs[0].name or ""] for batch in batches] if is_next else None
+        problem = Problem(model, self.names, batches, self._loss(), labels)
+        found = fisher_diagonal(problem, "empirical" if is_next else "true", seed=context.seed)
+        for name, array in found.mean.items():
             if not np.isfinite(array).all():
                 raise CalibrationError(f"calibration data: the gradient of '{name}' is not finite")
-        return found
+        return {name: array.astype(np.float32) for name, array in found.mean.items()}
 
-    def _loss(
-        self, output: "torch.Tensor", read: "torch.Tensor", draw: "torch.Generator"
-    ) -> "torch.Tensor":
-        import torch
+    def _loss(self) -> "Loss":
+        from whet.analysis.curvature.losses import NextToken, OwnDistribution, OwnValues
 
-        if self.likelihood == "gaussian":
-            noise = torch.randn(output.shape, generator=draw, dtype=output.dtype)
-            return ((output - (output.detach() + noise)) ** 2).mean() / 2
-        logits = output.reshape(-1, output.shape[-1])
-        if self.likelihood == "next":
-            logits = output[:, :-1].reshape(-1, output.shape[-1])
-            return torch.nn.functional.cross_entropy(logits, read[:, 1:].reshape(-1))
-        shares = torch.softmax(logits.detach(), -1)
-        labels = torch.multinomial(shares, 1, generator=draw)[:, 0]
-        return torch.nn.functional.cross_entropy(logits, labels)
+        losses: dict[Likelihood, Callable[[], Loss]] = {
+            "categorical": OwnDistribution,
+            "gaussian": OwnValues,
+            "next": NextToken,
+        }
+        return losses[self.likelihood]()
 
 
-def _samples(batches: "Any", limit: int) -> Iterator[dict[str, Array]]:
-    """Yield single samples."""
-    left = limit
+def _first(batches: Iterable[Mapping[str, Array]], count: int) -> Iterator[dict[str, Array]]:
+    """Yield batches that hold the first ``count`` samples together."""
     for batch in batches:
         size = min((len(a) for a in batch.values() if np.ndim(a)), default=0)
-        for k in range(min(size, left)):
-            yield {name: a[k : k + 1] if np.ndim(a) else a for name, a in batch.items()}
-        left -= size
-        if left <= 0:
+        if count <= 0:
             return
+        yield {name: a[:count] if np.ndim(a) else a for name, a in batch.items()}
+        count -= size

@@ -128,12 +128,13 @@ class Coverage:
 
     @property
     def nearest_miss(self) -> str:
-        """Return one sentence on what came closest, for the error that a no-op raises."""
+        """Return one sentence on what stood in the way most often, for the error that a no-op raises."""
         if self.failures:
             return f"{self.failures[0].site}: {self.failures[0].reason}"
         for found in (self.declined, self.near_misses):
             if found:
-                site, reason = next(iter(found.items()))
+                ((reason, _),) = Counter(found.values()).most_common(1)
+                site = next(site for site, said in found.items() if said == reason)
                 return f"{site}: {reason}"
         return "no place in the model has the pattern's outermost operator"
 

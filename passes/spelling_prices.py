@@ -117,7 +117,7 @@ class SpellingPrices:
 
     def _label(self, value: onnx_ir.Value) -> str:
         array = constant(value)
-        if array is not None and array.size == 1:
+        if array is not None and array.size == 1 and not _is_scale(value):
             return f"{array.reshape(-1)[0]:g}"
         plain = value.dtype in {None, onnx_ir.DataType.FLOAT}
         kind = "" if plain else f":{value.dtype}".lower()
@@ -161,6 +161,15 @@ class _Spelling:
         self.nodes = nodes
         self.inputs = [value for value in dict.fromkeys(read) if value not in made]
         self.outputs = list(dict.fromkeys(outputs))
+
+
+def _is_scale(value: onnx_ir.Value) -> bool:
+    """Tell whether a number is a quantization scale: no time depends on which one it is."""
+    standard = [(node, place) for node, place in value.uses() if not node.domain]
+    return bool(standard) and all(
+        node.op_type in {"DequantizeLinear", "QuantizeLinear"} and place == 1
+        for node, place in standard
+    )
 
 
 def _ordered(nodes: Iterable[onnx_ir.Node]) -> list[onnx_ir.Node]:

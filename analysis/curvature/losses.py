@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from whet.errors import CalibrationError
 
-__all__ = ["Labels", "Loss", "OwnDistribution", "OwnValues"]
+__all__ = ["Labels", "Loss", "NextToken", "OwnDistribution", "OwnValues"]
 
 Outputs = Sequence[torch.Tensor]
 
@@ -72,6 +72,18 @@ class Labels(OwnDistribution):
                 " (its last axis counts classes)"
             )
         return _flat(_entropy(logits, labels)).mean(1)
+
+
+class NextToken(Labels):
+    """Cross-entropy of a language model's logits ``[samples, length, classes]`` with the tokens ``[samples, length]``.
+
+    The label of a position is the token at the next one.
+    """
+
+    def values(self, outputs: Outputs, labels: torch.Tensor | None) -> torch.Tensor:
+        """Return the mean over all positions but the last."""
+        following = None if labels is None else labels[:, 1:]
+        return super().values([_logits(outputs)[:, :-1]], following)
 
 
 class OwnValues(Loss):

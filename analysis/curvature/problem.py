@@ -1,5 +1,6 @@
 """What is differentiated: the twin of a model, some of its weights, data, a loss."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir
@@ -48,10 +49,10 @@ class Problem:
         self._batches, self._labels = batches, labels
         self._dtype = dtype
 
-    @property
+    @functools.cached_property
     def count(self) -> int:
         """Return the number of samples."""
-        return sum(len(batch[self._inputs[0]]) for batch in self._batches)
+        return sum(_samples(inputs) for inputs, _ in self.batches())
 
     def batches(self) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor | None]]:
         """Yield the twin's arguments and labels, batch by batch."""
@@ -62,9 +63,10 @@ class Problem:
     def samples(self) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor | None]]:
         """Yield arguments and labels of one sample at a time."""
         for inputs, labels in self.batches():
-            for k in range(len(inputs[0])):
+            for k in range(_samples(inputs)):
                 one = slice(k, k + 1)
-                yield tuple(x[one] for x in inputs), None if labels is None else labels[one]
+                part = tuple(x[one] if x.ndim else x for x in inputs)
+                yield part, None if labels is None else labels[one]
 
     def gradient(self, value: torch.Tensor, *, differentiable: bool = False) -> Vectors:
         """Return the gradient of a number; zeros for weights that it does not depend on."""
@@ -101,3 +103,8 @@ class Problem:
         tensor = from_numpy(array)
         is_real = tensor.is_floating_point() and self._dtype is not None
         return tensor.to(self._dtype) if is_real else tensor
+
+
+def _samples(inputs: Sequence[torch.Tensor]) -> int:
+    """Return the length of the leading axis, which counts samples."""
+    return min((len(x) for x in inputs if x.ndim), default=0)

@@ -15,7 +15,6 @@ from whet.analysis.statistics import Observations, Statistics
 from whet.errors import Mismatch
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.linear import Linear
-from whet.passes.proposal import Proposal
 from whet.passes.quantization.algorithms.equalization import (
     Consumer,
     Grids,
@@ -23,12 +22,12 @@ from whet.passes.quantization.algorithms.equalization import (
     best_scales,
     predicted_error,
 )  # fmt: skip
+from whet.passes.quantization.scale_moves import ScaleMoves
 from whet.passes.quantization.scaled_region import (
     LinearWriter,
     Reader,
     Region,
     find_region,
-    moved,
     positions,
 )  # fmt: skip
 from whet.passes.workbench import Workbench
@@ -68,14 +67,14 @@ class EqualizeChannels(Pass):
         seen = _observe(regions, work)
         plan = _Plan(regions, seen, self._grids)
         plan.settle()
-        made: dict[onnx_ir.Node, onnx_ir.Node] = {}
+        moves = ScaleMoves(work, LinearWriter.of)
         for number, region in enumerate(regions):
             node = region.writer.node
             before, after = plan.gain(number)
             if (plan.scales[number] == 1).all() or after > before * (1 - _GAIN):
                 work.decline(node, f"no scale lowers the predicted error of {before:.3g}")
                 continue
-            _move(region, plan.scales[number], made, work)
+            moves.propose(region, plan.scales[number])
 
     @property
     def _grids(self) -> Grids:
@@ -215,22 +214,3 @@ def _inputs(region: Region, reader: Reader, seen: Observations | None) -> tuple[
     deviation = np.sqrt((first.blocks**2).sum(axis=(2, 3)).reshape(-1))
     peak, square = bias + 3 * deviation, bias**2 + deviation**2
     return peak[reader.labels], square[reader.labels]
-
-
-def _move(
-    region: Region, scales: Floats, made: dict[onnx_ir.Node, onnx_ir.Node], work: Workbench
-) -> None:
-    """Propose the scales of one pair on the nodes that earlier rewrites left; remember what became of them."""
-    node = made.get(region.writer.node, region.writer.node)
-    build = work.builder(node)
-    try:
-        current = find_region(LinearWriter.of(node), positions(work.graph))
-        proposal = moved(current, scales, build)
-    except Mismatch as reason:
-        Proposal((node,), (), tuple(build.nodes)).discard()
-        work.decline(node, str(reason))
-        return
-    if work.propose(proposal):
-        after = {old: new for new, old in proposal.places.items()}
-        for old in (region.writer.node, *(reader.linear.node for reader in region.readers)):
-            made[old] = after.get(made.get(old, old), made.get(old, old))

@@ -14,8 +14,8 @@ from whet.errors import Mismatch
 from whet.ir.values import attribute_float, is_op
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.normalization import NORMALIZED
-from whet.passes.proposal import Proposal
 from whet.passes.quantization.algorithms.smoothing import Product, Rounding, smoothing_scales
+from whet.passes.quantization.scale_moves import ScaleMoves
 from whet.passes.quantization.scaled_region import (
     GainWriter,
     LinearWriter,
@@ -24,7 +24,6 @@ from whet.passes.quantization.scaled_region import (
     Region,
     Writer,
     find_region,
-    moved,
     positions,
 )  # fmt: skip
 from whet.passes.workbench import Workbench
@@ -67,41 +66,25 @@ class SmoothActivations(Pass):
         if not requests:
             return
         seen = work.analyses.get(Statistics(frozenset(requests)))
-        made: dict[onnx_ir.Node, onnx_ir.Node] = {}
+        moves = ScaleMoves(work, _writer)
         for region in regions:
-            self._smooth(region, seen, made, work)
+            self._smooth(region, seen, moves, work)
 
     def _smooth(
-        self,
-        region: Region,
-        seen: Observations,
-        made: dict[onnx_ir.Node, onnx_ir.Node],
-        work: Workbench,
+        self, region: Region, seen: Observations, moves: ScaleMoves, work: Workbench
     ) -> None:
-        if any(reader.linear.node in made for reader in region.readers):
+        if moves.changed_readers(region):
             # What it reads has changed since it was observed.
             work.decline(region.writer.node, "what reads it was smoothed through another operator")
             return
         rounding = Rounding(self.weight_bits, self.activation_bits, self.block)
         products = [_product(reader, seen) for reader in region.readers]
         scales, before, after = smoothing_scales(products, region.frozen, rounding, _GAIN)
-        node = made.get(region.writer.node, region.writer.node)
         if not after < before:
             reason = f"no scale lowers the error of the quantized products, {before**0.5:.3g}"
-            work.decline(node, reason)
+            work.decline(moves.writer(region), reason)
             return
-        build = work.builder(node)
-        try:
-            current = find_region(_writer(node), positions(work.graph))
-            proposal = moved(current, scales, build)
-        except Mismatch as reason:
-            Proposal((node,), (), tuple(build.nodes)).discard()
-            work.decline(node, str(reason))
-            return
-        if work.propose(proposal):
-            after_nodes = {old: new for new, old in proposal.places.items()}
-            for old in (region.writer.node, *(reader.linear.node for reader in region.readers)):
-                made[old] = after_nodes.get(made.get(old, old), made.get(old, old))
+        moves.propose(region, scales)
 
 
 def _regions(work: Workbench) -> Iterator[Region]:

@@ -11,13 +11,13 @@ RNG = np.random.default_rng(1)
 
 
 def test_gaussian_is_the_diagonal_of_the_gram_matrix() -> None:
-    """For y = x W with unit variance, the gradient of one output is noise times x: its square averages to x²."""
+    """For y = x W with variance |y|², a gradient is noise times x / |y|: its square averages to x² / |y|²."""
     w = RNG.standard_normal((5, 3)).astype(np.float32)
     model = build("(float[N,5] x) => (float[N,3] y) { y = MatMul(x, w) }", {"w": w})
     x = RNG.standard_normal((3000, 5)).astype(np.float32) * np.arange(1, 6, dtype=np.float32)
     found = Fisher(("w",), "gaussian", 3000).measure(model, Context(calibration=({"x": x},)))["w"]
-    # The loss is a mean over three outputs.
-    wanted = np.repeat((x.astype(np.float64) ** 2).mean(0)[:, None], 3, 1) / 9
+    shares = x.astype(np.float64) ** 2 / np.square(x @ w).sum(1, keepdims=True)
+    wanted = np.repeat(shares.mean(0)[:, None], 3, 1)
     assert np.allclose(found, wanted, rtol=0.25)
 
 

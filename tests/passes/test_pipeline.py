@@ -158,3 +158,5 @@ def test_coverage_adds_up_and_records_a_failure_once() -> None:
     assert total.failures == [failure]
     assert total.nearest_miss == "here: outputs differ"
     assert Coverage(declined={"there": "no"}).nearest_miss == "there: no"
+    often = Coverage(declined={"a": "too small", "b": "not constant", "c": "not constant"})
+    assert often.nearest_miss == "b: not constant"

@@ -20,9 +20,7 @@ from whet.passes.quantization.algorithms.grid_search import least_squares
 from whet.passes.quantization.algorithms.rounding import choose_grid, importance, row_errors
 
 __all__ = [
-    "Rounded",
     "checked_gram",
-    "compare_gptq",
     "factor",
     "gptq",
     "gptq_on_grid",
@@ -37,20 +35,6 @@ _AUTO = (0.001, 0.01, 0.1)
 _STRONG = 1.0
 """Tried too where other inputs are there to judge by: it helps where few inputs were seen."""
 _LARGEST = 1e3
-
-
-@dataclasses.dataclass(frozen=True)
-class Rounded:
-    """What GPTQ made of a layer, and how that compares with rounding every weight to the nearest."""
-
-    blocks: Blocks
-    """Of each row the better of the two."""
-    rows: int
-    """Rows that GPTQ rounded with a smaller output error than rounding to the nearest."""
-    error: float
-    """Mean squared output error ||(Ŵ - W) x||²."""
-    nearest: float
-    """The same of rounding to the nearest."""
 
 
 def gptq(
@@ -75,33 +59,6 @@ def gptq(
 
     Raises ValueError without a Gram matrix, for bits outside 2 to 8, and for act-order without static groups.
     """
-    result = compare_gptq(
-        layer,
-        bits,
-        size,
-        symmetric=symmetric,
-        order=order,
-        static_groups=static_groups,
-        damping=damping,
-        block=block,
-        full=full,
-    )
-    return result.blocks
-
-
-def compare_gptq(
-    layer: Layer,
-    bits: int,
-    size: int | None = None,
-    *,
-    symmetric: bool = True,
-    order: Order = "act",
-    static_groups: bool = True,
-    damping: float | Literal["auto"] = "auto",
-    block: int = 128,
-    full: bool = False,
-) -> Rounded:
-    """Return what :func:`gptq` returns, and what it gained."""
     if order == "act" and not static_groups:
         raise ValueError("order 'act' stores natural groups only with static_groups=True")
     checked_gram(layer)
@@ -120,7 +77,7 @@ def gptq_on_grid(
 ) -> Blocks:
     """Round to a grid that is given, like :func:`gptq`; no row is worse than rounded to the nearest point of it."""
     checked_gram(layer)
-    return _best_rows(layer, grid, order, damping, block, dynamic=False).blocks
+    return _best_rows(layer, grid, order, damping, block, dynamic=False)
 
 
 def checked_gram(layer: Layer) -> Doubles:
@@ -143,10 +100,10 @@ def _best_rows(
     block: int,
     *,
     dynamic: bool,
-) -> Rounded:
+) -> Blocks:
     """Try every damping and keep the best for each row."""
     best = grid.nearest(layer.weights)
-    nearest = errors = row_errors(layer.weights, best.values(), layer.judge)
+    errors = row_errors(layer.weights, best.values(), layer.judge)
     auto = _AUTO if layer.held_out is None else (*_AUTO, _STRONG)
     for share in auto if damping == "auto" else (damping,):
         sweep = _Sweep(layer, grid, order, share, block)
@@ -154,8 +111,7 @@ def _best_rows(
         lost = row_errors(layer.weights, found.values(), layer.judge)
         best = merge_rows(found, best, lost < errors)
         errors = np.minimum(lost, errors)
-    gained = int(np.count_nonzero(errors < nearest))
-    return Rounded(best, gained, float(errors.sum()), float(nearest.sum()))
+    return best
 
 
 def merge_rows(first: Blocks, second: Blocks, take_first: Array) -> Blocks:

@@ -51,6 +51,18 @@ def test_a_product_that_others_read_keeps_its_addition() -> None:
     chooses(build(source, CONSTANTS), STEP, ["MatMulIntegerToFloat", "Add"])
 
 
+def test_one_price_serves_every_scale() -> None:
+    asked = [
+        chooses(
+            build(text(f"{DECODED} y = MatMul(a, v)"), {**CONSTANTS, "s": np.float32(scale)}),
+            STEP,
+            ["MatMulIntegerToFloat"],
+        )[0]
+        for scale in (0.02, 0.5)
+    ]
+    assert asked[0] == asked[1]
+
+
 def test_no_gain() -> None:
     keeps_without_gain(build(text(f"{DECODED} y = MatMul(a, v)"), CONSTANTS), STEP)
 
