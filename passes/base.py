@@ -152,6 +152,10 @@ def _spelled(value: object) -> str:
     return "+".join(str(item) for item in cast("tuple[object, ...]", value))
 
 
+def _named(name: str, patterns: tuple[str, ...]) -> bool:
+    return name in patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pass(ABC):
     """Transform a model in place: valid model in, valid model out.
@@ -174,6 +178,9 @@ class Pass(ABC):
 
     skip: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     """Nodes to leave alone, by name or pattern (``*`` and ``?``)."""
+
+    only: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    """Nodes to work on, by name or pattern; all of them without it."""
 
     gated: ClassVar[bool] = False
     """Measure bytes and milliseconds before and after, and take the pass back if either got worse."""
@@ -215,7 +222,11 @@ class Pass(ABC):
 
     def skips(self, name: str) -> bool:
         """Tell whether the user wants the node of this name left alone."""
-        return any(name == s or fnmatch.fnmatchcase(name, s) for s in self.skip)
+        return _named(name, self.skip)
+
+    def chooses(self, name: str) -> bool:
+        """Tell whether the pass may begin at the node of this name."""
+        return not self.only or _named(name, self.only)
 
     @abstractmethod
     def apply(self, work: "Workbench") -> None:

@@ -134,7 +134,7 @@ class _Run:
         lineage = dict(self._context.lineage)
         work = Workbench(self.model, step, self._context, self._analyses)
         if not record.runs:
-            work.check_skip()
+            work.check_names()
         start = time.perf_counter()
         try:
             step.apply(work)

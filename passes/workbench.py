@@ -102,28 +102,35 @@ class Workbench:
         """Return the version of the standard operator set that the model imports."""
         return self.graph.opset_imports.get("", 1)
 
-    def nodes(self, *op_types: str) -> list[onnx_ir.Node]:
+    def nodes(self, *op_types: str, between: bool = False) -> list[onnx_ir.Node]:
         """Return the main graph's nodes of the given types (all without one), in graph order.
 
-        Nodes inside subgraphs (If, Loop, Scan) are left as they are by every pass.
+        Of those, the ones that the pass is to leave alone (``skip``) are missing, and those that it is not to begin at
+        (``only``), unless it asks for what lies between. Nodes inside subgraphs (If, Loop, Scan) are left as they are
+        by every pass.
         """
         wanted = frozenset(op_types)
         found = [node for node in self.graph if not wanted or node.op_type in wanted]
-        if not self._pass.skip:
+        step = self._pass
+        if step.only and not between:
+            found = [node for node in found if step.chooses(node.name or "")]
+        if not step.skip:
             return found
         for node in found:
-            if self._pass.skips(node.name or ""):
+            if step.skips(node.name or ""):
                 self.decline(node, _SKIPPED)
-        return [node for node in found if not self._pass.skips(node.name or "")]
+        return [node for node in found if not step.skips(node.name or "")]
 
-    def check_skip(self) -> None:
-        """Raise UsageError if the user wants something left alone that is not there."""
+    def check_names(self) -> None:
+        """Raise UsageError if the user names a node, to leave alone or to work on, that is not there."""
         names = {node.name: None for node in self.graph if node.name}
-        for wanted in self._pass.skip:
-            if wanted not in names and not fnmatch.filter(names, wanted):
-                raise UsageError(
-                    f"pass '{self._pass.name}' is to skip '{wanted}', which no node is called{nearest(wanted, names)}"
-                )
+        wishes = (("is to skip", self._pass.skip), ("is to work only on", self._pass.only))
+        for wish, wanted in wishes:
+            for name in wanted:
+                if name not in names and not fnmatch.filter(names, name):
+                    raise UsageError(
+                        f"pass '{self._pass.name}' {wish} '{name}', which no node is called{nearest(name, names)}"
+                    )
 
     def builder(self, near: onnx_ir.Node) -> Builder:
         """Return a builder for the new nodes of one proposal."""

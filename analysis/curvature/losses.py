@@ -47,16 +47,19 @@ class OwnDistribution(Loss):
         return _flat(lost).mean(1)
 
     def draws(self, outputs: Outputs, generator: torch.Generator) -> torch.Tensor:
-        """Return the cross-entropy of classes drawn from the model's own distribution.
+        """Return products of the logits with random signs that went through the root of their second derivative.
 
-        Positions are independent: with weights of 1 / sqrt(positions) their sum has the mean's Gauss-Newton matrix.
+        diag(p) - p pᵀ = R Rᵀ with R = diag(√p) - p √pᵀ, so for signs ξ the gradient by the logits, R ξ, has the right
+        mean outer product, with less variance than classes drawn from p have where the model is sure. Positions are
+        independent: with weights of 1 / √positions their sum has the mean's Gauss-Newton matrix.
         """
         logits = _logits(outputs)
-        chances = logits.detach().softmax(-1).flatten(0, -2)
-        classes = torch.multinomial(chances, 1, generator=generator).reshape(logits.shape[:-1])
-        lost = _entropy(logits, classes)
-        positions = float(lost[0].numel())
-        return _flat(lost).sum(1) / math.sqrt(positions)
+        roots = logits.detach().softmax(-1).sqrt()
+        signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits.dtype) * 2 - 1
+        pushed = roots * signs
+        weights = pushed - roots.square() * pushed.sum(-1, keepdim=True)
+        positions = float(logits[0].numel() // logits.shape[-1])
+        return _flat(weights * logits).sum(1) / math.sqrt(positions)
 
 
 class Labels(OwnDistribution):

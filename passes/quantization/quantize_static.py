@@ -1,6 +1,7 @@
 """Networks of integer operators between integer activations, with ranges from calibration data."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -11,7 +12,7 @@ from whet.analysis.base import Analysis
 from whet.analysis.kernel_prices import saturates
 from whet.analysis.ranges import Range, RangeMethod, Ranges
 from whet.analysis.statistics import Statistics
-from whet.errors import Mismatch
+from whet.errors import Mismatch, UsageError
 from whet.ir.execute import CannotRun, Executor
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
@@ -77,6 +78,8 @@ class QuantizeStatic(Pass):
     """How weights of fewer than eight bits are rounded; ``auto`` keeps what loses least on held-out data."""
     ends: Literal["same", "eight"] = "eight"
     """Bits of the first and the last product: those of all others, or eight."""
+    stored: tuple[str, ...] = ()
+    """Bits of the weights of single products, as NODE:BITS; ``weight_bits`` is for the others."""
     limit: float = 0.0
     """The largest ||new - old|| / ||old|| of the model's outputs on held-out data; the steps that cost the most stay in
     float until it is kept. 0 sets no limit."""
@@ -86,11 +89,30 @@ class QuantizeStatic(Pass):
     @property
     def tolerance(self) -> float:
         """Return the largest accepted error of one step; fewer bits have a right to more."""
-        return {8: 0.2, 4: 0.35, 3: 0.6, 2: 1.0}[self.weight_bits]
+        return {8: 0.2, 4: 0.35, 3: 0.6, 2: 1.0}[self.fewest_bits]
+
+    @property
+    def fewest_bits(self) -> int:
+        """Return the bits of the narrowest weight."""
+        return min((self.weight_bits, *self.stored_bits.values()))
+
+    @functools.cached_property
+    def stored_bits(self) -> Mapping[str, int]:
+        """Return node -> bits; raises UsageError for an entry that is none."""
+        found: dict[str, int] = {}
+        for entry in self.stored:
+            name, _, bits = entry.rpartition(":")
+            if not name or bits not in {"8", "4", "3", "2"}:
+                raise UsageError(
+                    f"stored is '{entry}' in pass '{self.name}', expected NODE:BITS with 8, 4, 3 or 2 bits"
+                )
+            found[name] = int(bits)
+        return found
 
     def apply(self, work: Workbench) -> None:
         """Choose the placement, then rewrite its steps one by one."""
-        steps, refused = find_steps(work.nodes())
+        steps, refused = find_steps(work.nodes(between=True))
+        steps = [s for s in steps if not s.has_weights or self.chooses(s.node.name or "")]
         work.coverage.matched += len(steps) + len(refused)
         for node, reason in refused.items():
             work.decline(node, reason)
@@ -186,7 +208,7 @@ class _Run:
 
     def _codes(self, plan: Plan) -> CodesOf:
         """Return the maker of weights; what it needs to know of their inputs is measured in one pass over the data."""
-        seen = self._seen(plan) if self._pass.weight_bits < 8 else {}
+        seen = self._seen(plan) if self._pass.fewest_bits < 8 else {}
 
         def codes(number: int, weights: Weights, grid: Affine) -> Codes:
             bits = self._bits(number)
@@ -198,6 +220,9 @@ class _Run:
 
     def _bits(self, number: int) -> int:
         """Return the bits of a step's weights: the first and the last product keep eight unless all are asked for."""
+        asked = self._pass.stored_bits.get(self._steps[number].node.name or "")
+        if asked is not None:
+            return asked
         products = [k for k, step in enumerate(self._steps) if step.has_weights]
         if self._pass.ends == "eight" and number in (products[0], products[-1]):
             return 8
