@@ -1,0 +1,200 @@
+"""Find the best plan under limits.
+
+Without interactions the plan is the proven optimum of the integer program of ``linear``. With interactions the loss is
+a quadratic function of the choices: the program is solved with the prices alone, improved by ``exchange``, then solved
+again with the interactions made linear at the best plan so far,
+
+    loss(x) ~ sum_d [l(x_d) + <v(x_d), s - v_d>] - sum over pairs of <v_d, v_e>      (s, v_d of the best plan so far)
+
+and improved again, as long as this helps. Nothing is random.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from whet.errors import Impossible
+from whet.solve.allocation import Doubles, Indices, Limits, Objective, Plan, Problem
+from whet.solve.exchange import improve
+from whet.solve.linear import Linear, minimize
+
+__all__ = ["Solution", "solve"]
+
+_QUANTITIES: tuple[Objective, ...] = ("loss", "bytes", "ms")
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """The best plan found, and what is proven about it."""
+
+    plan: Plan
+    loss: float
+    """With interactions."""
+    bytes: int
+    ms: float | None
+    linear: Plan | None
+    """The optimum without interactions; None where that program had no solution."""
+    gap: float
+    """0 if the optimum without interactions is proven; otherwise how far the proven bound is below, as a share."""
+
+
+def solve(
+    problem: Problem,
+    limits: Limits,
+    objective: Objective = "loss",
+    *,
+    seconds: float = 30.0,
+    rounds: int = 3,
+) -> Solution:
+    """Return the plan that minimizes ``objective`` and keeps ``limits``.
+
+    Without interactions (directions), the optimum; with them, a plan that no change of one or two decisions improves,
+    and no worse than the optimum without interactions wherever that one keeps the limits. ``seconds`` bounds each
+    integer program; only one that takes longer has a ``gap`` above 0, and only its plan can depend on the machine.
+    ``rounds`` is how often interactions are made linear. Raises Impossible, with the best value that can be had.
+    """
+    return _Search(problem, limits, objective, seconds, rounds).run()
+
+
+class _Search:
+    """One call of :func:`solve`."""
+
+    def __init__(
+        self, problem: Problem, limits: Limits, objective: Objective, seconds: float, rounds: int
+    ) -> None:
+        self.problem, self.objective = problem, objective
+        self.asked, self.limits = limits, limits.without(objective)
+        self.seconds, self.rounds = seconds, rounds
+        self.interacts = problem.table.directions is not None
+        counts_ms = objective == "ms" or limits.ms is not None
+        self.columns = _measured(problem) if counts_ms else np.arange(len(problem.table.loss))
+
+    def run(self) -> Solution:
+        """Solve without interactions, improve with them, make them linear there, and so on."""
+        linear, gap = self._linear(None)
+        plan = self._start(linear)
+        if self.interacts:
+            plan = self._improve(plan)
+        best = self.problem.value(plan, self.objective)
+        limit = self.asked.of(self.objective)
+        if limit is not None and best > limit:
+            raise _impossible(self.asked, self.objective, best)
+        problem = self.problem
+        return Solution(
+            plan, problem.loss(plan), problem.bytes(plan), problem.ms(plan), linear, gap
+        )
+
+    def _start(self, linear: Plan | None) -> Plan:
+        """Return a plan that keeps the limits; raises Impossible if none is found."""
+        if linear is not None and (inside := self._repair(linear)) is not None:
+            return inside
+        for others in (Limits(), self.limits):
+            for quantity in _QUANTITIES:
+                if (limit := self.limits.of(quantity)) is None:
+                    continue
+                least = solve(
+                    self.problem, others.without(quantity), quantity, seconds=self.seconds
+                ).plan
+                if self.problem.fits(least, self.limits):
+                    return least
+                best = self.problem.value(least, quantity)
+                if best > limit:
+                    raise _impossible(others, quantity, best, limit)
+        raise AssertionError("the least of every quantity keeps the limits, and no plan does")
+
+    def _improve(self, plan: Plan) -> Plan:
+        """Return a plan that neither exchanges nor another linearization improves."""
+        best = improve(self.problem, self.limits, self.objective, plan)
+        for _ in range(self.rounds):
+            again, _gap = self._linear(best)
+            inside = None if again in (None, best) else self._repair(again)
+            if inside is None:
+                return best
+            found = improve(self.problem, self.limits, self.objective, inside)
+            if self._key(found) >= self._key(best):
+                return best
+            best = found
+        return best
+
+    def _repair(self, plan: Plan) -> Plan | None:
+        """Return a plan that keeps the limits: where interactions break the one on loss, loss is reduced first."""
+        if self.problem.fits(plan, self.limits):
+            return plan
+        if self.limits.loss is None:
+            return None
+        others = self.limits.without("loss")
+        if not self.problem.fits(plan, others):
+            return None
+        found = improve(self.problem, others, "loss", plan, enough=self.limits.loss)
+        return found if self.problem.fits(found, self.limits) else None
+
+    def _linear(self, at: Plan | None) -> tuple[Plan | None, float]:
+        """Return the optimum with interactions left out, or made linear at a plan, and its gap."""
+        table = self.problem.table
+        columns = {"loss": table.loss, "bytes": table.bytes, "ms": table.ms}
+        fixed = {"loss": 0.0, "bytes": float(self.problem.fixed_bytes), "ms": self.problem.fixed_ms}
+        if at is not None:
+            columns["loss"], fixed["loss"] = _linearized(self.problem, at)
+        limited = [(q, limit) for q in _QUANTITIES if (limit := self.limits.of(q)) is not None]
+        counted = np.bincount(table.owner[self.columns], minlength=len(table.start) - 1)
+        program = Linear(
+            np.concatenate([[0], np.cumsum(counted)]).astype(np.intp),
+            columns[self.objective][self.columns],
+            np.array([columns[q] for q, _ in limited]).reshape(len(limited), -1)[:, self.columns],
+            np.array([limit for _, limit in limited], np.float64),
+            np.array([fixed[q] for q, _ in limited], np.float64),
+        )
+        found = minimize(program, self.seconds)
+        if found is None:
+            return None, 0.0
+        gap = (found.value - found.bound) / max(abs(found.value), 1e-300)
+        return table.plan(self.columns[found.chosen]), gap
+
+    def _key(self, plan: Plan) -> tuple[float, float]:
+        return self.problem.value(plan, self.objective), self.problem.loss(plan)
+
+
+def _linearized(problem: Problem, at: Plan) -> tuple[Doubles, float]:
+    """Return the loss of every option with the rest of the plan ``at`` in place, and what that counts twice."""
+    table = problem.table
+    assert table.directions is not None
+    standing = table.directions[table.rows(at)]
+    total = standing.sum(axis=0)
+    rest = table.directions @ total
+    rest -= np.einsum("nk,nk->n", table.directions, standing[table.owner])
+    pairs = (float(total @ total) - float(np.square(standing).sum())) / 2
+    return np.asarray(table.loss + rest), -pairs
+
+
+def _measured(problem: Problem) -> Indices:
+    """Return the options that were measured; raises Impossible if a decision has none."""
+    known = np.isfinite(problem.table.ms)
+    for index, decision in enumerate(problem.decisions):
+        if not known[problem.table.owner == index].any():
+            raise Impossible(
+                f"milliseconds count, and no option of '{decision.name}' was measured",
+                "ms",
+                math.inf,
+                math.inf,
+            )
+    return np.flatnonzero(known)
+
+
+def _impossible(
+    others: Limits, quantity: Objective, best: float, limit: float | None = None
+) -> Impossible:
+    limit = others.of(quantity) if limit is None else limit
+    assert limit is not None
+    kept = [
+        f"{q} at most {value:.10g}"
+        for q in _QUANTITIES
+        if q != quantity and (value := others.of(q)) is not None
+    ]
+    under = f" with {' and '.join(kept)}" if kept else ""
+    return Impossible(
+        f"{quantity} is limited to {limit:.10g}, the least that can be had{under} is {best:.10g}",
+        quantity,
+        limit,
+        best,
+    )
