@@ -141,7 +141,9 @@ class _Search:
         program = Linear(
             np.concatenate([[0], np.cumsum(counted)]).astype(np.intp),
             columns[self.objective][self.columns],
-            np.array([columns[q] for q, _ in limited]).reshape(len(limited), -1)[:, self.columns],
+            np.array([columns[q][self.columns] for q, _ in limited]).reshape(
+                len(limited), len(self.columns)
+            ),
             np.array([limit for _, limit in limited], np.float64),
             np.array([fixed[q] for q, _ in limited], np.float64),
         )
