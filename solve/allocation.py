@@ -135,6 +135,10 @@ class Table:
         """Return the taken options as indices into the columns ``[decisions]``."""
         return np.asarray(self.start[:-1] + np.asarray(plan.choices, np.intp), np.intp)
 
+    def block(self, decision: int) -> slice:
+        """Return where the options of a decision are."""
+        return slice(int(self.start[decision]), int(self.start[decision + 1]))
+
     def plan(self, rows: Indices) -> Plan:
         """Return the plan that takes these options, one per decision."""
         return Plan(tuple(int(k) for k in rows - self.start[:-1]))

@@ -2,21 +2,24 @@
 
 Changing a decision from option i to a moves the loss by l_a - l_i + <v_a - v_i, s - v_i>, s the sum of the directions
 taken; two changes together add <v_a - v_i, v_b - v_j>. Decision after decision takes the best change, alone or with
-one of any other decision, that keeps the limits, until a whole round changes nothing.
+one elsewhere, that keeps the limits, until a whole round changes nothing. Elsewhere are the 1024 changes that cost
+least, what is limited paid for at the multipliers of the linear relaxation: problems of no more options are searched
+completely.
 """
 
-import dataclasses
 import math
 
 import numpy as np
 
-from whet.solve.allocation import Doubles, Indices, Limits, Objective, Plan, Problem, Table
+from whet.solve.allocation import Doubles, Indices, Limits, Objective, Plan, Problem
+from whet.solve.linear import multipliers
+from whet.solve.linearization import QUANTITIES, linearize
 
 __all__ = ["improve"]
 
 _GAIN = 1e-10
 """A change must gain more than this share of what there is, or sums would be rounded in circles."""
-_QUANTITIES: tuple[Objective, ...] = ("loss", "bytes", "ms")
+_PARTNERS = 1024
 
 
 def improve(
@@ -43,152 +46,138 @@ def improve(
     return plan if worse or not problem.fits(found, limits) else found
 
 
-@dataclasses.dataclass(eq=False)
-class _Changes:
-    """What changes cost: one number per option (alone), or a table (with another)."""
-
-    loss: Doubles
-    bytes: Doubles
-    ms: Doubles
-
-    def of(self, quantity: Objective) -> Doubles:
-        return {"loss": self.loss, "bytes": self.bytes, "ms": self.ms}[quantity]
-
-
 class _Search:
     """The plan as it is, and what every single change would do to it."""
 
     def __init__(self, problem: Problem, limits: Limits, objective: Objective, plan: Plan) -> None:
-        self.table: Table = problem.table
+        self.problem, self.limits, self.table = problem, limits, problem.table
         self.objective: Objective = objective
-        self.taken: Indices = self.table.rows(plan)
-        self.counts_ms = objective == "ms" or limits.ms is not None
-        self.allowed = (
-            np.isfinite(self.table.ms) if self.counts_ms else np.ones(len(self.table.loss), bool)
-        )
-        self.limits = {"loss": limits.loss, "bytes": limits.bytes, "ms": limits.ms}
-        self.fixed = {"loss": 0.0, "bytes": float(problem.fixed_bytes), "ms": problem.fixed_ms}
+        count = len(self.table.loss)
+        measured = np.isfinite(self.table.ms)
+        counts_ms = objective == "ms" or limits.ms is not None
+        self.allowed = measured if counts_ms else np.ones(count, bool)
         directions = self.table.directions
-        self.directions = np.zeros((len(self.allowed), 0)) if directions is None else directions
+        self.v = np.zeros((count, 0)) if directions is None else directions
+        self.taken = self.table.rows(plan)
+        self.standing = self.v[self.taken]
+        blocks = [self.v[self.table.block(d)] @ v for d, v in enumerate(self.standing)]
+        self.own = np.concatenate([np.zeros(0), *blocks])
+        self.pull = self.v @ self.standing.sum(axis=0)
+        self.since = 0
         self._refresh()
 
     def round(self, enough: float) -> bool:
         """Give every decision its best change; tell whether anything changed."""
-        before = self.taken.copy()
+        self._choose_partners()
+        changed = False
         for decision in range(len(self.taken)):
             if self.totals[self.objective] <= enough:
                 return False
-            self._turn(decision)
-        return not np.array_equal(before, self.taken)
+            if self._turn(decision):
+                changed, self.since = True, 0
+            self.since += 1
+            if self.since > len(self.taken):
+                return False
+        return changed
 
-    def _turn(self, decision: int) -> None:
-        """Make the best change of a decision, with or without one of another."""
-        low, high = self.table.start[decision], self.table.start[decision + 1]
-        block = np.arange(low, high)
+    def _turn(self, decision: int) -> bool:
+        """Make the best change of a decision, with or without one of the partners; tell whether there was one."""
+        block = np.arange(len(self.table.loss))[self.table.block(decision)]
         block = block[self.allowed[block] & (block != self.taken[decision])]
         if not len(block):
-            return
-        partners = self._partners(decision, block)
-        pairs = self._together(block, partners)
-        best = self._best(pairs)
+            return False
+        changes = self._together(decision, block)
+        best = self._best(changes)
         if best is None:
-            return
-        first, second = np.unravel_index(best, pairs.loss.shape)
-        rows = [int(block[first])]
-        if second < len(partners):
-            rows.append(int(partners[second]))
+            return False
+        first, second = divmod(best, len(self.partners) + 1)
+        rows = [int(block[first]), *(int(k) for k in self.partners[second : second + 1])]
+        if len(rows) == 2 and not self._holds(rows[0], rows[1]):
+            return False
         for row in rows:
-            self.taken[self.table.owner[row]] = row
+            self._take(row)
         self._refresh()
+        return True
 
-    def _partners(self, decision: int, block: Indices) -> Indices:
-        """Return the changes elsewhere that can make a change of this decision possible or worth it."""
-        useful = self.allowed & (self.table.owner != decision)
-        useful &= self.taken[self.table.owner] != np.arange(len(useful))
-        for quantity, room in self._rooms().items():
-            change = self.alone.of(quantity)
-            least = change[block].min() + change
-            if quantity == "loss":
-                least = least - self.lengths[block].max() * self.lengths
-            useful &= least <= room
-        gain = self.alone.of(self.objective)
-        possible = gain[block].min() + gain
-        if self.objective == "loss":
-            useful &= possible - self.lengths[block].max() * self.lengths < 0
-        else:
-            useful &= possible <= 0
-        return np.flatnonzero(useful)
+    def _choose_partners(self) -> None:
+        """Find the changes that cost least, what is limited paid for at the relaxation's multipliers."""
+        at = self.table.plan(self.taken)
+        made = linearize(self.problem, self.limits, self.objective, at)
+        prices = multipliers(made.program)
+        cost = self.alone[self.objective].copy()
+        if prices is not None:
+            for quantity, price in zip(made.limited, prices, strict=True):
+                cost += price * self.alone[quantity]
+        cost[~self.allowed] = np.inf
+        cost[self.taken] = np.inf
+        order = np.argsort(cost, kind="stable")[:_PARTNERS]
+        self.partners = np.asarray(order[np.isfinite(cost[order])], np.intp)
+        self.owners = self.table.owner[self.partners]
+        self.moved = np.asarray(self.v[self.partners] - self.standing[self.owners], np.float32)
 
-    def _together(self, block: Indices, partners: Indices) -> _Changes:
-        """Return ``[block, partners + 1]``: both changes at once; the last column is the change alone."""
-
-        def summed(change: Doubles) -> Doubles:
-            other = np.append(change[partners], 0.0)
-            return np.asarray(change[block][:, None] + other)
-
-        loss = summed(self.alone.loss)
-        if self.directions.shape[1] and len(partners):
-            v = self.directions
-            moved = v[block] - v[self.taken[self.table.owner[block[0]]]]
-            loss[:, :-1] += moved @ v[partners].T
-            standing = moved @ v[self.taken].T
-            loss[:, :-1] -= standing[:, self.table.owner[partners]]
-        return _Changes(loss, summed(self.alone.bytes), summed(self.alone.ms))
-
-    def _best(self, changes: _Changes) -> int | None:
-        """Return the flat index of the change that gains most and keeps the limits; None if none gains."""
-        fits = np.ones(changes.loss.shape, bool)
-        for quantity, room in self._rooms().items():
-            fits &= changes.of(quantity) <= room
-        gain = np.where(fits, changes.of(self.objective), np.inf)
-        best = int(np.argmin(gain))
-        if gain.flat[best] < -self._tolerance(self.objective):
-            return best
-        if self.objective == "loss":
-            return None
-        level = np.where(gain <= 0, changes.loss, np.inf)
-        best = int(np.argmin(level))
-        return best if level.flat[best] < -self._tolerance("loss") else None
-
-    def _rooms(self) -> dict[Objective, float]:
-        """Return what is left under each limit, less what rounding could take."""
-        return {
-            q: limit - self.totals[q] - (0.0 if q == "bytes" else 1e-12 * self.sizes[q])
-            for q in _QUANTITIES
-            if (limit := self.limits[q]) is not None
+    def _together(self, decision: int, block: Indices) -> dict[Objective, Doubles]:
+        """Return per quantity ``[block, partners + 1]``: both changes at once; the last column is the change alone."""
+        found: dict[Objective, Doubles] = {
+            q: np.add.outer(change[block], np.append(change[self.partners], 0.0))
+            for q, change in self.alone.items()
         }
+        if self.v.shape[1]:
+            moved = np.asarray(self.v[block] - self.standing[decision], np.float32)
+            found["loss"][:, :-1] += moved @ self.moved.T
+        useless = (self.owners == decision) | (self.taken[self.owners] == self.partners)
+        found["loss"][:, :-1][:, useless] = np.nan
+        return found
 
-    def _tolerance(self, quantity: Objective) -> float:
-        return _GAIN * self.sizes[quantity]
+    def _holds(self, one: int, other: int) -> bool:
+        """Tell whether two changes gain and keep the limits in double precision as they seemed to in single."""
+        first, second = (self.v[row] - self.standing[self.table.owner[row]] for row in (one, other))
+        both = {q: change[[one]] + change[[other]] for q, change in self.alone.items()}
+        both["loss"] += first @ second
+        return self._best(both) is not None
+
+    def _best(self, changes: dict[Objective, Doubles]) -> int | None:
+        """Return the flat index of the change that gains most and keeps the limits; None if none gains."""
+        fits = ~np.isnan(changes["loss"])
+        for quantity in QUANTITIES:
+            if (limit := self.limits.of(quantity)) is not None:
+                margin = 0.0 if quantity == "bytes" else 1e-12 * self.sizes[quantity]
+                fits &= changes[quantity] <= limit - self.totals[quantity] - margin
+        gain = np.where(fits, changes[self.objective], np.inf)
+        best = int(np.argmin(gain))
+        if gain.flat[best] < -_GAIN * self.sizes[self.objective]:
+            return best
+        level = np.where(gain <= 0, changes["loss"], np.inf)
+        best = int(np.argmin(level))
+        return best if level.flat[best] < -_GAIN * self.sizes["loss"] else None
+
+    def _take(self, row: int) -> None:
+        """Put an option into the plan and follow what depends on the directions."""
+        decision = int(self.table.owner[row])
+        self.pull += self.v @ (self.v[row] - self.standing[decision])
+        self.taken[decision], self.standing[decision] = row, self.v[row]
+        block = self.table.block(decision)
+        self.own[block] = self.v[block] @ self.v[row]
+        same = self.owners == decision
+        self.moved[same] = self.v[self.partners[same]] - self.v[row]
 
     def _refresh(self) -> None:
-        """Work out totals and single changes anew; about a multiplication of all directions by one vector."""
-        table, taken, v = self.table, self.taken, self.directions
-        total = v[taken].sum(axis=0)
-        pull = v @ total
-        standing = v[taken]
-        own = np.concatenate(
-            [v[table.start[d] : table.start[d + 1]] @ standing[d] for d in range(len(taken))]
-            or [np.zeros(0)]
-        )
+        """Work out totals, and what every change alone does to them."""
+        table, taken = self.table, self.taken
         now = taken[table.owner]
-        loss = table.loss - table.loss[now] + pull - pull[now] - own + own[now]
-        self.alone = _Changes(
-            np.asarray(loss), table.bytes - table.bytes[now], self._ms_changes(now)
-        )
-        squares = np.einsum("nk,nk->n", v, v)
-        self.lengths = np.sqrt(np.maximum(squares - 2 * own + squares[now], 0.0))
-        pairs = (float(total @ total) - float(np.square(standing).sum())) / 2
+        loss = table.loss - table.loss[now]
+        loss += self.pull - self.pull[now] - self.own + self.own[now]
+        self.alone: dict[Objective, Doubles] = {
+            "loss": loss,
+            "bytes": table.bytes - table.bytes[now],
+            "ms": table.ms - table.ms[now],
+        }
+        pairs = float((self.pull[taken] - self.own[taken]).sum()) / 2
+        size = self.problem.fixed_bytes + float(table.bytes[taken].sum())
+        ms = self.problem.fixed_ms + float(np.nansum(table.ms[taken]))
         self.totals: dict[Objective, float] = {
             "loss": float(table.loss[taken].sum()) + pairs,
-            "bytes": self.fixed["bytes"] + float(table.bytes[taken].sum()),
-            "ms": self.fixed["ms"] + float(np.nansum(table.ms[taken])),
+            "bytes": size,
+            "ms": ms,
         }
-        self.sizes: dict[Objective, float] = {
-            "loss": float(np.abs(table.loss[taken]).sum()) + abs(pairs),
-            "bytes": self.totals["bytes"],
-            "ms": self.totals["ms"],
-        }
-
-    def _ms_changes(self, now: Indices) -> Doubles:
-        return np.asarray(self.table.ms - self.table.ms[now])
+        least = float(np.abs(table.loss[taken]).sum()) + abs(pairs)
+        self.sizes: dict[Objective, float] = {"loss": least, "bytes": size, "ms": ms}

@@ -22,7 +22,7 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from whet.errors import WhetError
 from whet.solve.allocation import Doubles, Indices
 
-__all__ = ["Found", "Linear", "minimize"]
+__all__ = ["Found", "Linear", "minimize", "multipliers"]
 
 _CORE = 200
 """Options beyond one per decision in the first core."""
@@ -109,8 +109,19 @@ def _grow(program: Linear, reduced: Doubles, bound: float, end: float) -> Found 
 
 def _relax(program: Linear) -> tuple[Doubles, float] | None:
     """Return reduced costs ``[n]`` and the Lagrangian bound of the linear relaxation; None if it has no solution."""
+    prices = multipliers(program)
+    if prices is None:
+        return None
+    shadow = program.cost + prices @ program.usage
+    least = np.minimum.reduceat(shadow, program.start[:-1])
+    reduced = shadow - np.repeat(least, np.diff(program.start))
+    return reduced, math.fsum(least) - float(prices @ (program.limit - program.fixed))
+
+
+def multipliers(program: Linear) -> Doubles | None:
+    """Return what the linear relaxation gains per unit of every limit ``[rows]``, or None if it has no solution."""
     scale = _largest(program.cost)
-    usage, room = _rows(program)
+    usage, room, sizes = _rows(program)
     once = _membership(program.start)
     found = linprog(
         program.cost / scale,
@@ -123,13 +134,9 @@ def _relax(program: Linear) -> tuple[Doubles, float] | None:
     )
     if found.status == 2 and (room < 0).any():
         return None
-    prices = np.zeros(len(usage))
-    if found.status == 0 and len(usage):
-        prices = np.maximum(-np.asarray(found.ineqlin.marginals), 0.0) * scale
-    shadow = program.cost + prices @ usage
-    least = np.minimum.reduceat(shadow, program.start[:-1])
-    reduced = shadow - np.repeat(least, np.diff(program.start))
-    return reduced, math.fsum(least) - float(prices @ room)
+    if found.status != 0 or not len(usage):
+        return np.zeros(len(usage))
+    return np.asarray(np.maximum(-found.ineqlin.marginals, 0.0) * scale / sizes)
 
 
 def _solve(
@@ -138,7 +145,7 @@ def _solve(
     """Return the best solution within the core, and its bound there; None if the core has no solution."""
     columns = np.flatnonzero(core)
     once = _membership(program.start)[:, columns]
-    usage, room = _rows(program)
+    usage, room, _sizes = _rows(program)
     base = np.minimum.reduceat(program.cost, program.start[:-1])
     above = (program.cost - np.repeat(base, np.diff(program.start)))[columns]
     scale = max(_largest(above) / _REACH, float(reduced[columns].max()) / len(base), 1e-300)
@@ -178,13 +185,13 @@ def _picked(start: Indices, columns: Indices, x: Doubles) -> Indices:
     return np.array([low + int(np.argmax(x[low:high])) for low, high in parts], np.intp)
 
 
-def _rows(program: Linear) -> tuple[Doubles, Doubles]:
-    """Return usage above the least of each decision, and the room left for it, scaled row by row."""
+def _rows(program: Linear) -> tuple[Doubles, Doubles, Doubles]:
+    """Return usage above the least of each decision, the room left for it, and what both were divided by."""
     least = np.minimum.reduceat(program.usage, program.start[:-1], axis=1)
     above = program.usage - np.repeat(least, np.diff(program.start), axis=1)
     spent = program.fixed + np.array([math.fsum(row) for row in least])
-    scale = np.array([_largest(row) for row in above]) / _ROW
-    return np.asarray(above / scale[:, None]), np.asarray((program.limit - spent) / scale)
+    scale = np.asarray([_largest(row) for row in above], np.float64) / _ROW
+    return np.asarray(above / scale[:, None]), np.asarray((program.limit - spent) / scale), scale
 
 
 def _membership(start: Indices) -> sparse.csc_array:

@@ -2,26 +2,19 @@
 
 Without interactions the plan is the proven optimum of the integer program of ``linear``. With interactions the loss is
 a quadratic function of the choices: the program is solved with the prices alone, improved by ``exchange``, then solved
-again with the interactions made linear at the best plan so far,
-
-    loss(x) ~ sum_d [l(x_d) + <v(x_d), s - v_d>] - sum over pairs of <v_d, v_e>      (s, v_d of the best plan so far)
-
-and improved again, as long as this helps. Nothing is random.
+again with the interactions made linear at the best plan so far (``linearization``) and improved again, as long as this
+helps. Nothing is random.
 """
 
 import dataclasses
-import math
-
-import numpy as np
 
 from whet.errors import Impossible
-from whet.solve.allocation import Doubles, Indices, Limits, Objective, Plan, Problem
+from whet.solve.allocation import Limits, Objective, Plan, Problem
 from whet.solve.exchange import improve
-from whet.solve.linear import Linear, minimize
+from whet.solve.linear import minimize
+from whet.solve.linearization import QUANTITIES, linearize
 
 __all__ = ["Solution", "solve"]
-
-_QUANTITIES: tuple[Objective, ...] = ("loss", "bytes", "ms")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +60,6 @@ class _Search:
         self.asked, self.limits = limits, limits.without(objective)
         self.seconds, self.rounds = seconds, rounds
         self.interacts = problem.table.directions is not None
-        counts_ms = objective == "ms" or limits.ms is not None
-        self.columns = _measured(problem) if counts_ms else np.arange(len(problem.table.loss))
 
     def run(self) -> Solution:
         """Solve without interactions, improve with them, make them linear there, and so on."""
@@ -90,7 +81,7 @@ class _Search:
         if linear is not None and (inside := self._repair(linear)) is not None:
             return inside
         for others in (Limits(), self.limits):
-            for quantity in _QUANTITIES:
+            for quantity in QUANTITIES:
                 if (limit := self.limits.of(quantity)) is None:
                     continue
                 least = solve(
@@ -131,56 +122,15 @@ class _Search:
 
     def _linear(self, at: Plan | None) -> tuple[Plan | None, float]:
         """Return the optimum with interactions left out, or made linear at a plan, and its gap."""
-        table = self.problem.table
-        columns = {"loss": table.loss, "bytes": table.bytes, "ms": table.ms}
-        fixed = {"loss": 0.0, "bytes": float(self.problem.fixed_bytes), "ms": self.problem.fixed_ms}
-        if at is not None:
-            columns["loss"], fixed["loss"] = _linearized(self.problem, at)
-        limited = [(q, limit) for q in _QUANTITIES if (limit := self.limits.of(q)) is not None]
-        counted = np.bincount(table.owner[self.columns], minlength=len(table.start) - 1)
-        program = Linear(
-            np.concatenate([[0], np.cumsum(counted)]).astype(np.intp),
-            columns[self.objective][self.columns],
-            np.array([columns[q][self.columns] for q, _ in limited]).reshape(
-                len(limited), len(self.columns)
-            ),
-            np.array([limit for _, limit in limited], np.float64),
-            np.array([fixed[q] for q, _ in limited], np.float64),
-        )
-        found = minimize(program, self.seconds)
+        made = linearize(self.problem, self.limits, self.objective, at)
+        found = minimize(made.program, self.seconds)
         if found is None:
             return None, 0.0
         gap = (found.value - found.bound) / max(abs(found.value), 1e-300)
-        return table.plan(self.columns[found.chosen]), gap
+        return made.plan(self.problem, found.chosen), gap
 
     def _key(self, plan: Plan) -> tuple[float, float]:
         return self.problem.value(plan, self.objective), self.problem.loss(plan)
-
-
-def _linearized(problem: Problem, at: Plan) -> tuple[Doubles, float]:
-    """Return the loss of every option with the rest of the plan ``at`` in place, and what that counts twice."""
-    table = problem.table
-    assert table.directions is not None
-    standing = table.directions[table.rows(at)]
-    total = standing.sum(axis=0)
-    rest = table.directions @ total
-    rest -= np.einsum("nk,nk->n", table.directions, standing[table.owner])
-    pairs = (float(total @ total) - float(np.square(standing).sum())) / 2
-    return np.asarray(table.loss + rest), -pairs
-
-
-def _measured(problem: Problem) -> Indices:
-    """Return the options that were measured; raises Impossible if a decision has none."""
-    known = np.isfinite(problem.table.ms)
-    for index, decision in enumerate(problem.decisions):
-        if not known[problem.table.owner == index].any():
-            raise Impossible(
-                f"milliseconds count, and no option of '{decision.name}' was measured",
-                "ms",
-                math.inf,
-                math.inf,
-            )
-    return np.flatnonzero(known)
 
 
 def _impossible(
@@ -190,7 +140,7 @@ def _impossible(
     assert limit is not None
     kept = [
         f"{q} at most {value:.10g}"
-        for q in _QUANTITIES
+        for q in QUANTITIES
         if q != quantity and (value := others.of(q)) is not None
     ]
     under = f" with {' and '.join(kept)}" if kept else ""

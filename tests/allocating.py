@@ -20,7 +20,7 @@ def random_problem(
         size, sensitivity = int(rng.integers(1, 1000)), 10 ** rng.uniform(-2, 2)
         choices: list[Option] = []
         for k in range(count):
-            loss = sensitivity * 4.0**-(count - k) * rng.uniform(0.5, 2) * (k > 0)
+            loss = sensitivity * 4.0 ** -(count - k) * rng.uniform(0.5, 2) * (k > 0)
             v = rng.standard_normal(draws) + rng.standard_normal() * common
             if draws:
                 v *= np.sqrt(2 * loss / np.mean(v**2))
