@@ -34,8 +34,8 @@ def improve(
     """Return a plan that no single change and no exchange of two improves, starting from one that keeps the limits.
 
     Of two plans equal in bytes or milliseconds, the one of smaller loss is better. Stops after ``rounds`` rounds, or as
-    soon as the objective is no more than ``enough``. Options without milliseconds are not taken where these count. The
-    result is never worse than ``plan``.
+    soon as the objective is no more than ``enough``. The result is never worse than ``plan``. Every option has to be
+    measured where milliseconds count.
     """
     search = _Search(problem, limits, objective, plan)
     for _ in range(rounds):
@@ -52,12 +52,8 @@ class _Search:
     def __init__(self, problem: Problem, limits: Limits, objective: Objective, plan: Plan) -> None:
         self.problem, self.limits, self.table = problem, limits, problem.table
         self.objective: Objective = objective
-        count = len(self.table.loss)
-        measured = np.isfinite(self.table.ms)
-        counts_ms = objective == "ms" or limits.ms is not None
-        self.allowed = measured if counts_ms else np.ones(count, bool)
         directions = self.table.directions
-        self.v = np.zeros((count, 0)) if directions is None else directions
+        self.v = np.zeros((len(self.table.loss), 0)) if directions is None else directions
         self.taken = self.table.rows(plan)
         self.standing = self.v[self.taken]
         blocks = [self.v[self.table.block(d)] @ v for d, v in enumerate(self.standing)]
@@ -83,7 +79,7 @@ class _Search:
     def _turn(self, decision: int) -> bool:
         """Make the best change of a decision, with or without one of the partners; tell whether there was one."""
         block = np.arange(len(self.table.loss))[self.table.block(decision)]
-        block = block[self.allowed[block] & (block != self.taken[decision])]
+        block = block[block != self.taken[decision]]
         if not len(block):
             return False
         changes = self._together(decision, block)
@@ -108,7 +104,6 @@ class _Search:
         if prices is not None:
             for quantity, price in zip(made.limited, prices, strict=True):
                 cost += price * self.alone[quantity]
-        cost[~self.allowed] = np.inf
         cost[self.taken] = np.inf
         order = np.argsort(cost, kind="stable")[:_PARTNERS]
         self.partners = np.asarray(order[np.isfinite(cost[order])], np.intp)

@@ -21,13 +21,14 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from whet.errors import WhetError
 from whet.solve.allocation import Doubles, Indices
+from whet.solve.quiet import quiet
 
 __all__ = ["Found", "Linear", "minimize", "multipliers"]
 
 _CORE = 200
 """Options beyond one per decision in the first core."""
 _REACH = 1e6
-"""Largest cost of the integer program in units of the gap that it has to close."""
+"""Largest cost in the integer program."""
 _ROW = 1e4
 """Largest number in a row of the integer program."""
 _CUTS = 50
@@ -85,26 +86,27 @@ def minimize(program: Linear, seconds: float = 60.0) -> Found | None:
 
 
 def _grow(program: Linear, reduced: Doubles, bound: float, end: float) -> Found | None:
-    """Solve cores until the last one holds every option that could be part of something better."""
+    """Solve cores until the last one holds every option that could be part of something better, and little else."""
     n = len(program.cost)
     size = min(n, len(program.start) - 1 + _CORE)
     core = reduced <= np.partition(reduced, size - 1)[size - 1]
     while True:
-        found = _solve(program, core, reduced, bound, end)
+        found = _solve(program, core, bound, end)
         if found is None:
             if core.all():
                 return None
             core = np.ones(n, bool)
             continue
-        slack = 1e-9 * max(abs(found.value), abs(bound))
-        needed = reduced <= found.value - bound + slack
+        needed = reduced <= max(found.value - bound, 0.0)
         missing = needed & ~core
+        late = time.monotonic() >= end or found.bound < found.value
         if not missing.any():
-            return found
-        if time.monotonic() >= end or found.bound < found.value:
+            if late or _scale(program, core) < 2 * _scale(program, needed):
+                return found
+        elif late:
             outside = bound + float(reduced[missing].min())
             return dataclasses.replace(found, bound=max(bound, min(found.bound, outside)))
-        core = needed | (reduced <= 0)
+        core = needed
 
 
 def _relax(program: Linear) -> tuple[Doubles, float] | None:
@@ -115,7 +117,9 @@ def _relax(program: Linear) -> tuple[Doubles, float] | None:
     shadow = program.cost + prices @ program.usage
     least = np.minimum.reduceat(shadow, program.start[:-1])
     reduced = shadow - np.repeat(least, np.diff(program.start))
-    return reduced, math.fsum(least) - float(prices @ (program.limit - program.fixed))
+    paid = prices * (program.limit - program.fixed)
+    rounding = 1e-12 * float(np.abs(least).sum() + np.abs(paid).sum())
+    return reduced, math.fsum(least) - math.fsum(paid) - rounding
 
 
 def multipliers(program: Linear) -> Doubles | None:
@@ -139,43 +143,54 @@ def multipliers(program: Linear) -> Doubles | None:
     return np.asarray(np.maximum(-found.ineqlin.marginals, 0.0) * scale / sizes)
 
 
-def _solve(
-    program: Linear, core: np.ndarray, reduced: Doubles, bound: float, end: float
-) -> Found | None:
+def _solve(program: Linear, core: np.ndarray, bound: float, end: float) -> Found | None:
     """Return the best solution within the core, and its bound there; None if the core has no solution."""
     columns = np.flatnonzero(core)
     once = _membership(program.start)[:, columns]
     usage, room, _sizes = _rows(program)
-    base = np.minimum.reduceat(program.cost, program.start[:-1])
-    above = (program.cost - np.repeat(base, np.diff(program.start)))[columns]
-    scale = max(_largest(above) / _REACH, float(reduced[columns].max()) / len(base), 1e-300)
+    least, above = _above(program, core)
+    scale = _scale(program, core)
     constraints = [LinearConstraint(once, 1, 1)]
     if len(usage):
         constraints.append(LinearConstraint(sparse.csr_array(usage[:, columns]), -np.inf, room))
     for _ in range(_CUTS):
-        found = milp(
-            above / scale,
-            integrality=np.ones(len(columns)),
-            bounds=Bounds(0, 1),
-            constraints=constraints,
-            options={"mip_rel_gap": 0.0, "time_limit": max(end - time.monotonic(), 0.05)},
-        )
+        options = {"mip_rel_gap": 0.0, "time_limit": max(end - time.monotonic(), 0.05)}
+        with quiet():
+            found = milp(
+                above / scale,
+                integrality=np.ones(len(columns)),
+                bounds=Bounds(0, 1),
+                constraints=constraints,
+                options=options,
+            )
         if found.x is None:
             if found.status == 1:
-                raise WhetError(f"no plan was found in time for {len(base)} decisions")
+                raise WhetError(f"no plan was found in time for {len(least)} decisions")
             return None
         picked = _picked(program.start, columns, found.x)
         if program.fits(columns[picked]):
             value = program.value(columns[picked])
-            lowest = math.fsum(base) + scale * float(found.mip_dual_bound)
+            lowest = math.fsum(least) + scale * float(found.mip_dual_bound)
             proven = found.status == 0
             return Found(
                 columns[picked], value, value if proven else min(value, max(bound, lowest))
             )
         cut = np.zeros((1, len(columns)))
         cut[0, picked] = 1
-        constraints.append(LinearConstraint(sparse.csr_array(cut), -np.inf, len(base) - 1))
+        constraints.append(LinearConstraint(sparse.csr_array(cut), -np.inf, len(least) - 1))
     return None
+
+
+def _above(program: Linear, core: np.ndarray) -> tuple[Doubles, Doubles]:
+    """Return the least cost of every decision within the core, and what the core's options cost above it."""
+    inside = np.where(core, program.cost, np.inf)
+    least = np.minimum.reduceat(inside, program.start[:-1])
+    return least, (inside - np.repeat(least, np.diff(program.start)))[core]
+
+
+def _scale(program: Linear, core: np.ndarray) -> float:
+    """Return what one unit of the integer program's cost stands for; the program is solved to a millionth of that."""
+    return _largest(_above(program, core)[1]) / _REACH
 
 
 def _picked(start: Indices, columns: Indices, x: Doubles) -> Indices:

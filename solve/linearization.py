@@ -8,12 +8,10 @@ exact where a single decision changes.
 """
 
 import dataclasses
-import math
 
 import numpy as np
 
-from whet.errors import Impossible
-from whet.solve.allocation import Doubles, Indices, Limits, Objective, Plan, Problem
+from whet.solve.allocation import Doubles, Limits, Objective, Plan, Problem
 from whet.solve.linear import Linear
 
 __all__ = ["QUANTITIES", "Linearized", "linearize"]
@@ -23,17 +21,11 @@ QUANTITIES: tuple[Objective, ...] = ("loss", "bytes", "ms")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Linearized:
-    """A program over some of a problem's options."""
+    """A program whose columns are a problem's options."""
 
     program: Linear
-    options: Indices
-    """``[columns]``: the option of each column of the program."""
     limited: tuple[Objective, ...]
     """What each row of the program limits."""
-
-    def plan(self, problem: Problem, chosen: Indices) -> Plan:
-        """Return the plan that takes the columns chosen."""
-        return problem.table.plan(self.options[chosen])
 
 
 def linearize(
@@ -41,7 +33,7 @@ def linearize(
 ) -> Linearized:
     """Return the program that minimizes ``objective`` under ``limits``, interactions made linear at a plan, if given.
 
-    Where milliseconds count, options without them are left out; raises Impossible if a decision has no other.
+    Every option has to be measured where milliseconds count.
     """
     table = problem.table
     columns = {"loss": table.loss, "bytes": table.bytes, "ms": table.ms}
@@ -49,19 +41,15 @@ def linearize(
     if at is not None and table.directions is not None:
         columns["loss"], fixed["loss"] = _first_order(table.directions, problem, at)
     limited = tuple(q for q in QUANTITIES if limits.of(q) is not None)
-    counts_ms = "ms" in (objective, *limited)
-    options = _measured(problem) if counts_ms else np.arange(len(table.loss))
-    counted = np.bincount(table.owner[options], minlength=len(problem.decisions))
-    usage = [columns[q][options] for q in limited]
+    usage = [columns[q] for q in limited]
     return Linearized(
         Linear(
-            np.concatenate([[0], np.cumsum(counted)]).astype(np.intp),
-            columns[objective][options],
-            np.array(usage, np.float64).reshape(len(limited), len(options)),
+            table.start,
+            columns[objective],
+            np.array(usage, np.float64).reshape(len(limited), len(table.loss)),
             np.array([limits.of(q) for q in limited], np.float64),
             np.array([fixed[q] for q in limited], np.float64),
         ),
-        options,
         limited,
     )
 
@@ -73,14 +61,3 @@ def _first_order(directions: Doubles, problem: Problem, at: Plan) -> tuple[Doubl
     own = [directions[problem.table.block(d)] @ v for d, v in enumerate(standing)]
     pairs = (float(total @ total) - float(np.square(standing).sum())) / 2
     return np.asarray(problem.table.loss + directions @ total - np.concatenate(own)), -pairs
-
-
-def _measured(problem: Problem) -> Indices:
-    """Return the options that were measured; raises Impossible if a decision has none."""
-    known = np.isfinite(problem.table.ms)
-    counted = np.bincount(problem.table.owner[known], minlength=len(problem.decisions))
-    for decision, count in zip(problem.decisions, counted, strict=True):
-        if not count:
-            message = f"milliseconds count, and no option of '{decision.name}' was measured"
-            raise Impossible(message, "ms", math.inf, math.inf)
-    return np.flatnonzero(known)

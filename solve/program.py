@@ -7,6 +7,7 @@ helps. Nothing is random.
 """
 
 import dataclasses
+import math
 
 from whet.errors import Impossible
 from whet.solve.allocation import Limits, Objective, Plan, Problem
@@ -47,7 +48,30 @@ def solve(
     integer program; only one that takes longer has a ``gap`` above 0, and only its plan can depend on the machine.
     ``rounds`` is how often interactions are made linear. Raises Impossible, with the best value that can be had.
     """
-    return _Search(problem, limits, objective, seconds, rounds).run()
+    if "ms" not in (objective, *(q for q in QUANTITIES if limits.of(q) is not None)):
+        return _Search(problem, limits, objective, seconds, rounds).run()
+    measured, kept = _measured(problem)
+    found = _Search(measured, limits, objective, seconds, rounds).run()
+    linear = None if found.linear is None else _original(found.linear, kept)
+    return dataclasses.replace(found, plan=_original(found.plan, kept), linear=linear)
+
+
+def _measured(problem: Problem) -> tuple[Problem, list[list[int]]]:
+    """Return the problem without options that were not measured, and which ones stay; raises Impossible."""
+    kept = [[k for k, o in enumerate(d.options) if o.ms is not None] for d in problem.decisions]
+    for decision, options in zip(problem.decisions, kept, strict=True):
+        if not options:
+            message = f"milliseconds count, and no option of '{decision.name}' was measured"
+            raise Impossible(message, "ms", math.inf, math.inf)
+    decisions = tuple(
+        dataclasses.replace(d, options=tuple(d.options[k] for k in options))
+        for d, options in zip(problem.decisions, kept, strict=True)
+    )
+    return dataclasses.replace(problem, decisions=decisions), kept
+
+
+def _original(plan: Plan, kept: list[list[int]]) -> Plan:
+    return Plan(tuple(options[k] for k, options in zip(plan.choices, kept, strict=True)))
 
 
 class _Search:
@@ -127,7 +151,7 @@ class _Search:
         if found is None:
             return None, 0.0
         gap = (found.value - found.bound) / max(abs(found.value), 1e-300)
-        return made.plan(self.problem, found.chosen), gap
+        return self.problem.table.plan(found.chosen), gap
 
     def _key(self, plan: Plan) -> tuple[float, float]:
         return self.problem.value(plan, self.objective), self.problem.loss(plan)

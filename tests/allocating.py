@@ -40,7 +40,8 @@ def all_plans(problem: Problem) -> Iterator[Plan]:
 def least(problem: Problem, limits: Limits, objective: Objective) -> float | None:
     """Return the optimum by trying everything; None if nothing keeps the limits."""
     fitting = (p for p in all_plans(problem) if problem.fits(p, limits))
-    return min((problem.value(p, objective) for p in fitting), default=None)
+    values = (problem.value(p, objective) for p in fitting)
+    return min((v for v in values if np.isfinite(v)), default=None)
 
 
 def limits_of(problem: Problem, seed: int, *quantities: Objective) -> Limits:
