@@ -34,6 +34,19 @@ class BudgetMissed(WhetError):
         self.artifact = artifact
 
 
+class Impossible(WhetError):
+    """No choice of options keeps all limits (exit code 3)."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, quantity: str, limit: float, best: float) -> None:
+        """Carry the quantity, its limit, and the best value that the other limits leave room for."""
+        super().__init__(message)
+        self.quantity = quantity
+        self.limit = limit
+        self.best = best
+
+
 class InvalidModel(WhetError):
     """The model breaks a rule of the IR, or the file is not a model (exit code 4)."""
 

@@ -20,7 +20,7 @@ from whet.errors import WhetError
 
 __all__ = ["BrokenBuild", "compare", "main", "tree_files"]
 
-FOLDERS = ("ir", "passes", "analysis", "backends", "tools")
+FOLDERS = ("ir", "passes", "analysis", "solve", "backends", "tools")
 _PACKAGE = "whet"
 _IMPORT = """
 import sys, pathlib, whet

@@ -1,0 +1,178 @@
+"""Improve a plan by single changes and by exchanges between two decisions, on the loss with its interactions.
+
+Changing a decision from option i to a moves the loss by l_a - l_i + <v_a - v_i, s - v_i>, s the sum of the directions
+taken; two changes together add <v_a - v_i, v_b - v_j>. Decision after decision takes the best change, alone or with
+one elsewhere, that keeps the limits, until a whole round changes nothing. Elsewhere are the 1024 changes that cost
+least, what is limited paid for at the multipliers of the linear relaxation: problems of no more options are searched
+completely.
+"""
+
+import math
+
+import numpy as np
+
+from whet.solve.allocation import Doubles, Indices, Limits, Objective, Plan, Problem
+from whet.solve.linear import multipliers
+from whet.solve.linearization import QUANTITIES, linearize
+
+__all__ = ["improve"]
+
+_GAIN = 1e-10
+"""A change must gain more than this share of what there is, or sums would be rounded in circles."""
+_PARTNERS = 1024
+
+
+def improve(
+    problem: Problem,
+    limits: Limits,
+    objective: Objective,
+    plan: Plan,
+    *,
+    rounds: int = 20,
+    enough: float = -math.inf,
+) -> Plan:
+    """Return a plan that no single change and no exchange of two improves, starting from one that keeps the limits.
+
+    Of two plans equal in bytes or milliseconds, the one of smaller loss is better. Stops after ``rounds`` rounds, or as
+    soon as the objective is no more than ``enough``. The result is never worse than ``plan``. Every option has to be
+    measured where milliseconds count.
+    """
+    search = _Search(problem, limits, objective, plan)
+    for _ in range(rounds):
+        if not search.round(enough):
+            break
+    found = problem.table.plan(search.taken)
+    worse = problem.value(found, objective) > problem.value(plan, objective)
+    return plan if worse or not problem.fits(found, limits) else found
+
+
+class _Search:
+    """The plan as it is, and what every single change would do to it."""
+
+    def __init__(self, problem: Problem, limits: Limits, objective: Objective, plan: Plan) -> None:
+        self.problem, self.limits, self.table = problem, limits, problem.table
+        self.objective: Objective = objective
+        directions = self.table.directions
+        self.v = np.zeros((len(self.table.loss), 0)) if directions is None else directions
+        self.taken = self.table.rows(plan)
+        self.standing = self.v[self.taken]
+        blocks = [self.v[self.table.block(d)] @ v for d, v in enumerate(self.standing)]
+        self.own = np.concatenate([np.zeros(0), *blocks])
+        self.pull = self.v @ self.standing.sum(axis=0)
+        self.since = 0
+        self._refresh()
+
+    def round(self, enough: float) -> bool:
+        """Give every decision its best change; tell whether anything changed."""
+        self._choose_partners()
+        changed = False
+        for decision in range(len(self.taken)):
+            if self.totals[self.objective] <= enough:
+                return False
+            if self._turn(decision):
+                changed, self.since = True, 0
+            self.since += 1
+            if self.since > len(self.taken):
+                return False
+        return changed
+
+    def _turn(self, decision: int) -> bool:
+        """Make the best change of a decision, with or without one of the partners; tell whether there was one."""
+        block = np.arange(len(self.table.loss))[self.table.block(decision)]
+        block = block[block != self.taken[decision]]
+        if not len(block):
+            return False
+        changes = self._together(decision, block)
+        best = self._best(changes)
+        if best is None:
+            return False
+        first, second = divmod(best, len(self.partners) + 1)
+        rows = [int(block[first]), *(int(k) for k in self.partners[second : second + 1])]
+        if len(rows) == 2 and not self._holds(rows[0], rows[1]):
+            return False
+        for row in rows:
+            self._take(row)
+        self._refresh()
+        return True
+
+    def _choose_partners(self) -> None:
+        """Find the changes that cost least, what is limited paid for at the relaxation's multipliers."""
+        at = self.table.plan(self.taken)
+        made = linearize(self.problem, self.limits, self.objective, at)
+        prices = multipliers(made.program)
+        cost = self.alone[self.objective].copy()
+        if prices is not None:
+            for quantity, price in zip(made.limited, prices, strict=True):
+                cost += price * self.alone[quantity]
+        cost[self.taken] = np.inf
+        order = np.argsort(cost, kind="stable")[:_PARTNERS]
+        self.partners = np.asarray(order[np.isfinite(cost[order])], np.intp)
+        self.owners = self.table.owner[self.partners]
+        self.moved = np.asarray(self.v[self.partners] - self.standing[self.owners], np.float32)
+
+    def _together(self, decision: int, block: Indices) -> dict[Objective, Doubles]:
+        """Return per quantity ``[block, partners + 1]``: both changes at once; the last column is the change alone."""
+        found: dict[Objective, Doubles] = {
+            q: np.add.outer(change[block], np.append(change[self.partners], 0.0))
+            for q, change in self.alone.items()
+        }
+        if self.v.shape[1]:
+            moved = np.asarray(self.v[block] - self.standing[decision], np.float32)
+            found["loss"][:, :-1] += moved @ self.moved.T
+        useless = (self.owners == decision) | (self.taken[self.owners] == self.partners)
+        found["loss"][:, :-1][:, useless] = np.nan
+        return found
+
+    def _holds(self, one: int, other: int) -> bool:
+        """Tell whether two changes gain and keep the limits in double precision as they seemed to in single."""
+        first, second = (self.v[row] - self.standing[self.table.owner[row]] for row in (one, other))
+        both = {q: change[[one]] + change[[other]] for q, change in self.alone.items()}
+        both["loss"] += first @ second
+        return self._best(both) is not None
+
+    def _best(self, changes: dict[Objective, Doubles]) -> int | None:
+        """Return the flat index of the change that gains most and keeps the limits; None if none gains."""
+        fits = ~np.isnan(changes["loss"])
+        for quantity in QUANTITIES:
+            if (limit := self.limits.of(quantity)) is not None:
+                margin = 0.0 if quantity == "bytes" else 1e-12 * self.sizes[quantity]
+                fits &= changes[quantity] <= limit - self.totals[quantity] - margin
+        gain = np.where(fits, changes[self.objective], np.inf)
+        best = int(np.argmin(gain))
+        if gain.flat[best] < -_GAIN * self.sizes[self.objective]:
+            return best
+        level = np.where(gain <= 0, changes["loss"], np.inf)
+        best = int(np.argmin(level))
+        return best if level.flat[best] < -_GAIN * self.sizes["loss"] else None
+
+    def _take(self, row: int) -> None:
+        """Put an option into the plan and follow what depends on the directions."""
+        decision = int(self.table.owner[row])
+        self.pull += self.v @ (self.v[row] - self.standing[decision])
+        self.taken[decision], self.standing[decision] = row, self.v[row]
+        block = self.table.block(decision)
+        self.own[block] = self.v[block] @ self.v[row]
+        same = self.owners == decision
+        self.moved[same] = self.v[self.partners[same]] - self.v[row]
+
+    def _refresh(self) -> None:
+        """Work out totals, and what every change alone does to them."""
+        table, taken = self.table, self.taken
+        now = taken[table.owner]
+        loss = table.loss - table.loss[now]
+        loss += self.pull - self.pull[now] - self.own + self.own[now]
+        self.alone: dict[Objective, Doubles] = {
+            "loss": loss,
+            "bytes": table.bytes - table.bytes[now],
+            "ms": table.ms - table.ms[now],
+        }
+        pairs = float((self.pull[taken] - self.own[taken]).sum()) / 2
+        size = self.problem.fixed_bytes + float(table.bytes[taken].sum())
+        ms = self.problem.fixed_ms + float(np.nansum(table.ms[taken]))
+        self.totals: dict[Objective, float] = {
+            "loss": float(table.loss[taken].sum()) + pairs,
+            "bytes": size,
+            "ms": ms,
+        }
+        least = float(np.abs(table.loss[taken]).sum()) + abs(pairs)
+        self.sizes: dict[Objective, float] = {"loss": least, "bytes": size, "ms": ms}
