@@ -22,13 +22,13 @@ from whet.analysis.curvature.problem import Problem
 from whet.ir.array import Array
 from whet.ir.execute import Executor
 from whet.ir.twin import run_observed
+from whet.solve.allocation import Doubles
 from whet.solve.grafting import Grafter
 from whet.solve.variants import Piece
 
 __all__ = ["directions"]
 
 Feeds = Mapping[str, Array]
-Doubles = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def directions(

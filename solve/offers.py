@@ -11,13 +11,12 @@ from whet.ir.sites import Site, find_sites
 from whet.ir.values import is_constant
 from whet.passes.base import Damage, Pass
 from whet.passes.workbench import Context
-from whet.solve.allocation import Decision, Option, Problem
+from whet.solve.allocation import Decision, Doubles, Option, Problem
 from whet.solve.apply_plan import Chosen
 from whet.solve.variants import Piece, Variant, make_variant
 
 __all__ = ["KEEP", "Group", "Market", "Offer"]
 
-Doubles = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 KEEP = "keep"
 _NODE = 12
 """Bytes that a node or a weight takes in a file beside what it holds: tags, lengths, short names."""

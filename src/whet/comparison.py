@@ -15,12 +15,13 @@ from whet.ir.values import Array
 from whet.passes.base import Fidelity
 from whet.passes.pipeline import Step
 from whet.report import Agreement
+from whet.solve.allocation import Doubles
 
 __all__ = [
     "NOISE_FACTOR",
-    "accuracy",
     "agree",
     "check_agreement",
+    "hits",
     "hold_against",
     "output_limit",
     "record",
@@ -164,11 +165,15 @@ def unexplained(
     ]
 
 
-def accuracy(runner: Runner, data: Dataset, batch: int) -> float:
-    """Return the share of samples whose largest value along the first output's last axis is at the label."""
+def hits(runner: Runner, data: Dataset, batch: int) -> Doubles:
+    """Return per sample whether the largest value along the first output's last axis is at the label, 1 or 0.
+
+    Where a sample has several positions, the share of them.
+    """
     if data.labels is None:
         raise UsageError("the labels file has no array 'labels'")
-    right = seen = 0
+    found: list[Doubles] = []
+    seen = 0
     for feeds in data.batches(batch):
         try:
             scores = runner.run(feeds)[0]
@@ -176,5 +181,6 @@ def accuracy(runner: Runner, data: Dataset, batch: int) -> float:
             raise UsageError(f"the model does not run on the labels file: {error}") from error
         expected = data.labels[seen : seen + len(scores)]
         seen += len(scores)
-        right += int(np.sum(scores.argmax(-1) == expected))
-    return right / len(data)
+        right = (scores.argmax(-1) == expected).astype(np.float64)
+        found.append(right.reshape(len(right), -1).mean(1))
+    return np.concatenate(found)

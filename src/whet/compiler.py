@@ -59,7 +59,7 @@ def compile(
         prepared = prepare(
             source, inputs, dynamic_shapes=dynamic_shapes, folder=scratch, trust=trust
         )
-        job = Job(settings, target, recipe, scratch)
+        job = Job(settings, target, recipe, scratch, None if output is None else Path(output))
         artifact = job.run(prepared, Call(calibration, labels, evaluate))
         if output is not None:
             replace_folder(artifact.folder, Path(output))

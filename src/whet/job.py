@@ -14,25 +14,33 @@ import onnx_ir
 
 from whet.analysis.calibration import Dataset, batch_size, read_dataset
 from whet.analysis.kernel_prices import KernelPrices
-from whet.artifact import Artifact
+from whet.artifact import Artifact, replace_folder
 from whet.backends.base import RuntimeOptions, Target
 from whet.backends.gate import NeverWorse
 from whet.backends.measure import Timing, compare_speed, slower
 from whet.backends.onnxruntime import runtime_fusions
 from whet.backends.probe import find_bindings
 from whet.backends.worker import Turns, Worker
-from whet.comparison import accuracy, check_agreement, hold_against, output_limit, record
+from whet.comparison import check_agreement, hold_against, output_limit, record
 from whet.errors import BrokenPass, InvalidModel, UnsupportedTarget
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, weight_count
 from whet.manifest import versions, write_manifest
+from whet.metric import Metric, interval
 from whet.options import Data, Evaluate, Options, read_max_ram
-from whet.passes.pipeline import Step
-from whet.passes.recipes import Recipe
+from whet.passes.pipeline import Pipeline, Step
+from whet.passes.recipes import Recipe, canonical, exact
 from whet.passes.workbench import Context
 from whet.preparation import Prepared
+from whet.printing import to_plain
 from whet.report import Agreement, Cost, Report
+from whet.searching import Searched, behind, search
+from whet.solve.apply_plan import ApplyPlan
+from whet.solve.grafting import Grafter
+from whet.solve.measuring import Scores
+from whet.solve.offers import Market
+from whet.solve.search import Trial
 
 __all__ = ["Call", "Job"]
 
@@ -59,37 +67,7 @@ class _Scene:
     bindings: Bindings
     expected: list[list[Array]]
     before: Worker
-    metric: "_Metric"
-
-
-class _Metric:
-    """Scores models, if there is anything to score them by; the source is scored once."""
-
-    def __init__(self, labels: Dataset | None, evaluate: Evaluate | None, batch: int) -> None:
-        self._labels = labels
-        self._evaluate = evaluate
-        self._batch = batch
-        self._source: float | None = None
-        self.seconds = 0.0
-        """What scoring the source took."""
-
-    def __bool__(self) -> bool:
-        return self._labels is not None or self._evaluate is not None
-
-    def of(self, worker: Worker) -> float:
-        """Return the metric of a loaded model."""
-        if self._evaluate is not None:
-            return float(self._evaluate(worker))
-        assert self._labels is not None
-        return accuracy(worker, self._labels, self._batch)
-
-    def of_source(self, worker: Worker) -> float:
-        """Return the metric of the source, which does not change."""
-        if self._source is None:
-            start = time.perf_counter()
-            self._source = self.of(worker)
-            self.seconds = time.perf_counter() - start
-        return self._source
+    metric: Metric
 
 
 @dataclasses.dataclass
@@ -99,14 +77,22 @@ class _Result:
     manifest: dict[str, Any]
     agreements: list[Agreement]
     costs: tuple[Cost, Cost]
-    metric: tuple[float, float] | None
+    metric: tuple[Scores, Scores] | None
     slower: bool
 
 
 class Job:
     """One compile: the steps in order, and what each leaves for the next."""
 
-    def __init__(self, options: Options, target: Target, recipe: Recipe, scratch: Path) -> None:
+    def __init__(
+        self,
+        options: Options,
+        target: Target,
+        recipe: Recipe,
+        scratch: Path,
+        output: Path | None = None,
+    ) -> None:
+        self._output = output
         self._options = options
         self._target = target
         self._recipe = recipe
@@ -114,6 +100,7 @@ class Job:
         self._folder = scratch / "artifact"
         self._notes: list[str] = []
         self._kernels: Mapping[str, Mapping[str, float]] = {}
+        self._searched: Searched | None = None
         self._turns: Turns | None = None
         """Who has a model loaded, where only one may."""
         self._start = time.perf_counter()
@@ -132,12 +119,18 @@ class Job:
         with self._open_source(prepared) as before:
             bindings = self._bindings(prepared, data, before)
             expected = self._record(prepared, bindings, before)
-            metric = _Metric(labels, call.evaluate, batch_size(prepared.model))
+            searches = self._searches(data)
+            batch = batch_size(prepared.model)
+            metric = Metric(labels, call.evaluate, batch, split=searches)
             scene = _Scene(prepared, bindings, expected, before, metric)
             untouched = prepared.model.clone()
             model, steps = self._transform(scene, data)
             result = self._realize(scene, model, steps)
-            if result.slower and any(step.coverage.changed for step in steps):
+            if (
+                self._searched is None
+                and result.slower
+                and any(step.coverage.changed for step in steps)
+            ):
                 self._take_back(result, steps)
                 result = self._realize(scene, untouched, steps)
         report = self._report(prepared, steps, result)
@@ -187,7 +180,11 @@ class Job:
             fusions=self._fusions(),
             notes=self._notes,
             versions=versions(self._target),
-            metric=result.metric,
+            metric=None if result.metric is None else _metrics(result.metric),
+            interval=None
+            if result.metric is None
+            else interval(*result.metric, self._options.seed),
+            search=None if self._searched is None else self._searched.to_json(),
             kernels=self._kernels,
             seconds=time.perf_counter() - self._start,
         )
@@ -273,17 +270,19 @@ class Job:
         scene.metric.of_source(scene.before)
         return partial(self._score, scene.metric) if scene.metric.seconds < _QUICK else None
 
-    def _score(self, metric: "_Metric", model: onnx_ir.Model) -> float:
+    def _score(self, metric: Metric, model: onnx_ir.Model) -> float:
         """Return the metric of a model that is still on its way."""
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             self._target.lower(model, Path(folder))
             path = Path(folder) / "model.onnx"
             with Worker(path, self._options.runtime, self._target.name) as worker:
-                return metric.of(worker)
+                return metric.of(worker).metric
 
     def _transform(self, scene: "_Scene", data: Dataset | None) -> tuple[onnx_ir.Model, list[Step]]:
         model, bindings = scene.prepared.model, scene.bindings
         context = self._context(model, bindings, data)
+        if self._searches(data):
+            return self._search(scene, context)
         context.score = self._scorer(scene)
         pipeline = self._recipe.pipeline(self._target)
         if not self._options.measure:
@@ -297,6 +296,60 @@ class Job:
             found = pipeline.run(model, context, gate)
         self._kernels = prices.used
         return found
+
+    def _searches(self, data: Dataset | None) -> bool:
+        """Tell whether a mixture is searched for: with a budget, real inputs, and no recipe that says what to do."""
+        budget = bool(self._options.budget) or self._options.minimize != "auto"
+        return budget and self._recipe.name == "auto" and data is not None
+
+    def _search(self, scene: "_Scene", context: Context) -> tuple[onnx_ir.Model, list[Step]]:
+        """Rewrite exactly, find the best plan under the budget, put it in place with proof."""
+        if not self._options.measure:
+            return self._plan(scene, context)
+        version = self._target.versions()["onnxruntime"]
+        with KernelPrices(self._options.runtime, version) as prices:
+            context.prices = prices
+            found = self._plan(scene, context)
+        self._kernels = prices.used
+        return found
+
+    def _plan(self, scene: "_Scene", context: Context) -> tuple[onnx_ir.Model, list[Step]]:
+        model, steps = Pipeline((canonical(), exact())).run(scene.prepared.model, context)
+        limits = self._options.budget.limits(scene.prepared.cost.bytes)
+        self._searched = search(
+            model,
+            context,
+            self._target,
+            self._options,
+            limits,
+            scene.metric.search if scene.metric else None,
+            better=partial(self._publish, scene),
+        )
+        tail = Pipeline((ApplyPlan(chosen=self._searched.chosen), *behind(self._target)))
+        model, more = tail.run(model, context)
+        return model, [*steps, *more]
+
+    def _publish(self, scene: "_Scene", model: onnx_ir.Model, trial: Trial, market: Market) -> None:
+        """Leave the best artifact so far where the result will be; an interrupted search leaves it there."""
+        if self._output is None:
+            return
+        self._options.progress("search: write the best so far")
+        made = Grafter(model).replace([c.piece for c in market.chosen(trial.plan.choices)])
+        with tempfile.TemporaryDirectory(dir=self._scratch) as name:
+            folder = Path(name) / "artifact"
+            folder.mkdir()
+            files = self._target.lower(made, folder)
+            write_manifest(
+                folder, files, made, scene.prepared, self._options, self._recipe, self._target
+            )
+            record = {
+                "schema": 1,
+                "interrupted": True,
+                "measured": dataclasses.asdict(trial.measured),
+                "drop": trial.drop,
+            }
+            (folder / "report.json").write_text(json.dumps(to_plain(record), indent=1, default=str))
+            replace_folder(folder, self._output)
 
     def _lower(self, model: onnx_ir.Model) -> list[str]:
         self._options.progress(f"lower to {self._target.name}")
@@ -381,3 +434,7 @@ class Job:
         if self._target.name != "onnxruntime":
             return {}
         return runtime_fusions(self._folder / "model.onnx")
+
+
+def _metrics(found: tuple[Scores, Scores]) -> tuple[float, float]:
+    return found[0].metric, found[1].metric

@@ -10,6 +10,7 @@ from whet.backends.base import Runner, RuntimeOptions
 from whet.budget import Budget, parse_bytes
 from whet.errors import UsageError
 from whet.ir.values import Array
+from whet.solve.allocation import Objective
 
 __all__ = ["Data", "Evaluate", "Options", "read_max_ram", "read_options"]
 
@@ -17,6 +18,14 @@ Evaluate = Callable[[Runner], float]
 """Maps a loaded model to a metric where larger is better."""
 Data = str | Path | Mapping[str, Array] | Iterable[Mapping[str, Array]]
 """A path to an ``.npz``, stacked arrays by name, or feeds one after the other."""
+
+
+_OBJECTIVES: Mapping[str, Objective | None] = {
+    "auto": None,
+    "loss": "loss",
+    "latency": "ms",
+    "size": "bytes",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +48,33 @@ class Options:
     """Bytes (or ``"2GB"``) that this process should stay below while it calibrates: batches are made smaller."""
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
     """Sizes for symbolic dimensions, used for the first binding and for timing."""
+    candidates: str = "auto"
+    """What a search tries at every site, as passes; ``auto`` is a list that suits most models."""
+    minimize: str = "auto"
+    """What a search makes small within the budget: loss, latency or size; ``auto`` is the loss, or with a limit on the
+    drop the latency, or with limits on both the size."""
+    loss: str = "outputs"
+    """What a search predicts: ``outputs``, half the squared distance of the outputs from the source's over their squared
+    norm, or ``divergence``, KL(source || result) of the first output, taken for logits."""
+    search_minutes: float = 60.0
+    """Minutes after which a search ends with the best plan so far."""
     progress: Callable[[str], None] = lambda _message: None
 
     def __post_init__(self) -> None:
         """Check how the result is to be run before any work is done."""
         RuntimeOptions(self.threads, self.optimization)
         read_max_ram(self.max_ram)
+        for name, value, known in (
+            ("minimize", self.minimize, tuple(_OBJECTIVES)),
+            ("loss", self.loss, ("outputs", "divergence")),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} is '{value}', expected one of {', '.join(known)}")
+
+    @property
+    def objective(self) -> Objective | None:
+        """Return what a search minimizes; None leaves it to the budget."""
+        return _OBJECTIVES[self.minimize]
 
     @property
     def runtime(self) -> RuntimeOptions:

@@ -16,6 +16,7 @@ from whet.passes.attention.break_even import Payoff
 from whet.passes.base import Damage, Fidelity
 from whet.passes.pipeline import Step
 from whet.printing import new_table, summarize, titled, to_plain
+from whet.solve.drop_interval import Interval
 
 __all__ = ["Agreement", "Cost", "Report"]
 
@@ -66,6 +67,10 @@ class Report:
     versions: Mapping[str, str]
     metric: tuple[float, float] | None = None
     """The evaluation of source and artifact, where larger is better."""
+    interval: Interval | None = None
+    """Where the true drop of the metric lies, for a metric that is a mean over samples."""
+    search: Mapping[str, Any] | None = None
+    """What was tried for the budget, what was predicted and measured, what was chosen and why."""
     kernels: Mapping[str, Mapping[str, float]] = dataclasses.field(
         default_factory=dict[str, Mapping[str, float]]
     )

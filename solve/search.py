@@ -1,0 +1,322 @@
+"""Find the best mixture under a budget: predict, solve, apply, measure, correct, and again."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx_ir
+
+from whet.errors import Impossible
+from whet.passes.pipeline import Pipeline
+from whet.solve.allocation import Limits, Objective, Plan, Problem
+from whet.solve.correction import correct, corrected, spearman
+from whet.solve.genetic import genetic
+from whet.solve.measuring import Measurement, Yardstick
+from whet.solve.offers import Market
+from whet.solve.program import solve
+
+__all__ = ["Budgets", "Found", "Search", "Trial", "objective_of"]
+
+_RANDOM = 16
+"""Random mixtures that predictions are held against before anything is chosen."""
+_ADDITIVE = 0.5
+"""Below this rank correlation of predicted and measured losses, plans are bred instead."""
+_ROUNDS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Budgets:
+    """Limits in numbers; None does not limit."""
+
+    drop: float | None = None
+    bytes: int | None = None
+    ms: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A plan, what was predicted of it and what was measured."""
+
+    plan: Plan
+    why: str
+    """``random``, ``solved``, ``bred``."""
+    predicted: Measurement
+    measured: Measurement
+    drop: float | None
+    """Of the metric, on the samples that the search may see."""
+    doubt: float = 0.0
+    """Standard error of the drop."""
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass
+class Found:
+    """What a search ends with."""
+
+    best: Trial | None
+    trials: list[Trial]
+    source: Measurement
+    correlation: float
+    """Rank correlation of predicted and measured losses over random mixtures."""
+    problem: Problem
+    """With prices as they were corrected."""
+    reason: str = ""
+    """Why the budget is missed; empty if it is kept."""
+
+
+def objective_of(budgets: Budgets) -> Objective:
+    """Return what is minimized: the loss, or with a limit on the drop, milliseconds or else bytes."""
+    if budgets.drop is None:
+        return "loss"
+    if budgets.ms is None:
+        return "ms"
+    return "bytes" if budgets.bytes is None else "loss"
+
+
+class Search:
+    """One search over one market."""
+
+    def __init__(
+        self,
+        market: Market,
+        problem: Problem,
+        yardstick: Yardstick,
+        budgets: Budgets,
+        *,
+        tail: Pipeline,
+        seed: int = 0,
+        seconds: float = math.inf,
+        objective: Objective | None = None,
+        progress: Callable[[str], None] = lambda _message: None,
+        better: Callable[[Trial], None] = lambda _trial: None,
+    ) -> None:
+        """Search for ``seconds`` at most; ``better`` hears of every new best trial."""
+        self._market = market
+        self._problem = problem
+        self._yardstick = yardstick
+        self._budgets = budgets
+        self._tail = tail
+        self._seed = seed
+        self._end = time.monotonic() + seconds
+        self._objective = objective or objective_of(budgets)
+        self._progress = progress
+        self._better = better
+        self._trials: dict[tuple[Plan, bool], Trial] = {}
+        self._best: Trial | None = None
+        self._slower = 1.0
+        """Measured over predicted milliseconds."""
+        self._heavier = 0
+        """Measured minus predicted bytes."""
+
+    def run(self, model: onnx_ir.Model) -> Found:
+        """Return the best plan that was measured to keep the budget, or the one that comes closest."""
+        self._model = model
+        self._progress("search: measure the source")
+        self._source = self._yardstick.source(model)
+        correlation = self._calibrate()
+        reason = ""
+        try:
+            if correlation < _ADDITIVE and self._budgets.drop is None:
+                self._breed()
+            elif self._budgets.drop is None:
+                self._settle()
+            else:
+                self._bisect()
+        except Impossible as error:
+            reason = str(error)
+            self._closest(error)
+        best = self._best
+        if best is None or not self._keeps(best):
+            reason = reason or self._misses(best)
+        return Found(
+            best, list(self._trials.values()), self._source, correlation, self._problem, reason
+        )
+
+    def _calibrate(self) -> float:
+        """Measure random mixtures and uniform ones; correct the prices by what they show; return the correlation."""
+        plans = [*self._random(), *self._uniform()]
+        trials = [
+            self._try(
+                plan, "random", f"search: random mixture {k + 1} of {len(plans)}", whole=False
+            )
+            for k, plan in enumerate(plans)
+        ]
+        first = trials[:_RANDOM]
+        correlation = spearman([t.predicted.loss for t in first], [t.measured.loss for t in first])
+        sane = [t for t in trials if math.isfinite(t.measured.loss)]
+        factors = correct(self._problem, [t.plan for t in sane], [t.measured.loss for t in sane])
+        self._problem = corrected(self._problem, factors)
+        return correlation
+
+    def _random(self) -> list[Plan]:
+        rng = np.random.default_rng(self._seed)
+        sizes = [len(decision.options) for decision in self._problem.decisions]
+        return [Plan(tuple(int(rng.integers(n)) for n in sizes)) for _ in range(_RANDOM)]
+
+    def _uniform(self) -> list[Plan]:
+        labels = dict.fromkeys(o.label for d in self._problem.decisions for o in d.options)
+        found = [
+            Plan(tuple(d.find(label) or 0 for d in self._problem.decisions)) for label in labels
+        ]
+        return [plan for plan in dict.fromkeys(found) if any(plan.choices)]
+
+    def _settle(self) -> None:
+        """Without a limit on the drop: the least loss that fits; correct sizes and times until it does."""
+        for _ in range(_ROUNDS):
+            found = solve(self._problem, self._limits(), self._objective)
+            seen = (found.plan, True) in self._trials
+            trial = self._try(found.plan, "solved")
+            if self._keeps(trial) and not seen:
+                self._offer(trial)
+                return
+            if seen or self._late():
+                return
+
+    def _bisect(self) -> None:
+        """Find the largest predicted loss whose plan keeps the measured drop."""
+        low, high = self._ends()
+        trial = self._solved(high)
+        if self._keeps(trial):
+            self._offer(trial)
+            return
+        trial = self._solved(low)
+        self._offer(trial)
+        if not self._keeps(trial):
+            return
+        for _ in range(_ROUNDS):
+            if high / low < 1.1 or self._late():
+                return
+            middle = math.sqrt(low * high)
+            trial = self._solved(middle)
+            if self._keeps(trial):
+                self._offer(trial)
+                low = middle
+            else:
+                high = middle
+
+    def _ends(self) -> tuple[float, float]:
+        """Return the smallest and the largest predicted loss that plans within the other limits have."""
+        least = solve(self._problem, self._limits(), "loss")
+        most = solve(self._problem, self._limits(), self._objective)
+        floor = 1e-9 + max(least.loss, most.loss * 1e-4)
+        return floor * 1.001, max(most.loss, floor) * 1.001
+
+    def _solved(self, loss: float) -> Trial:
+        found = solve(
+            self._problem, dataclasses.replace(self._limits(), loss=loss), self._objective
+        )
+        trial = self._try(found.plan, "solved")
+        if not self._fits(trial) and not self._late():
+            found = solve(
+                self._problem, dataclasses.replace(self._limits(), loss=loss), self._objective
+            )
+            trial = self._try(found.plan, "solved")
+        return trial
+
+    def _breed(self) -> None:
+        """Where losses do not add up, look at nothing but measured losses."""
+        genetic(
+            self._problem,
+            self._limits(),
+            lambda plan: self._try(plan, "bred", whole=False).measured.loss,
+            evaluations=120,
+            seed=self._seed,
+            better=lambda found: self._offer(self._try(found.plan, "bred")),
+        )
+
+    def _closest(self, error: Impossible) -> None:
+        """Measure what comes closest where no plan keeps all limits."""
+        names: dict[str, Objective] = {"bytes": "bytes", "ms": "ms"}
+        quantity = names.get(error.quantity, "loss")
+        found = solve(self._problem, self._limits().without(quantity), quantity)
+        self._offer(self._try(found.plan, "solved"))
+
+    def _limits(self) -> Limits:
+        """Return the limits as predictions have to keep them so that measurements do."""
+        size, ms = self._budgets.bytes, self._budgets.ms
+        return Limits(
+            bytes=None if size is None else size - self._heavier,
+            ms=None if ms is None else ms / self._slower,
+        )
+
+    def _try(self, plan: Plan, why: str, message: str = "", *, whole: bool = True) -> Trial:
+        known = self._trials.get((plan, whole))
+        if known is not None:
+            return known
+        start = time.monotonic()
+        count = sum(1 for _, w in self._trials if w)
+        self._progress(message or f"search: measure plan {count + 1}")
+        predicted = Measurement(
+            self._problem.bytes(plan), self._problem.loss(plan), self._problem.ms(plan)
+        )
+        measured = self._yardstick.plan(
+            self._model, self._market.chosen(plan.choices), self._tail, whole=whole
+        )
+        drop, doubt = self._drop(measured)
+        trial = Trial(plan, why, predicted, measured, drop, doubt, time.monotonic() - start)
+        self._trials[plan, whole] = trial
+        if whole:
+            self._heavier = max(self._heavier, measured.bytes - predicted.bytes)
+            if measured.ms is not None and predicted.ms:
+                self._slower = measured.ms / predicted.ms
+        return trial
+
+    def _drop(self, measured: Measurement) -> tuple[float | None, float]:
+        before, after = self._source.scores, measured.scores
+        if before is None or after is None:
+            return None, 0.0
+        doubt = 0.0
+        if before.samples is not None and after.samples is not None:
+            lost = before.samples - after.samples
+            doubt = float(lost.std(ddof=1) / math.sqrt(len(lost)))
+        return before.metric - after.metric, doubt
+
+    def _fits(self, trial: Trial) -> bool:
+        size, ms = self._budgets.bytes, self._budgets.ms
+        took = trial.measured.ms
+        return (size is None or trial.measured.bytes <= size) and (
+            ms is None or (took is not None and took <= ms)
+        )
+
+    def _keeps(self, trial: Trial) -> bool:
+        """Tell whether a trial keeps every limit; the drop by its standard error, too."""
+        limit = self._budgets.drop
+        kept = limit is None or (trial.drop is not None and trial.drop + trial.doubt <= limit)
+        return kept and self._fits(trial)
+
+    def _misses(self, best: Trial | None) -> str:
+        if best is None:
+            return "no plan was measured"
+        return "; ".join(self._broken(best))
+
+    def _broken(self, trial: Trial) -> Iterator[str]:
+        b, m = self._budgets, trial.measured
+        if b.bytes is not None and m.bytes > b.bytes:
+            yield f"the smallest that was measured has {m.bytes:,} bytes, the budget {b.bytes:,}"
+        if b.ms is not None and (m.ms or math.inf) > b.ms:
+            yield f"the fastest that was measured takes {m.ms:.3g} ms, the budget {b.ms:g}"
+        if b.drop is not None and trial.drop is not None and trial.drop + trial.doubt > b.drop:
+            yield (
+                f"the metric drops by {trial.drop:.4f} with a standard error of {trial.doubt:.4f}, "
+                f"the budget is {b.drop:g}"
+            )
+
+    def _offer(self, trial: Trial) -> None:
+        if self._best is None or self._rank(trial) < self._rank(self._best):
+            self._best = trial
+            self._better(trial)
+
+    def _rank(self, trial: Trial) -> tuple[bool, float]:
+        value = {
+            "loss": trial.measured.loss,
+            "bytes": trial.measured.bytes,
+            "ms": trial.measured.ms,
+        }
+        found = value[self._objective]
+        return not self._keeps(trial), math.inf if found is None else float(found)
+
+    def _late(self) -> bool:
+        return time.monotonic() > self._end
+

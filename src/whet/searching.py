@@ -1,0 +1,197 @@
+"""From a budget to a plan: candidates of every site, their prices, the search, and its record for the report."""
+
+import dataclasses
+import importlib.util
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx_ir
+
+from whet.backends.base import Target
+from whet.ir.values import Array, dimensions
+from whet.options import Options
+from whet.passes.base import Pass
+from whet.passes.pipeline import Fixpoint, Pipeline
+from whet.passes.recipes import exact
+from whet.passes.registry import make_pass, parse_passes
+from whet.passes.workbench import Context
+from whet.solve.apply_plan import Chosen
+from whet.solve.explain import Reason, explain
+from whet.solve.measuring import Scorer, Yardstick
+from whet.solve.offers import Market, make_market
+from whet.solve.pareto import Point, front
+from whet.solve.search import Budgets, Found, Search, Trial
+
+__all__ = ["CANDIDATES", "Searched", "behind", "search"]
+
+Feeds = Mapping[str, Array]
+CANDIDATES = (
+    "quantize-static{prefer=size}",
+    "quantize-static{prefer=size,weight_bits=4,ends=same}",
+    "quantize-static{prefer=size,weight_bits=3,ends=same}",
+    "quantize-static{prefer=size,weight_bits=2,ends=same}",
+    "quantize-dynamic",
+    "quantize-weights{bits=8,prefer=size}",
+    "quantize-weights{bits=4,prefer=size}",
+    "quantize-codebooks{bits=4,minimum=256}",
+    "quantize-codebooks{bits=3,minimum=256}",
+    "quantize-codebooks{bits=2,minimum=256}",
+)
+"""What is tried at every site, unless the user says otherwise."""
+_SAMPLES = 128
+_DRAWS = 512
+"""Directions that losses are predicted along: draws times samples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Searched:
+    """What a search found, as the report shows it."""
+
+    chosen: tuple[Chosen, ...]
+    found: Found
+    reasons: tuple[Reason, ...]
+    idle: Mapping[str, str]
+    """Candidates that offered nothing -> why."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record: what was tried, what was predicted, what was chosen and why."""
+        found = self.found
+        whole = [t for t in found.trials if t.why != "random"]
+        points = [_point(k, trial) for k, trial in enumerate(whole)]
+        on_front = {whole[k].plan for k in front(points)}
+        best = found.best
+        return {
+            "rank_correlation": found.correlation,
+            "source": _numbers(found.source),
+            "missed": found.reason,
+            "best": None if best is None else _trial(best, found, on_front),
+            "trials": [_trial(t, found, on_front) for t in found.trials],
+            "decisions": [dataclasses.asdict(reason) for reason in self.reasons],
+            "idle_candidates": dict(self.idle),
+        }
+
+
+def search(
+    model: onnx_ir.Model,
+    context: Context,
+    target: Target,
+    options: Options,
+    limits: tuple[float | None, int | None, float | None],
+    score: Scorer | None,
+    better: Callable[[onnx_ir.Model, Trial, Market], None],
+) -> Searched:
+    """Find the best mixture for a model in the form that ``exact`` leaves behind.
+
+    ``limits`` are on the drop of the metric, bytes and milliseconds; ``better`` hears of every new best trial.
+    """
+    steps = _candidates(options.candidates)
+    market, idle = make_market(model, steps, context)
+    along = _directions(model, market, context, options)
+    budgets = Budgets(*limits)
+    yardstick = Yardstick(
+        target,
+        options.runtime,
+        context,
+        categorical=options.loss == "divergence",
+        score=score,
+        timed=context.prices is not None,
+    )
+    size, ms = _fixed(market, yardstick, model)
+    problem = market.problem(along, size, ms)
+    tail = Pipeline(behind(target))
+    searching = Search(
+        market,
+        problem,
+        yardstick,
+        budgets,
+        tail=tail,
+        seed=options.seed,
+        seconds=60 * options.search_minutes,
+        objective=options.objective,
+        progress=context.progress,
+        better=lambda trial: better(model, trial, market),
+    )
+    found = searching.run(model)
+    if found.best is None:
+        return Searched((), found, (), idle)
+    choices = found.best.plan.choices
+    losses = [d.options[k].loss for d, k in zip(found.problem.decisions, choices, strict=True)]
+    return Searched(
+        market.chosen(choices, losses), found, explain(found.problem, found.best.plan), idle
+    )
+
+
+def behind(target: Target) -> tuple[Pass | Fixpoint, ...]:
+    """Return what follows the choice: products that can be one, exact passes, the runtime's own operators."""
+    return (make_pass("merge-quantized-products"), exact(), *target.legalize())
+
+
+def _candidates(text: str) -> Sequence[Pass]:
+    texts = CANDIDATES if text == "auto" else (text,)
+    return [step for part in texts for step in parse_passes(part)]
+
+
+def _directions(model: onnx_ir.Model, market: Market, context: Context, options: Options) -> Any:
+    """Return directions ``[pieces, draws]``; None without data or torch: then errors of outputs are the prices."""
+    samples = list(itertools.islice(_samples(model, context), _SAMPLES))
+    if not samples or not market.pieces or importlib.util.find_spec("torch") is None:
+        return None
+    from whet.analysis.curvature.losses import OwnDistribution, OwnValues
+    from whet.solve.directions import directions
+
+    context.progress("search: second derivatives")
+    loss = OwnDistribution() if options.loss == "divergence" else OwnValues()
+    return directions(
+        model,
+        market.pieces,
+        samples,
+        loss,
+        draws=max(1, _DRAWS // len(samples)),
+        seed=options.seed,
+        threads=options.threads,
+    )
+
+
+def _samples(model: onnx_ir.Model, context: Context) -> Iterator[Feeds]:
+    """Yield single samples, those held out first; whole batches where the model fixes their size."""
+    inputs = [v for v in model.graph.inputs if v.const_value is None]
+    fixed = any(isinstance((dimensions(v) or (None,))[0], int) for v in inputs)
+    for batch in itertools.chain(context.held_out, context.calibration):
+        count = min((len(a) for a in batch.values() if a.ndim), default=0)
+        if fixed or count <= 1:
+            yield batch
+            continue
+        for k in range(count):
+            yield {name: a[k : k + 1] if a.ndim else a for name, a in batch.items()}
+
+
+def _fixed(market: Market, yardstick: Yardstick, model: onnx_ir.Model) -> tuple[int, float]:
+    """Return bytes and milliseconds that no decision changes."""
+    source = yardstick.source(model)
+    kept = [group.offers[0] for group in market.groups]
+    size = max(0, source.bytes - sum(offer.bytes for offer in kept))
+    ms = 0.0 if source.ms is None else source.ms - sum(offer.ms or 0.0 for offer in kept)
+    return size, max(0.0, ms)
+
+
+def _point(number: int, trial: Trial) -> Point:
+    m = trial.measured
+    return Point(str(number), m.bytes, m.ms, -m.loss if m.scores is None else m.scores.metric)
+
+
+def _trial(trial: Trial, found: Found, on_front: set[Any]) -> dict[str, Any]:
+    return {
+        "why": trial.why,
+        "predicted": _numbers(trial.predicted),
+        "measured": _numbers(trial.measured),
+        "drop": trial.drop,
+        "standard_error": trial.doubt,
+        "on_front": trial.plan in on_front and trial.why != "random",
+        "plan": found.problem.labels(trial.plan),
+    }
+
+
+def _numbers(measured: Any) -> dict[str, Any]:
+    metric = None if measured.scores is None else measured.scores.metric
+    return {"bytes": measured.bytes, "ms": measured.ms, "loss": measured.loss, "metric": metric}
