@@ -169,9 +169,10 @@ class Problem:
         diagonal = math.fsum(option.loss for option in taken)
         if not vectors:
             return diagonal
-        stacked = np.stack(vectors).astype(np.float64)
+        stacked: Doubles = np.asarray(np.stack(vectors), np.float64)
         whole = float(np.square(stacked.sum(axis=0)).sum())
-        return diagonal + (whole - float(np.square(stacked).sum())) / (2 * stacked.shape[1])
+        pairs = (whole - float(np.square(stacked).sum())) / 2
+        return diagonal + pairs / len(vectors[0])
 
     def bytes(self, plan: Plan) -> int:
         """Return the size on disk, the fixed part included."""
@@ -239,7 +240,8 @@ class Problem:
             return None
         nothing = np.zeros(draws)
         rows = [nothing if o.directions is None else o.directions for o in options]
-        return np.asarray(np.stack(rows) / math.sqrt(draws), np.float64)
+        stacked = np.asarray(np.stack(rows), np.float64)
+        return np.asarray(stacked / math.sqrt(draws))
 
     @property
     def _options(self) -> list[Option]:

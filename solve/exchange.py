@@ -90,6 +90,11 @@ class _Search:
         rows = [int(block[first]), *(int(k) for k in self.partners[second : second + 1])]
         if len(rows) == 2 and not self._holds(rows[0], rows[1]):
             return False
+        if self._close(float(changes["loss"].flat[best]), float(changes["ms"].flat[best])):
+            after = self.taken.copy()
+            after[self.table.owner[rows]] = rows
+            if not self.problem.fits(self.table.plan(after), self.limits):
+                return False
         for row in rows:
             self._take(row)
         self._refresh()
@@ -130,13 +135,22 @@ class _Search:
         both["loss"] += first @ second
         return self._best(both) is not None
 
+    def _close(self, loss: float, ms: float) -> bool:
+        """Tell whether changes come so close to a limit that rounding decides; bytes are whole and never do."""
+        changes: dict[Objective, float] = {"loss": loss, "ms": ms}
+        return any(
+            (limit := self.limits.of(q)) is not None
+            and self.totals[q] + change > limit - 1e-6 * self.sizes[q]
+            for q, change in changes.items()
+        )
+
     def _best(self, changes: dict[Objective, Doubles]) -> int | None:
         """Return the flat index of the change that gains most and keeps the limits; None if none gains."""
         fits = ~np.isnan(changes["loss"])
         for quantity in QUANTITIES:
             if (limit := self.limits.of(quantity)) is not None:
                 margin = 0.0 if quantity == "bytes" else 1e-12 * self.sizes[quantity]
-                fits &= changes[quantity] <= limit - self.totals[quantity] - margin
+                fits &= changes[quantity] <= limit - self.totals[quantity] + margin
         gain = np.where(fits, changes[self.objective], np.inf)
         best = int(np.argmin(gain))
         if gain.flat[best] < -_GAIN * self.sizes[self.objective]:

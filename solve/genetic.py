@@ -18,6 +18,9 @@ from whet.solve.program import solve
 
 __all__ = ["Measured", "genetic"]
 
+_PATIENCE = 20
+"""Generations without a new plan, mutated more each time, after which all plans are taken to have been seen."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -59,7 +62,8 @@ def genetic(
     while True:
         before = measured.made
         measured.add(plans)
-        if measured.made >= evaluations or (measured.made == before and search.stuck()):
+        search.barren = 0 if measured.made > before else search.barren + 1
+        if measured.made >= evaluations or search.barren >= _PATIENCE:
             return measured.best()
         plans = search.children(measured.ranked()[:population], population)
 
@@ -104,19 +108,12 @@ class _Measurements:
 class _Search:
     """Makes plans that keep the limits."""
 
-    _PATIENCE = 20
-
     def __init__(self, problem: Problem, limits: Limits, seed: int) -> None:
         self.problem, self.limits = problem, limits
         self.rng = np.random.default_rng(seed)
         self.sizes: Indices = np.diff(problem.table.start)
         self.fallback = solve(problem, limits, "loss").plan
         self.barren = 0
-
-    def stuck(self) -> bool:
-        """Tell whether many generations in a row brought nothing new: all plans may have been seen."""
-        self.barren += 1
-        return self.barren >= self._PATIENCE
 
     def first(self, start: Sequence[Plan], population: int) -> list[Plan]:
         """Return the solver's plan, those given that fit, and mutations of them."""
@@ -135,7 +132,7 @@ class _Search:
         for _ in range(count):
             one, other = self.rng.integers(0, len(parents), (2, 2)).min(axis=1)
             mixed = np.where(self.rng.random(len(self.sizes)) < 0.5, genes[one], genes[other])
-            made.append(self._inside(self._mutated(mixed, 1.0)))
+            made.append(self._inside(self._mutated(mixed, 1.0 + self.barren)))
         return made
 
     def _mutated(self, choices: Indices, changes: float) -> Indices:

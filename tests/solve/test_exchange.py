@@ -26,7 +26,7 @@ def neighbours(problem: Problem, plan: Plan) -> set[Plan]:
     return found - {plan}
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), objectives)
 def test_no_change_of_one_or_two_decisions_improves(seed: int, objective: Objective) -> None:
     problem = random_problem(seed, 5, 4, draws=6)

@@ -32,7 +32,7 @@ def optimum(made: Linear, seed: int, decisions: int = 4) -> float | None:
     return min((made.value(c) for c in columns if made.fits(c)), default=None)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.integers(0, 10_000), st.integers(0, 3), st.booleans())
 def test_the_optimum_is_exact(seed: int, rows: int, whole: bool) -> None:
     made = program(seed, rows, whole=whole)
@@ -45,7 +45,7 @@ def test_the_optimum_is_exact(seed: int, rows: int, whole: bool) -> None:
     assert found.bound == found.value
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 2))
 def test_a_small_core_grows_until_nothing_better_is_outside(seed: int, rows: int) -> None:
     made = program(seed, rows, 5)

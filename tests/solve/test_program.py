@@ -16,15 +16,17 @@ QUANTITIES: tuple[Objective, ...] = ("loss", "bytes", "ms")
 objectives = st.sampled_from(QUANTITIES)
 
 
-def attainable(problem: Problem, error: Impossible, limits: Limits) -> None:
+def attainable(problem: Problem, error: Impossible, limits: Limits, objective: Objective) -> None:
     """Hold the error to its word: the best value is had under the limits it names, and is beyond the limit."""
     assert error.best > error.limit
     quantity = next(q for q in QUANTITIES if q == error.quantity)
-    others = limits.without(quantity) if " with " in str(error) else Limits()
+    others = limits.without(objective).without(quantity) if " with " in str(error) else Limits()
+    if (limits.ms is not None or objective == "ms") and others.ms is None:
+        others = dataclasses.replace(others, ms=1e300)
     assert error.best == pytest.approx(least(problem, others, quantity), rel=1e-9)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), objectives, st.booleans(), st.booleans())
 def test_without_interactions_the_plan_is_the_optimum(
     seed: int, objective: Objective, all_three: bool, unmeasured: bool
@@ -36,7 +38,7 @@ def test_without_interactions_the_plan_is_the_optimum(
     if wanted is None:
         with pytest.raises(Impossible) as caught:
             solve(problem, limits, objective)
-        attainable(problem, caught.value, limits)
+        attainable(problem, caught.value, limits, objective)
         return
     found = solve(problem, limits, objective)
     assert problem.fits(found.plan, limits)
@@ -47,7 +49,7 @@ def test_without_interactions_the_plan_is_the_optimum(
     assert found.ms == problem.ms(found.plan)
 
 
-@settings(max_examples=120)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), objectives)
 def test_with_interactions_it_is_never_worse_than_without(seed: int, objective: Objective) -> None:
     problem = random_problem(seed, 4, 4, draws=5)
@@ -68,7 +70,7 @@ def test_with_interactions_it_is_never_worse_than_without(seed: int, objective: 
 
 def test_with_interactions_it_is_mostly_the_optimum() -> None:
     hits = ratio = 0.0
-    for seed in range(40):
+    for seed in range(30):
         problem = random_problem(seed, 5, 4, draws=5)
         limits = limits_of(problem, seed, "bytes", "ms")
         wanted = least(problem, limits, "loss")
@@ -78,7 +80,7 @@ def test_with_interactions_it_is_mostly_the_optimum() -> None:
         found = solve(problem, limits, "loss")
         hits += found.loss <= wanted * (1 + 1e-9) + 1e-12
         ratio = max(ratio, found.loss / max(wanted, 1e-12))
-    assert hits >= 36
+    assert hits >= 27
     assert ratio < 2
 
 

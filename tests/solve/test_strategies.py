@@ -52,7 +52,7 @@ def contenders(problem: Problem, s: np.ndarray, counts: np.ndarray, limits: Limi
     ]
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.floats(0, 1))
 def test_all_keep_the_limit_and_none_beats_the_solver(seed: int, part: float) -> None:
     problem, s, counts = layers(seed)
