@@ -17,7 +17,17 @@ import numpy as np
 from whet.errors import UsageError
 from whet.ir.array import Array
 
-__all__ = ["Decision", "Doubles", "Limits", "Objective", "Option", "Plan", "Problem", "Table", "together"]
+__all__ = [
+    "Decision",
+    "Doubles",
+    "Limits",
+    "Objective",
+    "Option",
+    "Plan",
+    "Problem",
+    "Table",
+    "together",
+]
 
 Objective = Literal["loss", "bytes", "ms"]
 Doubles = np.ndarray[tuple[int, ...], np.dtype[np.float64]]

@@ -18,8 +18,8 @@ from whet.solve.variants import Piece, Variant, make_variant
 __all__ = ["KEEP", "Group", "Market", "Offer"]
 
 KEEP = "keep"
-_NODE = 12
-"""Bytes that a node or a weight takes in a file beside what it holds: tags, lengths, short names."""
+_FIELD, _TENSOR = 2, 8
+"""Bytes of tag and length of a field; those of a tensor beside its name, its shape and its numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,13 +182,21 @@ def _stored(nodes: Iterable[onnx_ir.Node]) -> int:
     """Return the bytes that nodes and their weights take in a file."""
     unique = dict.fromkeys(nodes)
     weights = dict.fromkeys(v for n in unique for v in n.inputs if is_constant(v))
-    inside = sum(v.const_value.nbytes + _NODE for v in weights if v is not None and v.const_value)
-    return inside + sum(_node_bytes(node) for node in unique)
+    tensors = sum(
+        v.const_value.nbytes + len(v.name or "") + _TENSOR + 2 * len(v.const_value.shape)
+        for v in weights
+        if v is not None and v.const_value is not None
+    )
+    return tensors + sum(_node_bytes(node) for node in unique)
 
 
 def _node_bytes(node: onnx_ir.Node) -> int:
-    attributes = sum(len(onnx_ir.to_proto(a).SerializeToString()) for a in node.attributes.values())
-    return _NODE + len(node.op_type) + attributes + 8 * (len(node.inputs) + len(node.outputs))
+    """Return tags, lengths and words of a node as the file format spells them."""
+    names = [node.name, node.op_type, *(v.name if v else "" for v in (*node.inputs, *node.outputs))]
+    attributes = sum(
+        _FIELD + len(onnx_ir.to_proto(a).SerializeToString()) for a in node.attributes.values()
+    )
+    return _FIELD + attributes + sum(_FIELD + len(name or "") for name in names)
 
 
 def _ms_before(sites: tuple[Site, ...], variants: Sequence[Variant]) -> float:

@@ -319,4 +319,3 @@ class Search:
 
     def _late(self) -> bool:
         return time.monotonic() > self._end
-

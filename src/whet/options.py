@@ -54,8 +54,8 @@ class Options:
     """What a search makes small within the budget: loss, latency or size; ``auto`` is the loss, or with a limit on the
     drop the latency, or with limits on both the size."""
     loss: str = "outputs"
-    """What a search predicts: ``outputs``, half the squared distance of the outputs from the source's over their squared
-    norm, or ``divergence``, KL(source || result) of the first output, taken for logits."""
+    """What a search predicts: ``outputs``, half the squared distance of the outputs from the source's over their
+    squared norm, or ``divergence``, KL(source || result) of the first output, taken for logits."""
     search_minutes: float = 60.0
     """Minutes after which a search ends with the best plan so far."""
     progress: Callable[[str], None] = lambda _message: None

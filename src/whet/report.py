@@ -16,6 +16,7 @@ from whet.passes.attention.break_even import Payoff
 from whet.passes.base import Damage, Fidelity
 from whet.passes.pipeline import Step
 from whet.printing import new_table, summarize, titled, to_plain
+from whet.search_report import searched
 from whet.solve.drop_interval import Interval
 
 __all__ = ["Agreement", "Cost", "Report"]
@@ -140,6 +141,8 @@ class Report:
             console.print()
         for site, curve in self._curves().items():
             console.print(_break_even(site, curve))
+        if self.search is not None:
+            console.print(searched(self.search))
         console.print(self._costs())
         for line in self._agreement_lines():
             console.print(line)
@@ -214,6 +217,9 @@ class Report:
         if self.metric is not None:
             before, after = self.metric
             table.add_row("metric", f"{before:.4f}", f"{after:.4f}", _ratio(before, after))
+        if self.interval is not None:
+            i = self.interval
+            table.caption = f"the metric drops by {i.drop:.4f}, with 95 % confidence {i.low:.4f} to {i.high:.4f}"
         return titled(f"{self.origin} → {self.target}", table)
 
     def _damage(self) -> Group:

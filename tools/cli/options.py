@@ -9,18 +9,22 @@ __all__ = [
     "AllowNoop",
     "Bind",
     "Calibration",
+    "Candidates",
     "Drop",
     "Evaluate",
     "Feeds",
     "Json",
     "Labels",
     "Latency",
+    "Loss",
     "MaxRam",
+    "Minimize",
     "Model",
     "NoMeasure",
     "NoVerify",
     "Optimization",
     "Recipe",
+    "SearchMinutes",
     "Seed",
     "Session",
     "Size",
@@ -102,6 +106,37 @@ Size = Annotated[
 Latency = Annotated[
     str | None,
     typer.Option(metavar="TIME", rich_help_panel=_BUDGET, help="Median of one run: 3ms or 250us."),
+]
+Minimize = Annotated[
+    str,
+    typer.Option(
+        metavar="WHAT",
+        rich_help_panel=_BUDGET,
+        help="What is made small within the budget: loss, latency or size. auto: the loss; with --drop the latency; "
+        "with --drop and --latency the size.",
+    ),
+]
+Candidates = Annotated[
+    str,
+    typer.Option(
+        metavar="PASSES",
+        rich_help_panel=_BUDGET,
+        help="What is tried at every site, as 'pass{opt=1},pass'.",
+    ),
+]
+Loss = Annotated[
+    str,
+    typer.Option(
+        metavar="KIND",
+        rich_help_panel=_BUDGET,
+        help="What is predicted: outputs (squared distance) or divergence (of logits).",
+    ),
+]
+SearchMinutes = Annotated[
+    float,
+    typer.Option(
+        metavar="N", min=0, rich_help_panel=_BUDGET, help="End the search after so many minutes."
+    ),
 ]
 Threads = Annotated[
     int,
