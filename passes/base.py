@@ -176,6 +176,9 @@ class Pass(ABC):
     compares: ClassVar[bool] = False
     """Needs the model as it was before the first lossy pass."""
 
+    chains: ClassVar[bool] = False
+    """Gains where neighbours are treated alike, since what they exchange stays in its format."""
+
     skip: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     """Nodes to leave alone, by name or pattern (``*`` and ``?``)."""
 

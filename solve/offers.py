@@ -74,6 +74,14 @@ class Market:
         """Return the pieces of all offers, group by group."""
         return [p for group in self.groups for offer in group.offers for p in offer.pieces]
 
+    @property
+    def chained(self) -> list[list[bool]]:
+        """Return per group and offer whether it hands integers on to its neighbours."""
+        return [
+            [offer.step is not None and offer.step.chains for offer in group.offers]
+            for group in self.groups
+        ]
+
     def problem(
         self, directions: Doubles | None, fixed_bytes: int = 0, fixed_ms: float = 0.0
     ) -> Problem:

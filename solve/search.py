@@ -11,6 +11,7 @@ import onnx_ir
 from whet.errors import Impossible
 from whet.passes.pipeline import Pipeline
 from whet.solve.allocation import Limits, Objective, Plan, Problem
+from whet.solve.arms import Arm, make_arms
 from whet.solve.correction import correct, corrected, spearman
 from whet.solve.genetic import genetic
 from whet.solve.measuring import Measurement, Yardstick
@@ -24,6 +25,12 @@ _RANDOM = 16
 _ADDITIVE = 0.5
 """Below this rank correlation of predicted and measured losses, plans are bred instead."""
 _ROUNDS = 8
+_CORRECTIONS = 3
+"""Plans that are measured for one limit on the loss, as long as measurements lead to others."""
+_AS_FAST = 1.03
+"""Without a limit on milliseconds a plan may take so much of the source's: within the doubt of a measurement."""
+_CLOSE = 1.1
+"""Limits on the loss that differ by no more are not told apart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,34 +112,60 @@ class Search:
         self._better = better
         self._trials: dict[tuple[Plan, bool], Trial] = {}
         self._best: Trial | None = None
-        self._slower = 1.0
-        """Measured over predicted milliseconds."""
-        self._heavier = 0
-        """Measured minus predicted bytes."""
+        self._ms = budgets.ms
+        """The limit on milliseconds: the user's, or, where loss is minimized, what the source takes."""
 
     def run(self, model: onnx_ir.Model) -> Found:
         """Return the best plan that was measured to keep the budget, or the one that comes closest."""
         self._model = model
         self._progress("search: measure the source")
         self._source = self._yardstick.source(model)
+        if self._objective == "ms" and self._problem.ms(self._nothing()) is None:
+            self._objective = "bytes"
         correlation = self._calibrate()
+        self._arms = make_arms(self._problem, self._market.chained)
         reason = ""
-        try:
-            if correlation < _ADDITIVE and self._budgets.drop is None:
-                self._breed()
-            elif self._budgets.drop is None:
-                self._settle()
-            else:
-                self._bisect()
-        except Impossible as error:
-            reason = str(error)
-            self._closest(error)
-        best = self._best
-        if best is None or not self._keeps(best):
-            reason = reason or self._misses(best)
+        for limit in self._speeds():
+            self._ms = limit
+            reason = self._attempt(correlation)
+            if not reason:
+                break
         return Found(
-            best, list(self._trials.values()), self._source, correlation, self._problem, reason
+            self._best,
+            list(self._trials.values()),
+            self._source,
+            correlation,
+            self._problem,
+            reason,
         )
+
+    def _speeds(self) -> list[float | None]:
+        """Return limits on milliseconds, one after the other: the user's, or the source's and then none."""
+        unknown = self._source.ms is None or self._problem.ms(self._nothing()) is None
+        if self._budgets.ms is not None or self._objective == "ms" or unknown:
+            return [self._budgets.ms]
+        assert self._source.ms is not None
+        return [self._source.ms * _AS_FAST, None]
+
+    def _nothing(self) -> Plan:
+        """Return the plan that keeps every site as it is."""
+        return Plan((0,) * len(self._problem.decisions))
+
+    def _attempt(self, correlation: float) -> str:
+        """Search within the limits; return why the budget is missed, or an empty string."""
+        try:
+            if self._budgets.drop is not None:
+                self._bisect()
+            elif correlation < _ADDITIVE:
+                self._breed()
+            else:
+                self._settle()
+        except Impossible as error:
+            self._closest(error)
+            return str(error)
+        if self._best is None:
+            return "no plan that was measured fits"
+        return "; ".join(self._broken(self._best))
 
     def _calibrate(self) -> float:
         """Measure random mixtures and uniform ones; correct the prices by what they show; return the correlation."""
@@ -163,35 +196,51 @@ class Search:
         return [plan for plan in dict.fromkeys(found) if any(plan.choices)]
 
     def _settle(self) -> None:
-        """Without a limit on the drop: the least loss that fits; correct sizes and times until it does."""
+        """Without a limit on the drop: the best that fits; correct sizes and times until it does."""
         for _ in range(_ROUNDS):
-            found = solve(self._problem, self._limits(), self._objective)
-            seen = (found.plan, True) in self._trials
-            trial = self._try(found.plan, "solved")
-            if self._keeps(trial) and not seen:
+            arm, plan = self._next(self._limits())
+            seen = (plan, True) in self._trials
+            trial = self._try(plan, "solved", arm=arm)
+            if self._fits(trial):
                 self._offer(trial)
                 return
             if seen or self._late():
                 return
 
+    def _next(self, limits: Limits) -> tuple[Arm, Plan]:
+        """Return the plan that is predicted to be best, of all arms; raises Impossible."""
+        found: list[tuple[float, int, Plan]] = []
+        reasons: list[Impossible] = []
+        for number, arm in enumerate(self._arms):
+            try:
+                plan, loss = arm.solve(limits, self._objective)
+            except Impossible as reason:
+                reasons.append(reason)
+                continue
+            ms = self._problem.ms(plan)
+            value = {
+                "loss": loss,
+                "bytes": self._problem.bytes(plan) + arm.heavier,
+                "ms": math.inf if ms is None else ms * arm.slower,
+            }
+            found.append((float(value[self._objective]), number, plan))
+        if not found:
+            raise reasons[-1]
+        _, number, plan = min(found, key=lambda item: item[:2])
+        return self._arms[number], plan
+
     def _bisect(self) -> None:
         """Find the largest predicted loss whose plan keeps the measured drop."""
         low, high = self._ends()
-        trial = self._solved(high)
-        if self._keeps(trial):
-            self._offer(trial)
+        if self._keeps(self._solved(high)):
             return
-        trial = self._solved(low)
-        self._offer(trial)
-        if not self._keeps(trial):
+        if not self._keeps(self._solved(low)):
             return
         for _ in range(_ROUNDS):
-            if high / low < 1.1 or self._late():
+            if high / low < _CLOSE or self._late():
                 return
             middle = math.sqrt(low * high)
-            trial = self._solved(middle)
-            if self._keeps(trial):
-                self._offer(trial)
+            if self._keeps(self._solved(middle)):
                 low = middle
             else:
                 high = middle
@@ -204,16 +253,17 @@ class Search:
         return floor * 1.001, max(most.loss, floor) * 1.001
 
     def _solved(self, loss: float) -> Trial:
-        found = solve(
-            self._problem, dataclasses.replace(self._limits(), loss=loss), self._objective
-        )
-        trial = self._try(found.plan, "solved")
-        if not self._fits(trial) and not self._late():
-            found = solve(
-                self._problem, dataclasses.replace(self._limits(), loss=loss), self._objective
-            )
-            trial = self._try(found.plan, "solved")
-        return trial
+        """Return the best trial with at most this predicted loss; times and sizes are corrected a few times."""
+        limits = dataclasses.replace(self._limits(), loss=loss)
+        tried: list[Trial] = []
+        for _ in range(_CORRECTIONS):
+            arm, plan = self._next(limits)
+            known = (plan, True) in self._trials
+            tried.append(self._try(plan, "solved", arm=arm))
+            self._offer(tried[-1])
+            if known or self._late():
+                break
+        return min(tried, key=self._rank)
 
     def _breed(self) -> None:
         """Where losses do not add up, look at nothing but measured losses."""
@@ -234,14 +284,11 @@ class Search:
         self._offer(self._try(found.plan, "solved"))
 
     def _limits(self) -> Limits:
-        """Return the limits as predictions have to keep them so that measurements do."""
-        size, ms = self._budgets.bytes, self._budgets.ms
-        return Limits(
-            bytes=None if size is None else size - self._heavier,
-            ms=None if ms is None else ms / self._slower,
-        )
+        return Limits(bytes=self._budgets.bytes, ms=self._ms)
 
-    def _try(self, plan: Plan, why: str, message: str = "", *, whole: bool = True) -> Trial:
+    def _try(
+        self, plan: Plan, why: str, message: str = "", *, whole: bool = True, arm: Arm | None = None
+    ) -> Trial:
         known = self._trials.get((plan, whole))
         if known is not None:
             return known
@@ -257,10 +304,8 @@ class Search:
         drop, doubt = self._drop(measured)
         trial = Trial(plan, why, predicted, measured, drop, doubt, time.monotonic() - start)
         self._trials[plan, whole] = trial
-        if whole:
-            self._heavier = max(self._heavier, measured.bytes - predicted.bytes)
-            if measured.ms is not None and predicted.ms:
-                self._slower = measured.ms / predicted.ms
+        if arm is not None:
+            arm.learn(predicted, measured)
         return trial
 
     def _drop(self, measured: Measurement) -> tuple[float | None, float]:
@@ -274,7 +319,7 @@ class Search:
         return before.metric - after.metric, doubt
 
     def _fits(self, trial: Trial) -> bool:
-        size, ms = self._budgets.bytes, self._budgets.ms
+        size, ms = self._budgets.bytes, self._ms
         took = trial.measured.ms
         return (size is None or trial.measured.bytes <= size) and (
             ms is None or (took is not None and took <= ms)
@@ -286,17 +331,12 @@ class Search:
         kept = limit is None or (trial.drop is not None and trial.drop + trial.doubt <= limit)
         return kept and self._fits(trial)
 
-    def _misses(self, best: Trial | None) -> str:
-        if best is None:
-            return "no plan was measured"
-        return "; ".join(self._broken(best))
-
     def _broken(self, trial: Trial) -> Iterator[str]:
         b, m = self._budgets, trial.measured
         if b.bytes is not None and m.bytes > b.bytes:
-            yield f"the smallest that was measured has {m.bytes:,} bytes, the budget {b.bytes:,}"
-        if b.ms is not None and (m.ms or math.inf) > b.ms:
-            yield f"the fastest that was measured takes {m.ms:.3g} ms, the budget {b.ms:g}"
+            yield f"the best that was measured has {m.bytes:,} bytes, the budget {b.bytes:,}"
+        if self._ms is not None and (m.ms or math.inf) > self._ms:
+            yield f"the best that was measured takes {m.ms:.3g} ms, the limit {self._ms:.3g}"
         if b.drop is not None and trial.drop is not None and trial.drop + trial.doubt > b.drop:
             yield (
                 f"the metric drops by {trial.drop:.4f} with a standard error of {trial.doubt:.4f}, "

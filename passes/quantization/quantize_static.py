@@ -61,6 +61,7 @@ class QuantizeStatic(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
     bound: ClassVar[float | None] = 0.2
     gated: ClassVar[bool] = True
+    chains: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Analysis[object]], ...]] = (Ranges,)
 
     activations: Literal["auto", "uint8", "int8"] = "auto"

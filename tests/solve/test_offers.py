@@ -16,7 +16,7 @@ def test_every_site_may_be_kept_or_take_an_offer() -> None:
     found = market()
     assert [g.name for g in found.groups] == ["MatMul_0", "MatMul_2", "MatMul_4"]
     for group in found.groups:
-        assert [offer.label for offer in group.offers][0] == KEEP
+        assert group.offers[0].label == KEEP
         assert len(group.offers) == 3
     sizes = [offer.bytes for offer in found.groups[0].offers]
     assert max(sizes[1:]) < sizes[0]

@@ -1,0 +1,70 @@
+"""Parts of the space of plans whose milliseconds add up: formats that neighbours hand on pay only where all take part.
+
+Prices of single sites do not hold the conversions between an integer chain and float neighbours. So plans in which
+every site that can is part of the chain, plans without any, and all plans are three arms; how far measured bytes and
+milliseconds are from predicted ones is learned for each by itself.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from whet.solve.allocation import Decision, Limits, Objective, Plan, Problem
+from whet.solve.measuring import Measurement
+from whet.solve.program import solve
+
+__all__ = ["Arm", "make_arms"]
+
+
+@dataclasses.dataclass
+class Arm:
+    """A restricted problem, and what measurements have said of its prices."""
+
+    name: str
+    problem: Problem
+    kept: Sequence[Sequence[int]]
+    """Per decision, which of the options of the whole problem there are."""
+    slower: float = 1.0
+    """Measured over predicted milliseconds."""
+    heavier: int = 0
+    """Measured minus predicted bytes."""
+
+    def solve(self, limits: Limits, objective: Objective) -> tuple[Plan, float]:
+        """Return the best plan, as one of the whole problem, and its predicted loss; raises Impossible."""
+        corrected = Limits(
+            limits.loss,
+            None if limits.bytes is None else limits.bytes - self.heavier,
+            None if limits.ms is None else limits.ms / self.slower,
+        )
+        found = solve(self.problem, corrected, objective)
+        choices = zip(self.kept, found.plan.choices, strict=True)
+        return Plan(tuple(options[k] for options, k in choices)), found.loss
+
+    def learn(self, predicted: Measurement, measured: Measurement) -> None:
+        """Take note of a plan of this arm that was measured."""
+        self.heavier = max(self.heavier, measured.bytes - predicted.bytes)
+        if measured.ms is not None and predicted.ms:
+            self.slower = measured.ms / predicted.ms
+
+
+def make_arms(problem: Problem, chained: Sequence[Sequence[bool]]) -> list[Arm]:
+    """Return the arms; ``chained`` says per decision and option whether it hands integers on.
+
+    Where no decision has an option of either kind there is one arm.
+    """
+    everything = [list(range(len(decision.options))) for decision in problem.decisions]
+    inside = [
+        [k for k in options if chained[d][k]] or options for d, options in enumerate(everything)
+    ]
+    outside = [[k for k in options if not chained[d][k]] for d, options in enumerate(everything)]
+    arms = [_arm("any", problem, everything)]
+    if inside == everything or not all(outside):
+        return arms
+    return [_arm("chained", problem, inside), _arm("apart", problem, outside), *arms]
+
+
+def _arm(name: str, problem: Problem, kept: Sequence[Sequence[int]]) -> Arm:
+    decisions = tuple(
+        Decision(decision.name, tuple(decision.options[k] for k in options))
+        for decision, options in zip(problem.decisions, kept, strict=True)
+    )
+    return Arm(name, dataclasses.replace(problem, decisions=decisions), kept)
