@@ -16,6 +16,7 @@ from whet.passes.pipeline import Fixpoint, Pipeline
 from whet.passes.recipes import exact
 from whet.passes.registry import make_pass, parse_passes
 from whet.passes.workbench import Context
+from whet.solve.allocation import Problem
 from whet.solve.apply_plan import Chosen
 from whet.solve.explain import Reason, explain
 from whet.solve.measuring import Scorer, Yardstick
@@ -23,7 +24,7 @@ from whet.solve.offers import Market, make_market
 from whet.solve.pareto import Point, front
 from whet.solve.search import Budgets, Found, Search, Trial
 
-__all__ = ["CANDIDATES", "Searched", "behind", "search"]
+__all__ = ["CANDIDATES", "Offered", "Searched", "behind", "offered", "search"]
 
 Feeds = Mapping[str, Array]
 CANDIDATES = (
@@ -72,6 +73,35 @@ class Searched:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class Offered:
+    """What a search starts from: candidates, their prices, and what measures plans."""
+
+    market: Market
+    problem: Problem
+    yardstick: Yardstick
+    tail: Pipeline
+    idle: Mapping[str, str]
+
+
+def offered(
+    model: onnx_ir.Model, context: Context, target: Target, options: Options, score: Scorer | None
+) -> Offered:
+    """Apply the candidates to copies of a model in the form that ``exact`` leaves behind, and price them."""
+    market, idle = make_market(model, _candidates(options.candidates), context)
+    along = _directions(model, market, context, options)
+    yardstick = Yardstick(
+        target,
+        options.runtime,
+        context,
+        categorical=options.loss == "divergence",
+        score=score,
+        timed=context.prices is not None,
+    )
+    problem = market.problem(along, *_fixed(market, yardstick, model))
+    return Offered(market, problem, yardstick, Pipeline(behind(target)), idle)
+
+
 def search(
     model: onnx_ir.Model,
     context: Context,
@@ -85,41 +115,27 @@ def search(
 
     ``limits`` are on the drop of the metric, bytes and milliseconds; ``better`` hears of every new best trial.
     """
-    steps = _candidates(options.candidates)
-    market, idle = make_market(model, steps, context)
-    along = _directions(model, market, context, options)
-    budgets = Budgets(*limits)
-    yardstick = Yardstick(
-        target,
-        options.runtime,
-        context,
-        categorical=options.loss == "divergence",
-        score=score,
-        timed=context.prices is not None,
-    )
-    size, ms = _fixed(market, yardstick, model)
-    problem = market.problem(along, size, ms)
-    tail = Pipeline(behind(target))
-    searching = Search(
+    start = offered(model, context, target, options, score)
+    market = start.market
+    found = Search(
         market,
-        problem,
-        yardstick,
-        budgets,
-        tail=tail,
+        start.problem,
+        start.yardstick,
+        Budgets(*limits),
+        tail=start.tail,
         seed=options.seed,
         seconds=60 * options.search_minutes,
         objective=options.objective,
         progress=context.progress,
         better=lambda trial: better(model, trial, market),
-    )
-    found = searching.run(model)
+    ).run(model)
     if found.best is None:
-        return Searched((), found, (), idle)
+        return Searched((), found, (), start.idle)
     choices = found.best.plan.choices
-    losses = [d.options[k].loss for d, k in zip(found.problem.decisions, choices, strict=True)]
-    return Searched(
-        market.chosen(choices, losses), found, explain(found.problem, found.best.plan), idle
-    )
+    taken = zip(found.problem.decisions, choices, strict=True)
+    losses = [decision.options[k].loss for decision, k in taken]
+    reasons = explain(found.problem, found.best.plan)
+    return Searched(market.chosen(choices, losses), found, reasons, start.idle)
 
 
 def behind(target: Target) -> tuple[Pass | Fixpoint, ...]:

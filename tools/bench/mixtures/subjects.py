@@ -1,0 +1,68 @@
+"""The models: where they are, what calibrates them, what judges them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from whet.backends.base import RuntimeOptions
+from whet.backends.worker import Worker
+from whet.ir.values import Array
+from whet.tools.bench.quantization.minilm_models import export
+from whet.tools.bench.quantization.resnet import RESNET20
+from whet.tools.bench.quantization.sentences import (
+    calibration_tokens,
+    read_pairs,
+    spearman,
+    tokenizer,
+)
+
+__all__ = ["SUBJECTS", "Subject"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model with its data."""
+
+    source: Path
+    calibration: Mapping[str, Array]
+    candidates: str
+    """One family of formats, so that bits are all that differs."""
+    metric: Callable[[Path], float]
+    """Judges a file; larger is better."""
+
+
+def resnet20(assets: Path, folder: Path, threads: int) -> Subject:
+    """Return ResNet-20 with 512 training images, judged by top-1 accuracy on 5,000 test images."""
+    del folder
+    train = np.load(assets / "cifar10" / "train_10k.npz")
+    test = np.load(assets / "cifar10" / "test_dev.npz")
+    images = RESNET20.read(test["x"])
+
+    def accuracy(path: Path) -> float:
+        with Worker(path, RuntimeOptions(threads)) as worker:
+            parts = [worker.run({"x": images[k : k + 500]})[0] for k in range(0, len(images), 500)]
+        return float(np.mean(np.concatenate(parts).argmax(1) == test["labels"]))
+
+    steps = ",".join(
+        f"quantize-static{{prefer=size,ends=same,weight_bits={bits}}}" for bits in (8, 4, 3, 2)
+    )
+    calibration = {"x": RESNET20.read(train["x"][:512])}
+    return Subject(assets / RESNET20.file, calibration, steps, accuracy)
+
+
+def minilm(assets: Path, folder: Path, threads: int) -> Subject:
+    """Return all-MiniLM-L6-v2 with 256 sentences, judged by the rank correlation on STS-B dev."""
+    source = folder / "minilm.onnx"
+    export(source)
+    pairs = read_pairs(assets / "stsb", "dev")
+    steps = ",".join(f"quantize-weights{{prefer=size,bits={bits}}}" for bits in (8, 4, 2))
+    tokens = calibration_tokens(read_pairs(assets / "stsb", "train"), tokenizer())
+    return Subject(source, tokens, steps, lambda path: spearman(path, pairs, threads))
+
+
+SUBJECTS: Mapping[str, Callable[[Path, Path, int], Subject]] = {
+    "resnet20": resnet20,
+    "minilm": minilm,
+}
