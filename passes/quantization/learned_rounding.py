@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 import onnx_ir
 
-from whet.errors import Mismatch
+from whet.errors import Mismatch, WhetError
 from whet.ir.values import Array
 from whet.passes.quantization.algorithms.approximation import Blocks, Floats
 from whet.passes.quantization.algorithms.arrays import Affine
@@ -42,7 +42,7 @@ def learn(
     batches = list(_first(context.calibration, _SAMPLES))
     try:
         return reconstruct(model, batches, chosen, activations=activations)
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, WhetError) as error:
         raise Mismatch(f"AdaRound cannot follow the model: {error}") from error
 
 

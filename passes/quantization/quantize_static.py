@@ -211,7 +211,7 @@ class _Run:
             if step.has_weights and name in self._names[number].reads:
                 vectors = moments_of(step.node)
                 if vectors is not None:
-                    readers.append((Weights.of(step.node), vectors))
+                    readers.append((Weights.of(step.node, step.added), vectors))
         values = _values(sample, [name])
         if not values:
             return candidates[0]
@@ -245,7 +245,8 @@ class _Run:
         }
 
         def start(number: int) -> Callable[[Array], Blocks]:
-            weights = Weights.of(self._steps[number].node)
+            step = self._steps[number]
+            weights = Weights.of(step.node, step.added)
             return lambda _: nearest_blocks(weights, self._bits(number), seen.get(number))
 
         starts = {name: start(number) for name, number in products.items()}
