@@ -57,17 +57,15 @@ def nearest_blocks(weights: Weights, bits: int, seen: Seen | None) -> Blocks:
     return Blocks(codes, scales, None, bits, parts[0].size)
 
 
-def learned_codes(weights: Weights, blocks: Blocks, seen: Seen | None) -> Codes:
-    """Return codes that were learned with the bias as it is."""
-    import os
-    layers = _layers(weights, seen)
+def learned_codes(weights: Weights, blocks: Blocks) -> Codes:
+    """Return codes that were learned together with the bias, which therefore stays as it is."""
     parts = [
         dataclasses.replace(blocks, codes=codes, scales=scales)
         for codes, scales in zip(
             *(np.split(a, weights.groups) for a in (blocks.codes, blocks.scales)), strict=True
         )
     ]
-    return _codes(weights, layers, parts, blocks.bits, seen if os.environ.get("ADA_BIAS") else None, "adaround")
+    return _codes(weights, _layers(weights, None), parts, blocks.bits, None, "adaround")
 
 
 def _layers(weights: Weights, seen: Seen | None) -> list[Layer]:

@@ -228,7 +228,7 @@ class _Run:
             if bits == 8:
                 return nearest_codes(weights, self._format, float(grid.scale))
             if number in learned:
-                return learned_codes(weights, learned[number], seen.get(number))
+                return learned_codes(weights, learned[number])
             known = "nearest" if method == "adaround" else method
             return low_bit_codes(weights, bits, known, seen.get(number))
 
