@@ -108,7 +108,7 @@ def _step(rounding: onnx_ir.Node) -> float:
     scale, zero = (constant(v) for v in (*rounding.inputs, None, None)[1:3])
     if not is_op(rounding, "QuantizeLinear") or scale is None:
         return 1.0
-    limits = np.iinfo(zero.dtype if zero is not None else np.uint8)
+    limits = np.iinfo(zero.dtype.name if zero is not None else "uint8")
     middle = 0 if zero is None else int(zero.reshape(-1)[0])
     ends = float(scale.max()) * (limits.max - middle), float(scale.max()) * (limits.min - middle)
     return max(ends, key=abs)
