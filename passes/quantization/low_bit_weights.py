@@ -53,7 +53,9 @@ def low_bit_codes(weights: Weights, bits: int, method: str, seen: Seen | None) -
 def nearest_blocks(weights: Weights, bits: int, seen: Seen | None) -> Blocks:
     """Return the weights of all groups as one matrix, each rounded to the nearest."""
     parts = [_nearest(layer, bits) for layer in _layers(weights, seen)]
-    codes, scales = (np.concatenate(a) for a in zip(*((p.codes, p.scales) for p in parts), strict=True))
+    codes, scales = (
+        np.concatenate(a) for a in zip(*((p.codes, p.scales) for p in parts), strict=True)
+    )
     return Blocks(codes, scales, None, bits, parts[0].size)
 
 

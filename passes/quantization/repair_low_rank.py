@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir
 
 from whet.analysis.activations import observe, observed_shapes
-from whet.passes.kernels import kernel, noise
 from whet.analysis.statistics import Gram, Statistics
 from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, attribute_int, is_constant, is_op
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.kernels import kernel, noise
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.approximation import Doubles, Floats, Layer, LowRank
 from whet.passes.quantization.algorithms.eora import paying_rank, repairing_path
@@ -222,9 +222,7 @@ class _Run:
 
         def body(build: Builder, values: Sequence[onnx_ir.Value]) -> onnx_ir.Value:
             small = build.op("MatMul", values[0], build.constant(factors[0]))
-            return build.op(
-                "Add", values[1], build.op("MatMul", small, build.constant(factors[1]))
-            )
+            return build.op("Add", values[1], build.op("MatMul", small, build.constant(factors[1])))
 
         label = f"path [{rows},{inputs}] x [{inputs},{rank}] x [{rank},{outputs}]"
         return prices.lookup(label, {FLOAT: kernel(feeds, body, work.opset)}).get(FLOAT, 0.0)

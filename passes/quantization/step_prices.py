@@ -131,7 +131,9 @@ class StepPrices:
                 return moved(build, step, values[0], grid, others)[0]
             codes = None
             if step.has_weights:
-                codes = nearest_codes(Weights.of(step.node, step.added), self.weights, float(grid.scale))
+                codes = nearest_codes(
+                    Weights.of(step.node, step.added), self.weights, float(grid.scale)
+                )
             reads = [decode(build, v, grid, "x") for v in values]
             result = in_integers(build, step, reads, grid, codes, "w", self.opset)
             return encode(build, result, grid, "y")
