@@ -16,6 +16,9 @@ from whet.ir.execute import CannotRun
 from whet.ir.values import Array, constant, is_constant, is_op, rank
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.proposal import Builder, Proposal
+from whet.passes.quantization.algorithms.arrays import affine, dequantize, quantize
+from whet.passes.quantization.algorithms.formats import INT8_ACTIVATION, UINT8
+from whet.passes.quantization.integer_spelling import decode
 from whet.passes.workbench import Workbench
 
 __all__ = ["CorrectBiases"]
@@ -140,12 +143,19 @@ def _holder(value: onnx_ir.Value, old: onnx_ir.Value, size: int | None) -> _Site
     if node is None or size is None:
         return None
     if is_op(node, "Add"):
-        operand = next((k for k, v in enumerate(node.inputs) if is_constant(v)), None)
+        operand = next((k for k, v in enumerate(node.inputs) if _is_fixed(v)), None)
         return None if operand is None else _Site(node, operand, old.name or "", size - 1)
     if node.op_type not in _OPERAND:
         return None
     axis = 1 if is_op(node, "Conv", "ConvTranspose") else size - 1
     return _Site(node, _OPERAND[node.op_type], old.name or "", axis)
+
+
+def _is_fixed(value: onnx_ir.Value | None) -> bool:
+    """Tell whether a value is a constant, as it is or in integers."""
+    node = None if value is None else value.producer()
+    coded = node is not None and is_op(node, "DequantizeLinear") and is_constant(node.inputs[0])
+    return coded or is_constant(value)
 
 
 def _means(
@@ -224,6 +234,8 @@ def _integer_bias(
     parts = [constant(v) for v in node.inputs] if is_op(node, "DequantizeLinear") and node else []
     if node is None or len(parts) < 2 or parts[0] is None or parts[1] is None:
         raise Mismatch("the bias is computed")
+    if parts[0].dtype.itemsize == 1:
+        return _coarse_bias(old, parts, error, build)
     if len(parts) > 2 and parts[2] is not None and np.any(parts[2]):
         raise Mismatch("the integers of the bias have a zero point")
     steps, scale = parts[0].astype(np.int64), parts[1].astype(np.float64)
@@ -232,3 +244,22 @@ def _integer_bias(
     integers = build.constant(moved.astype(parts[0].dtype), f"{old.name}.steps")
     made = build.op("DequantizeLinear", integers, *node.inputs[1:], attributes=node.attributes)
     return made, np.asarray((moved - steps) * scale)
+
+
+def _coarse_bias(
+    old: onnx_ir.Value, parts: Sequence[Array | None], error: Floats, build: Builder
+) -> tuple[onnx_ir.Value, Floats]:
+    """Return an operand of a sum in eight bits, corrected and put on a grid of its own."""
+    codes, scale, zero = (*parts, None)[:3]
+    if codes is None or scale is None or scale.size != 1 or codes.size not in (1, error.size):
+        raise Mismatch("the operand of the sum is no vector with one scale")
+    middle = 0 if zero is None else int(zero.reshape(-1)[0])
+    before = (codes.reshape(-1).astype(np.float64) - middle) * float(scale.reshape(-1)[0])
+    total = (before + error).astype(np.float32)
+    fmt = UINT8 if codes.dtype == np.uint8 else INT8_ACTIVATION
+    grid = affine(float(total.min()), float(total.max()), fmt)
+    integers = quantize(total, grid)
+    shape = codes.shape if codes.size == error.size else error.shape
+    stored = build.constant(integers.reshape(shape), f"{old.name}.steps")
+    real = decode(build, stored, grid, old.name or "bias")
+    return real, dequantize(integers, grid).astype(np.float64) - before

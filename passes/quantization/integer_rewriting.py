@@ -136,7 +136,7 @@ class Rewriting:
     ) -> tuple[onnx_ir.Value, ...]:
         step, names = self._steps[number], self.names[number]
         grid = self._grid(names.reads[0])
-        weights = Weights.of(step.node) if step.has_weights else None
+        weights = Weights.of(step.node, step.added) if step.has_weights else None
         codes = None if weights is None else self._codes(number, weights, grid)
         rounded = [reads[value] for value in step.reads]
         name = "" if weights is None else weights.name

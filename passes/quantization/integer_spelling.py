@@ -72,12 +72,13 @@ def in_integers(
     shape = codes.integers.shape
     integers = spell_integers(build, codes.integers, codes.bits, shape, name, opset=opset)
     # ONNX Runtime fuses Gemm only where all zero points are written down.
-    zeros = step.node.op_type == "Gemm"
+    kind = step.node.op_type if step.added is None else "Gemm"
+    zeros = kind == "Gemm"
     factors = [reads[0], decode(build, integers, codes.grid, name, fixed_zero=zeros)]
     if codes.bias is not None:
         real, exact = _bias(build, codes, codes.bias, grid, name)
         factors.append(decode(build, real, exact, f"{name}.bias", fixed_zero=zeros))
-    return build.op(step.node.op_type, *factors, attributes=attributes)
+    return build.op(kind, *factors, attributes=attributes)
 
 
 def _operands(

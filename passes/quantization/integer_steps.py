@@ -17,6 +17,7 @@ from whet.ir.values import (
     constant,
     is_constant,
     is_op,
+    rank,
 )
 
 __all__ = ["Kind", "Step", "find_steps"]
@@ -58,6 +59,8 @@ class Step:
     """A Relu or Clip that is the only reader."""
     data: tuple[int, ...]
     """Which inputs are data; the others are weights, sizes, or numbers that are added or multiplied."""
+    added: onnx_ir.Node | None = None
+    """The Add of a bias that is the only reader of a MatMul of two dimensions: together they are one Gemm."""
 
     @property
     def kind(self) -> Kind:
@@ -82,12 +85,12 @@ class Step:
     @property
     def writes(self) -> tuple[onnx_ir.Value, ...]:
         """Return what others read of the step."""
-        return tuple((self.tail or self.node).outputs)
+        return tuple((self.tail or self.added or self.node).outputs)
 
     @property
     def nodes(self) -> tuple[onnx_ir.Node, ...]:
         """Return the nodes that go, the outermost first."""
-        return (self.node,) if self.tail is None else (self.tail, self.node)
+        return tuple(n for n in (self.tail, self.added, self.node) if n is not None)
 
 
 def find_steps(nodes: Sequence[onnx_ir.Node]) -> tuple[list[Step], dict[onnx_ir.Node, str]]:
@@ -127,7 +130,25 @@ def _step(node: onnx_ir.Node) -> Step:
     if _KINDS[node.op_type] is Kind.MOVE:
         _check_move(node)
         return Step(node, None, data)
-    return Step(node, _tail(node), data)
+    added = _bias_behind(node) if node.op_type == "MatMul" else None
+    return Step(node, _tail(added or node), data, added)
+
+
+def _bias_behind(node: onnx_ir.Node) -> onnx_ir.Node | None:
+    """Return the addition of a number per column that is the only reader of a product of two matrices."""
+    output = node.outputs[0]
+    readers = list(output.consumers())
+    sole = len(output.uses()) == 1 and not output.is_graph_output()
+    if rank(node.inputs[0]) != 2 or not sole or not is_op(readers[0], "Add"):
+        return None
+    if readers[0].graph is not node.graph:
+        return None
+    weights = constant(node.inputs[1])
+    found = [a for v in readers[0].inputs if (a := constant(v)) is not None]
+    if weights is None or len(found) != 1 or found[0].dtype != np.float32:
+        return None
+    fits = found[0].shape in ((weights.shape[1],), (1, weights.shape[1]))
+    return readers[0] if fits and np.isfinite(found[0]).all() else None
 
 
 def _data(node: onnx_ir.Node) -> tuple[int, ...]:

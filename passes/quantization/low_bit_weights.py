@@ -1,5 +1,6 @@
 """Weights on grids of few bits with a scale per channel, by the method that loses least on held-out data."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.passes.quantization.input_moments import Moments, Seen
 from whet.passes.quantization.weight_codes import Codes, Weights
 
-__all__ = ["METHODS", "low_bit_codes"]
+__all__ = ["METHODS", "learned_codes", "low_bit_codes", "nearest_blocks"]
 
 Method = Callable[[Layer, int], Blocks]
 
@@ -42,15 +43,39 @@ def low_bit_codes(weights: Weights, bits: int, method: str, seen: Seen | None) -
     Since it does, layers are judged by the covariance of their inputs: tr(Δ Cov(x) Δᵀ). ``auto`` keeps for each layer
     the method with the smallest such error on held-out data.
     """
-    fit = seen.fit if seen is not None else (None,) * weights.groups
-    layers = [
-        Layer(part, None if moments is None else moments.covariance)
-        for part, moments in zip(np.split(weights.matrix(), weights.groups), fit, strict=True)
-    ]
+    layers = _layers(weights, seen)
     names = list(METHODS) if method == "auto" else [method]
     found = {name: [METHODS[name](layer, bits) for layer in layers] for name in names}
     best = min(names, key=lambda name: _error(layers, found[name], seen))
     return _codes(weights, layers, found[best], bits, seen, best)
+
+
+def nearest_blocks(weights: Weights, bits: int, seen: Seen | None) -> Blocks:
+    """Return the weights of all groups as one matrix, each rounded to the nearest."""
+    parts = [_nearest(layer, bits) for layer in _layers(weights, seen)]
+    codes, scales = (
+        np.concatenate(a) for a in zip(*((p.codes, p.scales) for p in parts), strict=True)
+    )
+    return Blocks(codes, scales, None, bits, parts[0].size)
+
+
+def learned_codes(weights: Weights, blocks: Blocks) -> Codes:
+    """Return codes that were learned together with the bias, which therefore stays as it is."""
+    parts = [
+        dataclasses.replace(blocks, codes=codes, scales=scales)
+        for codes, scales in zip(
+            *(np.split(a, weights.groups) for a in (blocks.codes, blocks.scales)), strict=True
+        )
+    ]
+    return _codes(weights, _layers(weights, None), parts, blocks.bits, None, "adaround")
+
+
+def _layers(weights: Weights, seen: Seen | None) -> list[Layer]:
+    fit = seen.fit if seen is not None else (None,) * weights.groups
+    return [
+        Layer(part, None if moments is None else moments.covariance)
+        for part, moments in zip(np.split(weights.matrix(), weights.groups), fit, strict=True)
+    ]
 
 
 def _error(layers: Sequence[Layer], parts: Sequence[Blocks], seen: Seen | None) -> float:

@@ -20,9 +20,10 @@ from whet.passes.quantization.algorithms.approximation import (
     Blocks,
     Codebook,
     Layer,
+    LowRank,
 )
 from whet.passes.quantization.algorithms.codebooks import half_tables, lean, refit, squeeze
-from whet.passes.quantization.algorithms.eora import repair
+from whet.passes.quantization.algorithms.eora import beside, paying_rank, repairing_path
 from whet.passes.quantization.algorithms.outliers import keep_outliers
 from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.passes.quantization.layers import Weight, find_weights, layers_of, measure_grams
@@ -171,10 +172,15 @@ class _Run:
         """Add a low-rank path where the error on data that nothing was fitted to gets smaller."""
         if not self._pass.rank:
             return name, approximation
-        repaired = repair(layer, approximation, self._pass.rank, half=True)
-        if layer.error(repaired) >= layer.error(approximation):
+        path = repairing_path(layer, approximation.values(), self._pass.rank, half=True)
+
+        def error(candidate: LowRank | None) -> float:
+            return layer.error(beside(approximation, candidate))
+
+        best = paying_rank(path, error, None)
+        if best is None:
             return name, approximation
-        return f"{name} + rank {self._pass.rank}", repaired
+        return f"{name} + rank {len(best.right)}", beside(approximation, best)
 
     def _propose(self, weight: Weight, name: str, approximation: Approximation) -> None:
         """Decode in front of the first reader; once that is proven, let the others read the same."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import onnx_ir
@@ -18,6 +18,7 @@ from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.proof import relative_error
 from whet.passes.quantization.accuracy_limit import within_limit
+from whet.passes.quantization.algorithms.approximation import Blocks
 from whet.passes.quantization.algorithms.arrays import Affine, affine
 from whet.passes.quantization.algorithms.formats import (
     INT7,
@@ -30,7 +31,8 @@ from whet.passes.quantization.choice import FLOAT
 from whet.passes.quantization.input_moments import InputMoments, Seen, moments_of
 from whet.passes.quantization.integer_rewriting import CodesOf, Names, Rewriting, Written
 from whet.passes.quantization.integer_steps import Step, find_steps
-from whet.passes.quantization.low_bit_weights import low_bit_codes
+from whet.passes.quantization.learned_rounding import learn
+from whet.passes.quantization.low_bit_weights import learned_codes, low_bit_codes, nearest_blocks
 from whet.passes.quantization.placement_race import Placed
 from whet.passes.quantization.range_choice import Reader, choose_range
 from whet.passes.quantization.static_placement import Plan, Planner
@@ -75,8 +77,10 @@ class QuantizeStatic(Pass):
     """Share of the values that a range covers."""
     weight_bits: Literal[8, 4, 3, 2] = 8
     """What a weight is stored in; kernels see eight bits, made when the model is loaded."""
-    method: Literal["auto", "nearest", "gptq"] = "auto"
-    """How weights of fewer than eight bits are rounded; ``auto`` keeps what loses least on held-out data."""
+    method: Literal["auto", "nearest", "gptq", "adaround"] = "auto"
+    """How weights of fewer than eight bits are rounded; ``auto`` keeps the nearest or GPTQ, whichever loses less on
+    held-out data. ``adaround`` learns it through the twin (needs torch, takes minutes); channels that lose more than by
+    rounding to the nearest on samples held out keep that."""
     ends: Literal["same", "eight"] = "eight"
     """Bits of the first and the last product: those of all others, or eight."""
     stored: tuple[str, ...] = ()
@@ -148,7 +152,13 @@ class _Run:
         planner = Planner(self._work, self._steps, self._format, all_products=every)
         plan = planner.plan(_ACTIVATIONS[self._pass.activations])
         sample = self._sampler(sorted(plan.placed))
-        grids, codes = self._grids(plan, sample), self._codes(plan)
+        grids = self._grids(plan, sample)
+        try:
+            codes = self._codes(plan, grids)
+        except Mismatch as reason:
+            for step in self._steps:
+                self._work.decline(step.node, str(reason))
+            return
         if self._pass.limit > 0:
             plan = self._limited(plan, grids, codes)
         rewriting = Rewriting(
@@ -201,23 +211,47 @@ class _Run:
             if step.has_weights and name in self._names[number].reads:
                 vectors = moments_of(step.node)
                 if vectors is not None:
-                    readers.append((Weights.of(step.node), vectors))
+                    readers.append((Weights.of(step.node, step.added), vectors))
         values = _values(sample, [name])
         if not values:
             return candidates[0]
         return choose_range(candidates, values[0], readers, plan.format)
 
-    def _codes(self, plan: Plan) -> CodesOf:
+    def _codes(self, plan: Plan, grids: Mapping[str, Affine]) -> CodesOf:
         """Return the maker of weights; what it needs to know of their inputs is measured in one pass over the data."""
         seen = self._seen(plan) if self._pass.fewest_bits < 8 else {}
+        method = self._pass.method
+        learned = self._learned(plan, seen, grids) if method == "adaround" else {}
 
         def codes(number: int, weights: Weights, grid: Affine) -> Codes:
             bits = self._bits(number)
             if bits == 8:
                 return nearest_codes(weights, self._format, float(grid.scale))
-            return low_bit_codes(weights, bits, self._pass.method, seen.get(number))
+            if number in learned:
+                return learned_codes(weights, learned[number])
+            known = "nearest" if method == "adaround" else method
+            return low_bit_codes(weights, bits, known, seen.get(number))
 
         return codes
+
+    def _learned(
+        self, plan: Plan, seen: Mapping[int, Seen], grids: Mapping[str, Affine]
+    ) -> dict[int, Blocks]:
+        """Return what AdaRound makes of the products of few bits; raises Mismatch where it cannot work."""
+        products = {
+            self._steps[k].node.name or "": k
+            for k in sorted(plan.placed)
+            if self._steps[k].has_weights and self._bits(k) < 8
+        }
+
+        def start(number: int) -> Callable[[Array], Blocks]:
+            step = self._steps[number]
+            weights = Weights.of(step.node, step.added)
+            return lambda _: nearest_blocks(weights, self._bits(number), seen.get(number))
+
+        starts = {name: start(number) for name, number in products.items()}
+        found = learn(self._work.model, starts, self._work.context, grids)
+        return {products[name]: blocks for name, blocks in found.items()}
 
     def _bits(self, number: int) -> int:
         """Return the bits of a step's weights: the first and the last product keep eight unless all are asked for."""

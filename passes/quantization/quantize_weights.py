@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from whet.ir.execute import CannotRun
 from whet.ir.values import Array, is_op
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.proposal import Builder, Proposal
+from whet.passes.quantization.algorithms.approximation import Blocks
 from whet.passes.quantization.block_forms import (
     DECODED,
     EXACT_FORMS,
@@ -25,8 +26,9 @@ from whet.passes.quantization.block_forms import (
 )
 from whet.passes.quantization.block_storage import LARGEST_PACKED, kernel_size
 from whet.passes.quantization.choice import FLOAT
+from whet.passes.quantization.learned_rounding import learn
 from whet.passes.quantization.weight_plan import Offer, Plan, choose
-from whet.passes.quantization.weight_rounding import Grams, Rounding
+from whet.passes.quantization.weight_rounding import Grams, Method, Rounding
 from whet.passes.quantization.weight_sites import Reader, Table, read, tables
 from whet.passes.quantization.weight_stages import in_order, stages
 from whet.passes.workbench import Workbench
@@ -57,8 +59,9 @@ class QuantizeWeights(Pass):
     """Bits of a code."""
     block: Literal["auto", "16", "32", "64", "128", "256"] = "auto"
     """Inputs that share a scale; ``auto`` takes 32 unless larger blocks are clearly faster, for ``size`` 128."""
-    method: Literal["auto", "nearest", "gptq"] = "auto"
-    """``auto`` is GPTQ where there are calibration data; it is kept only where it is better than the nearest."""
+    method: Method = "auto"
+    """``auto`` is GPTQ where there are calibration data; ``adaround`` learns rounding through the twin (needs torch and
+    minutes). Both are kept only where they are better than the nearest on data held out."""
     symmetric: Literal["auto", "true", "false"] = "auto"
     """Whether there are no zero points; ``auto`` has them for two bits."""
     prefer: Literal["speed", "size"] = "speed"
@@ -114,6 +117,8 @@ class _Run:
         self._sizes = _AUTO if step.block == "auto" else (int(step.block),)
         self._codes: dict[onnx_ir.Value, tuple[onnx_ir.Value, ...]] = {}
         """Activation -> its integers, step and zero, made once for all that read them."""
+        self._learned: Mapping[str, Blocks] = {}
+        """Name of a product -> what AdaRound makes of its weight."""
 
     def visit(self) -> None:
         """Rewrite what can be rewritten, stage by stage, in the order of the graph."""
@@ -121,6 +126,12 @@ class _Run:
         found = [r for node in self._work.nodes(*kinds) if (r := self._read(node))]
         sample = self._sampler([reader.operand for reader in found])
         planned = self._plan([t for t in tables(found) if self._is_free(t)])
+        try:
+            self._learned = self._learn(planned)
+        except Mismatch as reason:
+            for reader in found:
+                self._work.decline(reader.node, str(reason))
+            return
         for stage in stages(self._work.graph, planned, in_sequence=self._pass.sequential):
             grams = self._grams(stage)
             for reader, whole in in_order(self._work.graph, stage):
@@ -200,6 +211,21 @@ class _Run:
         forms = EXACT_FORMS if self._pass.compute == "float" else FORMS
         return prices.product(math.prod(shape[:-1]), reader.sizes, sizes, forms)
 
+    def _learn(self, planned: Sequence[_Planned]) -> Mapping[str, Blocks]:
+        """Learn rounding for weights that one product alone reads; raises Mismatch where AdaRound cannot work."""
+        if self._pass.method != "adaround":
+            return {}
+        alone = {p.table.readers[0]: p for p in planned if len(p.table.readers) == 1}
+        sizes = {r: p.plan.size for r, p in alone.items() if r.linear and r.layout[1] == 1}
+        names = dict.fromkeys(reader.operand for reader in sizes)
+        grams = Grams.measure(self._work.model, list(names), self._work.context)
+
+        def start(reader: Reader, size: int) -> Callable[[Array], Blocks]:
+            return lambda matrix: self._rounding.nearest(matrix, size, grams.get(reader.operand))
+
+        starts = {reader.node.name or "": start(reader, size) for reader, size in sizes.items()}
+        return learn(self._work.model, starts, self._work.context)
+
     def _grams(self, stage: Sequence[_Planned]) -> Mapping[str, Grams]:
         """Return the second moments of what the products of a stage read now."""
         if self._pass.method == "nearest":
@@ -237,7 +263,10 @@ class _Run:
             seen = [grams[n] for r in alike if (n := r.current.name or "") in grams]
             try:
                 method, blocks = self._rounding(
-                    reader.matrix(), planned.plan.size, Grams.mean(seen)
+                    reader.matrix(),
+                    planned.plan.size,
+                    Grams.mean(seen),
+                    self._learned.get(reader.node.name or ""),
                 )
             except ValueError as error:
                 raise Mismatch(f"the weight cannot be quantized: {error}") from error

@@ -106,6 +106,9 @@ class StepPrices:
             attributes = dict(step.node.attributes)
             count = len(step.node.outputs)
             result = build.ops(step.node.op_type, operands, count, attributes=attributes)[0]
+            if step.added is not None:
+                bias = Weights.of(step.node, step.added).bias
+                result = build.op("Add", result, _copied(build, bias))
             if step.tail is None:
                 return result
             limits = [_copied(build, constant(v)) for v in step.tail.inputs[1:]]
@@ -128,7 +131,9 @@ class StepPrices:
                 return moved(build, step, values[0], grid, others)[0]
             codes = None
             if step.has_weights:
-                codes = nearest_codes(Weights.of(step.node), self.weights, float(grid.scale))
+                codes = nearest_codes(
+                    Weights.of(step.node, step.added), self.weights, float(grid.scale)
+                )
             reads = [decode(build, v, grid, "x") for v in values]
             result = in_integers(build, step, reads, grid, codes, "w", self.opset)
             return encode(build, result, grid, "y")
@@ -156,7 +161,7 @@ def _work_of(step: Step, shapes: Sequence[Shape], rest: Mapping[int, Array | Non
     weights = ""
     if step.has_weights:
         array = Weights.of(step.node).array
-        biased = " + bias" if len(step.node.inputs) > 2 else ""
+        biased = " + bias" if len(step.node.inputs) > 2 or step.added is not None else ""
         weights = f" * {list(array.shape)}{biased} group {attribute_int(step.node, 'group', 1)}"
     else:
         weights = "".join(f" {_shown(array)}" for array in rest.values())

@@ -31,18 +31,19 @@ class Weights:
     """Whether the operator can add a bias."""
 
     @classmethod
-    def of(cls, node: onnx_ir.Node) -> "Weights":
-        """Read them from a Conv, ConvTranspose, MatMul or Gemm."""
+    def of(cls, node: onnx_ir.Node, added: onnx_ir.Node | None = None) -> "Weights":
+        """Read them from a Conv, ConvTranspose, MatMul or Gemm; ``added`` is the Add of a bias behind a MatMul."""
         array = constant(node.inputs[1])
         assert array is not None
         assert node.inputs[1] is not None
         bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        if added is not None:
+            bias = next(a for v in added.inputs if (a := constant(v)) is not None).reshape(-1)
         second = {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}
         axis = second.get(node.op_type, 1 - attribute_int(node, "transB", 0))
         groups = attribute_int(node, "group", 1)
-        return cls(
-            array, bias, node.inputs[1].name or "weight", axis, groups, node.op_type != "MatMul"
-        )
+        takes_bias = node.op_type != "MatMul" or added is not None
+        return cls(array, bias, node.inputs[1].name or "weight", axis, groups, takes_bias)
 
     def matrix(self) -> Floats:
         """Return ``[outputs, inputs]``; the inputs of a convolution are those of its own group."""

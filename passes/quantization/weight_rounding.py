@@ -19,7 +19,7 @@ from whet.passes.workbench import Context
 
 __all__ = ["Grams", "Method", "Rounding"]
 
-Method = Literal["auto", "nearest", "gptq"]
+Method = Literal["auto", "nearest", "gptq", "adaround"]
 _HELD_OUT = 4
 """One batch of so many is kept for the comparison of the methods."""
 
@@ -32,21 +32,28 @@ class Rounding:
     symmetric: bool
     method: Method
 
-    def __call__(self, matrix: Array, size: int, grams: "Grams | None") -> tuple[str, Blocks]:
-        """Return the name of the method that was best, and the blocks.
+    def __call__(
+        self, matrix: Array, size: int, grams: "Grams | None", learned: Blocks | None = None
+    ) -> tuple[str, Blocks]:
+        """Return the name of the method that was best, and the blocks; ``learned`` are those that AdaRound found.
 
         Raises ValueError for weights that are not finite.
         """
-        weights = np.asarray(matrix, np.float32)
-        layer = Layer(weights) if grams is None else Layer(weights, grams.fit, None, grams.judge)
+        layer = _layer(matrix, grams)
         candidates: dict[str, Callable[[], Approximation]] = {
             "nearest": lambda: self._nearest(layer, size)
         }
-        if grams is not None and self.method != "nearest":
+        if grams is not None and self.method in ("auto", "gptq"):
             candidates["gptq"] = lambda: self._gptq(layer, size)
+        if learned is not None:
+            candidates["adaround"] = lambda: learned
         name, found, _ = best(layer, candidates)
         assert isinstance(found, Blocks)
         return name, found
+
+    def nearest(self, matrix: Array, size: int, grams: "Grams | None") -> Blocks:
+        """Return the blocks that other methods are compared with."""
+        return self._nearest(_layer(matrix, grams), size)
 
     def _nearest(self, layer: Layer, size: int) -> Blocks:
         return round_to_nearest(layer, self.bits, size, symmetric=self.symmetric, full=True)
@@ -54,6 +61,11 @@ class Rounding:
     def _gptq(self, layer: Layer, size: int) -> Blocks:
         found = gptq(layer, self.bits, size, symmetric=self.symmetric, full=True)
         return refine_codes(layer, found)
+
+
+def _layer(matrix: Array, grams: "Grams | None") -> Layer:
+    weights = np.asarray(matrix, np.float32)
+    return Layer(weights) if grams is None else Layer(weights, grams.fit, None, grams.judge)
 
 
 @dataclasses.dataclass(frozen=True)

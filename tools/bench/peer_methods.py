@@ -23,10 +23,17 @@ _RECIPES = {
     "int4 weights, nearest": "quantize-weights{bits=4,method=nearest}",
     "int4 weights, GPTQ": "quantize-weights{bits=4,method=gptq}",
     "int4 weights, GPTQ in sequence": "quantize-weights{bits=4,method=gptq,sequential=true}",
+    "int4 weights, AdaRound": "quantize-weights{bits=4,method=adaround}",
     "int4 weights, smallest": "quantize-weights{bits=4,prefer=size}",
     "int2 weights, GPTQ": "quantize-weights{bits=2,method=gptq}",
     "int8 dynamic": "quantize-dynamic{prefer=size}",
     "int8 static": "quantize-static{prefer=size}",
+    "int8 static, int4 weights, GPTQ": "quantize-static{prefer=size,weight_bits=4,ends=same,method=gptq}",
+    "int8 static, int4 weights, AdaRound": "quantize-static{prefer=size,weight_bits=4,ends=same,method=adaround}",
+    "codebooks, 4 bits": "quantize-codebooks{bits=4}",
+    "codebooks, 3 bits": "quantize-codebooks{bits=3}",
+    "codebooks, 2 bits": "quantize-codebooks{bits=2}",
+    "int2 weights, GPTQ, rank 16": "quantize-weights{bits=2,method=gptq},repair-low-rank{worth=error}",
 }
 
 

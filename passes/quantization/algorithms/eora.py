@@ -5,6 +5,8 @@ B A' = ΔW Q Λ^½ and A = A' Λ^-½ Qᵀ minimize ||(ΔW - B A) x||² over all 
 tr(Δ H Δᵀ) = ||Δ Q Λ^½||².
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.linalg
 
@@ -17,31 +19,62 @@ from whet.passes.quantization.algorithms.approximation import (
     Sum,
 )
 
-__all__ = ["rank_for", "repair"]
+__all__ = ["beside", "paying_rank", "rank_for", "repair", "repairing_path"]
 
 _NOTHING = 1e-12
 """Eigenvalues below this share of the largest belong to directions in which no input was seen."""
 
 
 def repair(layer: Layer, approximation: Approximation, rank: int, *, half: bool = False) -> Sum:
-    """Return the approximation and the best low-rank path beside it; ``half`` keeps its factors in float16.
+    """Return the approximation and the best low-rank path beside it (see :func:`repairing_path`)."""
+    path = repairing_path(layer, approximation.values(), rank, half=half)
+    return Sum((*_parts(approximation), path))
 
-    Without a Gram matrix H is the identity. A rank beyond what the error has is lowered to that. Raises ValueError for
-    a rank below 1.
+
+def beside(approximation: Approximation, path: LowRank | None) -> Approximation:
+    """Return the approximation with a path beside it, or as it is."""
+    return approximation if path is None else Sum((*_parts(approximation), path))
+
+
+def repairing_path(layer: Layer, values: Array, rank: int, *, half: bool = False) -> LowRank:
+    """Return the best path beside a matrix that stands for the weights; ``half`` keeps its factors in float16.
+
+    Without a Gram matrix H is the identity. A rank beyond what the error has is lowered to that. Rows of the right
+    factor and columns of the left one go from the most to the least important. Raises ValueError for a rank below 1.
     """
     if rank < 1:
         raise ValueError(f"the rank is {rank}, a path needs 1 or more")
-    error: Doubles = np.subtract(layer.weights, approximation.values(), dtype=np.float64)
+    error: Doubles = np.subtract(layer.weights, values, dtype=np.float64)
     forth, back = _eigenspace(layer, error.shape[1])
     left, sizes, right = scipy.linalg.svd(error @ forth, full_matrices=False, check_finite=False)
     rank = max(1, min(rank, int(np.count_nonzero(sizes > _NOTHING * sizes[:1].max(initial=0.0)))))
     # Each factor takes the root of a singular value, so that both have entries of about the same size.
     roots = np.sqrt(sizes[:rank])
     kind = np.float16 if half else np.float32
-    factors = LowRank(
+    return LowRank(
         _as(left[:, :rank] * roots, kind), _as((roots[:, None] * right[:rank]) @ back, kind)
     )
-    return Sum((*_parts(approximation), factors))
+
+
+def paying_rank(
+    path: LowRank, error: Callable[[LowRank | None], float], weights: int | None
+) -> LowRank | None:
+    """Return the first ranks of a path, powers of two or all, that pay best; None where none pays.
+
+    ``error`` judges paths, and what there is without one. Of ``weights`` weights a further bit each would quarter the
+    error: a path pays where it gains more than its bytes would as such bits; with None, where it gains at all.
+    """
+    whole = len(path.right)
+    ranks = sorted({whole, *(1 << k for k in range(whole.bit_length()))})
+    best, plain = None, error(None)
+    least = plain
+    for rank in ranks:
+        cut = LowRank(path.left[:, :rank], path.right[:rank])
+        found = error(cut)
+        bits = 8 * cut.nbytes / weights if weights else 0.0
+        if found < plain and found * 4.0**bits < least:
+            best, least = cut, found * 4.0**bits
+    return best
 
 
 def rank_for(layer: Layer, approximation: Approximation, limit: int, *, half: bool = False) -> int:

@@ -75,15 +75,30 @@ def test_biases_of_integers() -> None:
     assert coverage.changed >= 1
     assert error < plain * 1.2
     shifted, coverage, error = compiled(ShiftWeights(), static, CorrectBiases())
-    assert coverage.changed == 2  # the Conv nodes; what is behind the MatMul is added in 8 bits
+    assert coverage.changed == 3  # two Conv, and the MatMul whose bias is in the accumulator
+    assert ops(shifted).count("Gemm") == 1
+    assert "Add" not in ops(shifted)
     integers = [
         node.inputs[2].producer().inputs[0].const_value.numpy()
         for node in shifted.graph
-        if is_op(node, "Conv")
+        if is_op(node, "Conv", "Gemm")
     ]
+    assert len(integers) == 3
     assert all(array.dtype == np.int32 for array in integers)
     assert error < compiled(ShiftWeights(), static)[2] / 2
     assert ops(model).count("Conv") == 2
+
+
+def test_a_bias_that_is_added_in_eight_bits() -> None:
+    """Products of more dimensions keep their addition; its operand gets a grid of its own."""
+    text = """(float[N,3,6,6] x) => (float[N,3,6,4] y) { p = MatMul(x, m) y = Add(p, c) }"""
+    static = QuantizeStatic(prefer="size", weights="int7")
+    _, _, plain = compiled(ShiftWeights(by=0.2), static, text=text)
+    model, coverage, error = compiled(ShiftWeights(by=0.2), static, CorrectBiases(), text=text)
+    assert coverage.changed == 1, coverage.declined
+    (total,) = [node for node in model.graph if is_op(node, "Add")]
+    assert total.inputs[1].producer().inputs[0].const_value.numpy().dtype.itemsize == 1
+    assert error < plain / 2
 
 
 def test_a_missing_bias_is_added_to_a_convolution() -> None:

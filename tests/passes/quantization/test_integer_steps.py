@@ -56,3 +56,16 @@ def test_paddings_with_numbers_are_no_moves() -> None:
     text = HEAD + "<int64[8] p = {0, 0, 0, 0, 0, 0, 0, 0}> { y = Pad(x, p, c) }"
     assert len(find_steps(list(build(text, {"c": np.float32(0)}).graph))[0]) == 1
     assert not find_steps(list(build(text, {"c": np.float32(1)}).graph))[0]
+
+
+def test_a_bias_behind_a_product_of_matrices_belongs_to_it() -> None:
+    text = "(float[4,8] x) => (float[4,8] y) { a = MatMul(x, w) b = Add(a, c) y = Relu(b) }"
+    (step,) = find_steps(list(build(text, weights(w=(8, 8), c=(8,))).graph))[0]
+    assert step.added is not None
+    assert [node.op_type for node in step.nodes] == ["Relu", "Add", "MatMul"]
+    assert step.writes[0].name == "y"
+    deeper = text.replace("[4,8]", "[2,4,8]")
+    found = find_steps(list(build(deeper, weights(w=(8, 8), c=(8,))).graph))[0]
+    assert [s.node.op_type for s in found] == ["MatMul", "Add"]
+    found = find_steps(list(build(text, weights(w=(8, 8), c=(4, 8))).graph))[0]
+    assert [s.node.op_type for s in found] == ["MatMul", "Add"]

@@ -6,9 +6,9 @@ import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whet.passes.quantization.algorithms.approximation import Layer, LowRank, Sum
+from whet.passes.quantization.algorithms.approximation import Layer, LowRank, Sum, output_error
 from whet.passes.quantization.algorithms.codebooks import squeeze
-from whet.passes.quantization.algorithms.eora import rank_for, repair
+from whet.passes.quantization.algorithms.eora import paying_rank, rank_for, repair, repairing_path
 from whet.passes.quantization.algorithms.outliers import keep_outliers
 from whet.passes.quantization.algorithms.rounding import round_to_nearest
 
@@ -107,3 +107,24 @@ def test_nothing_to_repair() -> None:
     assert given_.error(repair(given_, exact, 3)) == pytest.approx(0, abs=1e-12)
     nothing = dataclasses.replace(given_, gram=np.zeros((12, 12)))
     assert np.isfinite(repair(nothing, round_to_nearest(given_, 2), 2).values()).all()
+
+
+def test_the_rank_that_pays() -> None:
+    """Two directions carry the error: further ranks gain too little for their bytes, one alone too little for its."""
+    rng = np.random.default_rng(11)
+    weights = rng.standard_normal((48, 64)).astype(np.float32)
+    wrong = rng.standard_normal((48, 2)) @ rng.standard_normal((2, 64)) * 0.3
+    values = (weights + wrong + 0.003 * rng.standard_normal((48, 64))).astype(np.float32)
+    path = repairing_path(Layer(weights), values, 8)
+
+    def error(candidate: LowRank | None) -> float:
+        return output_error(
+            weights, values + (0 if candidate is None else candidate.values()), None
+        )
+
+    chosen, longest = paying_rank(path, error, weights.size), paying_rank(path, error, None)
+    assert chosen is not None
+    assert longest is not None
+    assert (len(chosen.right), len(longest.right)) == (2, 8)
+    assert paying_rank(path, lambda _: 1.0, None) is None
+    assert paying_rank(path, lambda c: 1.0 if c is None else 0.99, weights.size) is None
