@@ -59,6 +59,6 @@ def _weight_errors(model: onnx_ir.Model, group: Group) -> Doubles:
         if bits == 32:
             found.append(0.0)
             continue
-        near = round_to_nearest(Layer(rows), bits, clip="extremes").values()
+        near = round_to_nearest(Layer(rows.astype(np.float32)), bits, clip="extremes").values()
         found.append(float(np.square(near - rows).sum()))
     return np.asarray(found)
