@@ -15,7 +15,7 @@ from whet.ir.values import Array
 from whet.tools.bench.png import read_png
 from whet.tools.bench.quantization.contest import contest
 from whet.tools.bench.quantization.peers import best_static
-from whet.tools.bench.quantization.recipes import RECIPES, write_recipe
+from whet.tools.bench.quantization.recipes import LIMITED, RECIPES, write_recipe
 from whet.tools.bench.super_resolution import psnr
 
 __all__ = ["rlfn"]
@@ -34,7 +34,7 @@ def rlfn(assets: Path, folder: Path, threads: int) -> Iterator[str]:
     parts = [{"lr": seen[k : k + 1]} for k in range(len(seen))]
     setting, peer = best_static(source, folder, parts, feeds, threads)
     models = {"float32": source, f"onnxruntime ({setting})": peer}
-    for recipe in list(RECIPES)[:2]:
+    for recipe in [*list(RECIPES)[:2], *LIMITED]:
         ours = folder / recipe.replace(" ", "-")
         compile(
             source,
