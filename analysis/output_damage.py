@@ -51,7 +51,7 @@ class OutputDamage:
 class OutputError:
     """How far other models are from one model's outputs, on a few samples that stay in memory."""
 
-    def __init__(self, model: onnx_ir.Model, context: "Context", most: int = 16) -> None:
+    def __init__(self, model: onnx_ir.Model, context: "Context", most: int = 8) -> None:
         """Run ``model`` on up to ``most`` samples of the data to judge by; raises CannotRun."""
         self._threads = context.threads
         self._feeds: list[Feeds] = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -29,6 +30,7 @@ from whet.passes.quantization.input_moments import InputMoments, Seen, moments_o
 from whet.passes.quantization.integer_rewriting import CodesOf, Names, Rewriting, Written
 from whet.passes.quantization.integer_steps import Step, find_steps
 from whet.passes.quantization.low_bit_weights import low_bit_codes
+from whet.passes.quantization.placement_race import Placed
 from whet.passes.quantization.range_choice import Reader, choose_range
 from whet.passes.quantization.static_placement import Plan, Planner
 from whet.passes.quantization.step_prices import INTEGER
@@ -174,12 +176,15 @@ class _Run:
         models = WholeModels(self._work, grids, codes)
         limit = self._pass.limit
         able = planner.able(plan)
+        counted = itertools.count(1)
+
+        def error(placed: Placed) -> float:
+            tried = f"model {next(counted)} of about {len(able | plan.placed) + 12}"
+            self._work.context.progress(f"{self._pass.name}: keep the limit, {tried}")
+            return outputs.of(models.proto(placed))
+
         kept, alone = within_limit(
-            plan.placed,
-            able,
-            limit,
-            lambda placed: outputs.of(models.proto(placed)),
-            lambda shares: planner.cheapest(plan, shares),
+            plan.placed, able, limit, error, lambda shares: planner.cheapest(plan, shares)
         )
         placed, raced = planner.fastest_of(plan, kept)
         gone = {k: alone[k] for k in plan.placed - placed}
