@@ -7,7 +7,8 @@ found by bisection, each time with a complete model. Errors are not quite indepe
 the given placement from the worst on, as few as the limit takes.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 from whet.passes.quantization.placement_race import Placed
 
@@ -15,6 +16,8 @@ __all__ = ["Cut", "within_limit"]
 
 Cut = Callable[[Mapping[int, float]], Placed]
 """From what steps cost beside their time, as shares of the time of all, to the cheapest placement."""
+_MOST = 128
+"""Models that are run to find out what steps cost."""
 _HALVINGS = 24
 """λ goes from 2^-12 to 2^12 times the price at which a step that uses up the limit costs the time of all."""
 
@@ -36,9 +39,19 @@ def within_limit(
 
     if keeps(placed):
         return [placed], {}
-    alone = {k: error(frozenset({k})) for k in sorted(able | placed)}
+    alone = _alone(sorted(able | placed), error)
     found = [_traded(alone, limit, keeps, cut), _without_worst(placed, alone, keeps)]
     return list(dict.fromkeys(found)), alone
+
+
+def _alone(steps: Sequence[int], error: Callable[[Placed], float]) -> dict[int, float]:
+    """Return what each step costs; of many, neighbours are tried together and share their squared error."""
+    size = -(-len(steps) // _MOST)
+    found: dict[int, float] = {}
+    for start in range(0, len(steps), size):
+        group = steps[start : start + size]
+        found.update(dict.fromkeys(group, error(frozenset(group)) / math.sqrt(len(group))))
+    return found
 
 
 def _traded(

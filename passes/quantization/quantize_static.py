@@ -179,7 +179,7 @@ class _Run:
         counted = itertools.count(1)
 
         def error(placed: Placed) -> float:
-            tried = f"model {next(counted)} of about {len(able | plan.placed) + 12}"
+            tried = f"model {next(counted)}"
             self._work.context.progress(f"{self._pass.name}: keep the limit, {tried}")
             return outputs.of(models.proto(placed))
 

@@ -1,6 +1,8 @@
 import math
 from collections.abc import Mapping
 
+import pytest
+
 from whet.passes.quantization.accuracy_limit import within_limit
 from whet.passes.quantization.placement_race import Placed
 
@@ -56,3 +58,17 @@ def test_within_the_limit_nothing_is_tried() -> None:
 def test_where_nothing_helps_nothing_is_placed() -> None:
     found, _ = within_limit(ALL, ALL, -1.0, error, cut)
     assert found == [frozenset()]
+
+
+def test_many_steps_are_tried_in_groups_that_share_their_error() -> None:
+    many = frozenset(range(1000))
+    tried: list[Placed] = []
+
+    def counted(placed: Placed) -> float:
+        tried.append(placed)
+        return 0.01 * math.sqrt(len(placed))
+
+    found, alone = within_limit(many, many, 0.1, counted, lambda _: frozenset())
+    assert len(tried) < 160
+    assert alone == dict.fromkeys(range(1000), pytest.approx(0.01))
+    assert max(map(len, found)) == 100
