@@ -110,10 +110,10 @@ class Planner:
             Task(real, integer + shares.get(k, 0.0) * whole, names.reads, names.writes)
             for k, ((real, integer), names) in enumerate(zip(costs, self._names, strict=True))
         ]
-        crossing = ({}, {})
+        enter, leave = dict[str, float](), dict[str, float]()
         if self._prices is not None:
-            crossing = self._prices.crossing(self._values(), plan.format)
-        return place(tasks, *crossing, self._read_outside()).integers
+            enter, leave = self._prices.crossing(self._values(), plan.format)
+        return place(tasks, enter, leave, self._read_outside()).integers
 
     def fastest_of(
         self, plan: Plan, candidates: Sequence[Placed]
