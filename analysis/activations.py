@@ -107,7 +107,7 @@ def _reductions(model: onnx_ir.Model, value: onnx_ir.Value, with_sum: bool) -> l
     if is_rectified(value) and not with_sum:
         return [_largest(model, value)]
     sizes = dimensions(value) or ()
-    kept = 1 if isinstance(sizes[0], str) else 2
+    kept = 1 if isinstance(next(iter(sizes), None), str) else 2
     axes = list(range(min(kept, len(sizes) - 1), len(sizes)))
     opset = model.graph.opset_imports.get("", 1)
     found: list[onnx_ir.Value] = []

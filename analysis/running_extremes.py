@@ -63,7 +63,7 @@ def _flat(pairs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Return all minima and all maxima; those of nothing, where the minimum is above the maximum, stay so."""
     low = np.concatenate([low.reshape(-1) for low, _ in pairs])
     high = np.concatenate([high.reshape(-1) for _, high in pairs])
-    nothing = low > high
+    nothing = np.greater(low, high)
     if nothing.any():
         low[nothing], high[nothing] = _NOTHING
     return low, high
