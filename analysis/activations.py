@@ -11,11 +11,13 @@ from whet.analysis.dataset import batch_size
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun, Executor
 from whet.ir.files import save_model
-from whet.ir.values import Array
+from whet.ir.values import Array, dimensions, is_op, weight_bytes
 
-__all__ = ["Sampler", "first_samples", "observe", "observed_shapes", "open_at"]
+__all__ = ["Sampler", "first_samples", "is_rectified", "observe", "observed_shapes", "open_at"]
 
 Feeds = Mapping[str, Array]
+_INLINE = 1 << 26
+"""Models of fewer bytes are opened from memory."""
 _CHUNK = 24
 """Values that are outputs of one run; what is in memory is one batch of that many activations."""
 
@@ -59,10 +61,13 @@ def open_at(
     optimization: str = "all",
     shapes: bool = False,
     reduced: Collection[str] = (),
+    summed: Collection[str] = (),
+    spin: bool = False,
 ) -> Executor:
     """Open a copy of the model that hands out the named values, or only their shapes; raises CannotRun.
 
-    Of those in ``reduced`` it hands out minima, maxima and sums (three outputs each) along the last axes.
+    Of those in ``reduced`` it hands out minima and maxima (two outputs each; one, the maxima, of what is rectified), of
+    those that are in ``summed`` too all three, sums behind them.
     """
     copy = model.clone()
     made = {v.name: v for node in copy.graph for v in node.outputs}
@@ -71,13 +76,17 @@ def open_at(
         if shapes:
             values.append(_shape_of(copy, made[name]))
         else:
-            values += _reductions(copy, made[name]) if name in reduced else [made[name]]
+            with_sum = name in summed
+            values += _reductions(copy, made[name], with_sum) if name in reduced else [made[name]]
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(values)
+    if weight_bytes(model) <= _INLINE:
+        proto = onnx_ir.to_proto(copy)
+        return Executor(proto, optimization=optimization, threads=threads, spin=spin)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"
         save_model(copy, path)
-        return Executor(path, optimization=optimization, threads=threads)
+        return Executor(path, optimization=optimization, threads=threads, spin=spin)
 
 
 def _shape_of(model: onnx_ir.Model, value: onnx_ir.Value) -> onnx_ir.Value:
@@ -89,13 +98,21 @@ def _shape_of(model: onnx_ir.Model, value: onnx_ir.Value) -> onnx_ir.Value:
     return found
 
 
-def _reductions(model: onnx_ir.Model, value: onnx_ir.Value) -> list[onnx_ir.Value]:
-    """Append ReduceMin, ReduceMax and ReduceSum along the axes behind the second, or the last one."""
-    rank = len(value.shape or ())
-    axes = list(range(2, rank)) if rank > 2 else [rank - 1]
+def _reductions(model: onnx_ir.Model, value: onnx_ir.Value, with_sum: bool) -> list[onnx_ir.Value]:
+    """Append ReduceMin, ReduceMax and perhaps ReduceSum; of what a Relu makes only the largest, by channel.
+
+    Along all axes but the first where that one counts samples, which are then shared out to threads; otherwise along
+    those behind the second, or the last one.
+    """
+    if is_rectified(value) and not with_sum:
+        return [_largest(model, value)]
+    sizes = dimensions(value) or ()
+    kept = 1 if isinstance(next(iter(sizes), None), str) else 2
+    axes = list(range(min(kept, len(sizes) - 1), len(sizes)))
     opset = model.graph.opset_imports.get("", 1)
     found: list[onnx_ir.Value] = []
-    for kind, since in (("ReduceMin", 18), ("ReduceMax", 18), ("ReduceSum", 13)):
+    kinds = (("ReduceMin", 18), ("ReduceMax", 18), ("ReduceSum", 13))
+    for kind, since in kinds[: 2 + with_sum]:
         name = f"{value.name}.whet.{kind}"
         attributes = [onnx_ir.AttrInt64("keepdims", 0)]
         inputs = [value]
@@ -111,6 +128,21 @@ def _reductions(model: onnx_ir.Model, value: onnx_ir.Value) -> list[onnx_ir.Valu
         node.outputs[0].name = name
         node.outputs[0].type = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
         found.append(node.outputs[0])
+    return found
+
+
+def is_rectified(value: onnx_ir.Value) -> bool:
+    """Tell whether a value is a picture that begins at 0, since a Relu made it."""
+    return is_op(value.producer(), "Relu") and len(dimensions(value) or ()) > 2
+
+
+def _largest(model: onnx_ir.Model, value: onnx_ir.Value) -> onnx_ir.Value:
+    """Append a pool: runtimes pool in whatever layout convolutions have left the value."""
+    node = onnx_ir.Node("", "GlobalMaxPool", [value], num_outputs=1)
+    model.graph.append(node)
+    found = node.outputs[0]
+    found.name = f"{value.name}.whet.GlobalMaxPool"
+    found.type = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
     return found
 
 

@@ -16,7 +16,7 @@ import onnx_ir
 from whet.analysis.dataset import Batches, Dataset, Feeds, batch_size, leading
 from whet.analysis.npz import Spool, forget, map_npz
 from whet.errors import CalibrationError
-from whet.ir.values import Array, dimensions
+from whet.ir.values import Array, dimensions, rank
 
 __all__ = ["Batches", "Dataset", "Feeds", "batch_size", "read_dataset"]
 
@@ -32,6 +32,8 @@ def read_dataset(
 ) -> Dataset:
     """Read an ``.npz`` path, a dict of stacked arrays or an iterable of feeds; check it against the model.
 
+    The leading axis of stacked arrays counts samples. Where no axis of the inputs does (states, scalars), every array
+    may have an axis more than its input, which counts calls of the model.
     Feeds may differ in the sizes of dynamic dimensions. Lists of feeds are used where they are; any other iterable is
     gone through once.
 
@@ -58,10 +60,25 @@ class _Reader:
     def stacked(self, arrays: dict[str, Array]) -> Dataset:
         labels = self._take_labels(arrays)
         self._check_names(arrays)
+        if labels is None and self._are_calls(arrays):
+            return self._calls(arrays)
         self._check_lengths({**arrays, **({} if labels is None else {"labels": labels})})
         for value in _inputs(self.model):
             self._check_array(arrays[value.name or ""], value)
         return Dataset((arrays,), labels, unit=self._unit)
+
+    def _are_calls(self, arrays: Mapping[str, Array]) -> bool:
+        """Tell whether every array has one axis more than the input, which then counts whole calls."""
+        ranks = {v.name: rank(v) for v in _inputs(self.model)}
+        return all(
+            known is not None and arrays[n or ""].ndim == known + 1 for n, known in ranks.items()
+        )
+
+    def _calls(self, arrays: Mapping[str, Array]) -> Dataset:
+        self._check_lengths(arrays)
+        count = len(next(iter(arrays.values())))
+        found = self.pieces([{n: a[k] for n, a in arrays.items()} for k in range(count)])
+        return dataclasses.replace(found, whole=True)
 
     def pieces(self, source: Iterable[Feeds]) -> Dataset:
         """Read feeds one after the other."""

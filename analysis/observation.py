@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir
 
-from whet.analysis.activations import open_at
+from whet.analysis.activations import is_rectified, open_at
 from whet.analysis.dataset import Batches, batch_size, leading
+from whet.analysis.running_extremes import RunningExtremes, are_huge, tame_values
 from whet.errors import CalibrationError
 from whet.ir.bindings import evaluate_dimension
 from whet.ir.execute import CannotRun, Executor
@@ -26,6 +27,8 @@ ROOM = 1 << 30
 """Bytes for values of one run where the user sets no limit. A constant, so that batches are the same everywhere."""
 _COPIES = 2
 """An output is in memory twice while it is handed over: in the runtime, and in the array."""
+_CACHED = 1 << 20
+"""Bytes of the largest value where extremes are all that is wanted: what a core's second-level cache holds."""
 _PATIENCE = 0.5
 """Seconds between two messages."""
 
@@ -59,21 +62,30 @@ class Observation:
     ) -> None:
         """Prepare to watch values by name; those of inputs come from the data.
 
-        Of the values in ``reduced`` only the extremes matter: where possible, the runtime finds them itself, and arrays
-        of minima and maxima are handed out (NaN where something is not finite).
+        Of the values in ``reduced`` only the extremes matter: where possible, the runtime finds them itself, and they
+        are handed out once, when all batches have been seen (with NaN where something is not finite). What a Relu makes
+        counts as beginning at 0.
         """
         self._model = model
         self._context = context
         inputs = {v.name for v in model.graph.inputs}
         self._given = [name for name in names if name in inputs]
         self._inner = [name for name in names if name not in inputs]
-        self._sizes = _Sizes(model, self._inner, context.threads)
-        self._reduced = {n for n in reduced if n in self._inner and self._sizes.reducible(n)}
+        sizes = _Sizes(model, self._inner, context.threads)
+        self._reduced = {n for n in reduced if n in self._inner and sizes.reducible(n)}
+        # What is only reduced never leaves the runtime: it counts where the user sets a limit.
+        free = self._reduced if context.max_ram is None else ()
+        self._counted = [name for name in self._inner if name not in free]
+        self._sizes = _Sizes(model, self._counted, context.threads) if free else sizes
+        self._stated = sizes.stated
         self._free = batch_size(model, default=0) == 0
         self._last = time.monotonic()
 
     def runs(self) -> Iterator[dict[str, Array]]:
-        """Yield the values of one run by name, run by run; raises CalibrationError if a sample does not fit."""
+        """Yield the values of one run by name, run by run, and extremes at the end.
+
+        Raises CalibrationError if a sample does not fit.
+        """
         try:
             yield from self._runs()
         except CannotRun as error:
@@ -96,6 +108,8 @@ class Observation:
                 for part in self._cut(feeds, group, room):
                     given = {n: part[n] for n in self._given if n in part} if first else {}
                     yield {**given, **(reader.read(part) if group else {})}
+            if extremes := reader.extremes.found():
+                yield extremes
 
     def _groups(self, room: int) -> list[list[str]]:
         """Divide the values so that those of a single sample fit into memory together; one group if they all do."""
@@ -103,7 +117,7 @@ class Observation:
         groups: list[list[str]] = [[]]
         filled = 0
         for name in self._inner:
-            size = _COPIES * sizes[name]
+            size = _COPIES * sizes.get(name, 0)
             if size > room:
                 raise CalibrationError(
                     f"calibration: '{name}' takes {size / 1e6:,.1f} MB for one sample, {room / 1e6:,.1f} MB are left "
@@ -118,8 +132,8 @@ class Observation:
 
     def _largest(self) -> dict[str, int]:
         """Return the most bytes that each value takes for one sample of any batch."""
-        found = dict.fromkeys(self._inner, 0)
-        if not self._inner:
+        found = dict.fromkeys(self._counted, 0)
+        if not self._counted:
             return found
         for feeds in _kinds(self._context.calibration):
             for name, size in self._sizes.of(self._single(feeds)).items():
@@ -136,9 +150,14 @@ class Observation:
         if not self._free or count is None or not group:
             yield feeds
             return
-        sizes = self._sizes.of(self._single(feeds))
-        each = max(1, _COPIES * sum(sizes[name] for name in group))
+        single = self._single(feeds)
+        sizes = self._sizes.of(single) if self._counted else {}
+        each = max(1, _COPIES * sum(sizes.get(name, 0) for name in group))
         step = max(1, room // each)
+        if self._reduced.issuperset(group):
+            # What was just computed is still in the cache when the runtime looks for its extremes.
+            largest = max(self._stated(single).values(), default=1)
+            step = min(step, max(1, _CACHED // max(1, largest)))
         peak = each * min(step, count)
         self._context.observed_bytes = max(self._context.observed_bytes, peak)
         for start in range(0, count, step):
@@ -152,7 +171,7 @@ class Observation:
 
 
 class _Reader:
-    """Reads some values; the whole ones where the runtime cannot reduce them."""
+    """Reads some values; of those in ``reduced``, where the runtime can reduce them, only the extremes."""
 
     def __init__(
         self, model: onnx_ir.Model, names: Sequence[str], threads: int, reduced: Collection[str]
@@ -161,39 +180,55 @@ class _Reader:
         self._names = names
         self._threads = threads
         self._reduced = [name for name in names if name in reduced]
-        self._executors: dict[bool, Executor] = {}
+        self._whole = [name for name in names if name not in reduced]
+        tame = tame_values(model) if self._reduced else frozenset[str]()
+        self._summed = [name for name in self._reduced if name not in tame]
+        made = {v.name: v for node in model.graph for v in node.outputs}
+        self._rectified = {name for name in self._reduced if is_rectified(made[name])}
+        self._executor: Executor | None = None
+        self.extremes = RunningExtremes(self._reduced)
 
     def read(self, feeds: Feeds) -> dict[str, Array]:
-        if not self._reduced:
-            return self._run(feeds, reduce=False)
         try:
-            return self._run(feeds, reduce=True)
+            return self._run(feeds)
         except CannotRun:
-            return self._run(feeds, reduce=False)
+            if not self._reduced:
+                raise
+        # Where the runtime cannot reduce, whole values have to do from here on.
+        self._whole, self._reduced, self._summed = [*self._names], [], []
+        self._executor = None
+        return self._run(feeds)
 
-    def _run(self, feeds: Feeds, *, reduce: bool) -> dict[str, Array]:
-        reduced = self._reduced if reduce else ()
-        if reduce not in self._executors:
-            executor = open_at(self._model, self._names, self._threads, reduced=reduced)
-            self._executors[reduce] = executor
-        executor = self._executors[reduce]
-        outputs = iter(executor.run({n: feeds[n] for n in executor.inputs if n in feeds}))
-        return {
-            name: _joined(next(outputs), next(outputs), next(outputs))
-            if name in reduced
-            else next(outputs)
-            for name in self._names
-        }
-
-
-def _joined(low: Array, high: Array, total: Array) -> Array:
-    """Return minima and maxima as one array; those of nothing, where the minimum is above the maximum, are left out.
-
-    The runtime's extremes may pass over NaN, its sums do not.
-    """
-    empty = np.greater(low, high)
-    found = np.concatenate([low[~empty], high[~empty]])
-    return found if np.isfinite(total).all() else np.append(found, np.float32(np.nan))
+    def _run(self, feeds: Feeds) -> dict[str, Array]:
+        if self._executor is None:
+            names = [*self._whole, *self._reduced]
+            self._executor = open_at(
+                self._model,
+                names,
+                self._threads,
+                reduced=self._reduced,
+                summed=self._summed,
+                spin=not self._whole,
+            )
+        executor = self._executor
+        outputs = executor.run({n: feeds[n] for n in executor.inputs if n in feeds})
+        whole, rest = outputs[: len(self._whole)], iter(outputs[len(self._whole) :])
+        pairs: list[tuple[Array, Array]] = []
+        sums: dict[str, Array] = {}
+        for name in self._reduced:
+            first = next(rest)
+            if name in self._rectified and name not in self._summed:
+                pairs.append((np.zeros_like(first), first))
+                continue
+            pairs.append((first, next(rest)))
+            if name in self._summed:
+                sums[name] = next(rest)
+        if len(self._summed) < len(self._reduced) and are_huge(pairs):
+            # Sums of such numbers may overflow, and extremes do not show what is not a number.
+            self._summed, self._executor = [*self._reduced], None
+            return self._run(feeds)
+        self.extremes.add(pairs, sums)
+        return dict(zip(self._whole, whole, strict=True))
 
 
 def _kinds(batches: Sequence[Feeds]) -> Iterator[Feeds]:
@@ -236,18 +271,12 @@ class _Sizes:
         """Return bytes by name for one run on these feeds."""
         key = _shapes(feeds)
         if key not in self._known:
-            shapes = self._stated(feeds)
-            if len(shapes) < len(self._names):
-                shapes = self._seen(feeds)
-            self._known[key] = {name: self._bytes(name, shape) for name, shape in shapes.items()}
+            found = self.stated(feeds)
+            self._known[key] = found if len(found) == len(self._names) else self._seen(feeds)
         return self._known[key]
 
-    def _bytes(self, name: str, shape: tuple[int, ...]) -> int:
-        dtype = self._values[name].dtype
-        width = 4 if dtype is None or dtype == onnx_ir.DataType.STRING else dtype.itemsize
-        return math.ceil(math.prod(shape) * width)
-
-    def _stated(self, feeds: Feeds) -> dict[str, tuple[int, ...]]:
+    def stated(self, feeds: Feeds) -> dict[str, int]:
+        """Return bytes by name as far as the model says them."""
         binding: dict[str, int] = {}
         for value in self._model.graph.inputs:
             array = feeds.get(value.name or "")
@@ -257,19 +286,24 @@ class _Sizes:
             for size, number in zip(sizes, array.shape, strict=True):
                 if isinstance(size, str):
                     binding[size] = number
-        found: dict[str, tuple[int, ...]] = {}
+        found: dict[str, int] = {}
         for name, value in self._values.items():
             dims = dimensions(value)
             numbers = None if dims is None else [evaluate_dimension(s, binding) for s in dims]
             if numbers is not None and all(n is not None for n in numbers):
-                found[name] = tuple(n for n in numbers if n is not None)
+                found[name] = self._bytes(name, tuple(n for n in numbers if n is not None))
         return found
 
-    def _seen(self, feeds: Feeds) -> dict[str, tuple[int, ...]]:
+    def _bytes(self, name: str, shape: tuple[int, ...]) -> int:
+        dtype = self._values[name].dtype
+        width = 4 if dtype is None or dtype == onnx_ir.DataType.STRING else dtype.itemsize
+        return math.ceil(math.prod(shape) * width)
+
+    def _seen(self, feeds: Feeds) -> dict[str, int]:
         executor = open_at(self._model, self._names, self._threads, shapes=True)
         used = {name: feeds[name] for name in executor.inputs if name in feeds}
         found = executor.run(used)
         return {
-            name: tuple(int(n) for n in np.asarray(shape))
+            name: self._bytes(name, tuple(int(n) for n in np.asarray(shape)))
             for name, shape in zip(self._names, found, strict=True)
         }

@@ -5,15 +5,22 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import onnx_ir
 
+from whet.analysis.activations import first_samples
+from whet.analysis.dataset import leading
 from whet.ir.execute import CannotRun, Executor
 from whet.ir.files import save_model
 from whet.ir.values import Array
 
-__all__ = ["OutputDamage", "output_damage"]
+if TYPE_CHECKING:
+    from whet.passes.workbench import Context
+
+__all__ = ["OutputDamage", "OutputError", "output_damage"]
 
 Feeds = Mapping[str, Array]
 _MOST_BATCHES = 8
@@ -39,6 +46,46 @@ class OutputDamage:
             return cls(output, 0.0, math.inf, samples)
         error = math.sqrt(lost / whole) if whole > 0 else math.inf
         return cls(output, error, -20 * math.log10(error) if error > 0 else math.inf, samples)
+
+
+class OutputError:
+    """How far other models are from one model's outputs, on a few samples that stay in memory."""
+
+    def __init__(self, model: onnx_ir.Model, context: "Context", most: int = 8) -> None:
+        """Run ``model`` on up to ``most`` samples of the data to judge by; raises CannotRun."""
+        self._threads = context.threads
+        self._feeds: list[Feeds] = []
+        left = most
+        for number in range(len(context.judge)):
+            if left <= 0:
+                break
+            feeds = first_samples(model, context.judge[number], left)
+            left -= leading(feeds) or 1
+            self._feeds.append(feeds)
+        self._wanted = self._run(onnx_ir.to_proto(model))
+
+    def of(self, model: onnx.ModelProto) -> float:
+        """Return ||new - old|| / ||old|| over all samples, of the output where it is largest."""
+        found = self._run(model)
+        count = len(self._wanted[0]) if self._wanted else 0
+        lost, whole = np.zeros(count), np.zeros(count)
+        for old, new in zip(self._wanted, found, strict=True):
+            for k, pair in enumerate(zip(old, new, strict=True)):
+                part = _squares(*pair)
+                lost[k] += part[0]
+                whole[k] += part[1]
+        return max((o.error for o in map(_measured, lost, whole)), default=0.0)
+
+    def _run(self, model: onnx.ModelProto) -> list[list[Array]]:
+        executor = Executor(model, optimization="all", threads=self._threads)
+        return [
+            executor.run({n: a for n, a in feeds.items() if n in executor.inputs})
+            for feeds in self._feeds
+        ]
+
+
+def _measured(lost: float, whole: float) -> OutputDamage:
+    return OutputDamage.of("", float(lost), float(whole), 0)
 
 
 def output_damage(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from whet.passes.attention.break_even import Payoff
     from whet.passes.workbench import Workbench
 
-__all__ = ["Change", "Coverage", "Damage", "Failure", "Fidelity", "Pass", "pass_name"]
+__all__ = ["Change", "Coverage", "Damage", "Failure", "Fidelity", "Pass", "Spared", "pass_name"]
 
 
 class Change(enum.Flag):
@@ -88,6 +88,20 @@ class Damage:
         return self.error**2 if self.curvature is None else self.curvature
 
 
+@dataclasses.dataclass(frozen=True)
+class Spared:
+    """One site that a limit on the outputs' error keeps as it was."""
+
+    site: str
+    error: float
+    """||new - old|| / ||old|| of the model's outputs if only this site were changed, on held-out data."""
+    limit: float
+    """For all sites together."""
+    ms_before: float | None = None
+    ms_after: float | None = None
+    """What it takes now, and what it would take."""
+
+
 @dataclasses.dataclass
 class Coverage:
     """Count what a pass met and what came of it.
@@ -108,6 +122,7 @@ class Coverage:
     """How committed rewrites were proven: oracle -> count."""
     max_error: float = 0.0
     damage: list[Damage] = dataclasses.field(default_factory=list[Damage])
+    spared: list[Spared] = dataclasses.field(default_factory=list[Spared])
     break_even: "dict[str, list[Payoff]]" = dataclasses.field(
         default_factory=dict[str, "list[Payoff]"]
     )
@@ -123,6 +138,7 @@ class Coverage:
         self.failures += [failure for failure in other.failures if failure not in self.failures]
         self.proofs += other.proofs
         self.damage += other.damage
+        self.spared = list(other.spared)
         self.break_even.update(other.break_even)
         self.max_error = max(self.max_error, other.max_error)
 

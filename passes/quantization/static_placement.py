@@ -2,12 +2,12 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir
 
 from whet.analysis.activations import observed_shapes
-from whet.analysis.prices import KernelModel
+from whet.analysis.prices import KernelModel, Prices
 from whet.ir.values import weight_bytes
 from whet.passes.quantization.algorithms.arrays import affine
 from whet.passes.quantization.algorithms.formats import INT8_ACTIVATION, UINT8, IntegerFormat
@@ -44,13 +44,17 @@ class Plan:
     raced: Mapping[Placed, float]
     """Whole models, where they competed."""
     costs: Mapping[int, float] = dataclasses.field(default_factory=dict[int, float])
-    """What each step alone does to the outputs, where a limit was set."""
+    """What steps that a limit took back do to the outputs alone."""
+    limit: float = 0.0
 
     def why_float(self, number: int) -> str:
         """Return why a step is not placed."""
         times = self.times[number]
         if number in self.costs:
-            return f"alone it changes the outputs by {self.costs[number]:.2g} of their norm"
+            return (
+                f"alone it moves the outputs by {self.costs[number]:.2g} of their norm, the limit for all together "
+                f"is {self.limit:g}"
+            )
         if not {FLOAT, INTEGER} <= times.keys():
             return f"the runtime has no {self.format.name} kernel here, or the shape is not known"
         reason = f"{self.format.name} takes {times[INTEGER]:.3g} ms, float32 {times[FLOAT]:.3g} ms"
@@ -87,17 +91,38 @@ class Planner:
         """Return the placement; without a type of activation, with the one that is faster."""
         fmt = self._faster_format() if fmt is None else fmt
         times = [{} if self._prices is None else self._prices.step(s, fmt) for s in self._steps]
-        costs = [self._costs(step, found) for step, found in zip(self._steps, times, strict=True)]
+        plan = Plan(fmt, frozenset(), times, {})
+        plan.placed = self.cheapest(plan, {})
+        if self._may_race():
+            plan.placed, plan.raced = self._race(plan)
+        return plan
+
+    def able(self, plan: Plan) -> Placed:
+        """Return the steps that can run on integers."""
+        costs = [self._costs(s, t) for s, t in zip(self._steps, plan.times, strict=True)]
+        return frozenset(k for k, (_, integer) in enumerate(costs) if integer < _NEVER)
+
+    def cheapest(self, plan: Plan, shares: Mapping[int, float]) -> Placed:
+        """Return the cheapest placement by prices; an integer form costs a share of the time of all on top."""
+        costs = [self._costs(s, t) for s, t in zip(self._steps, plan.times, strict=True)]
+        whole = sum(real for real, _ in costs)
         tasks = [
-            Task(*cost, names.reads, names.writes)
-            for cost, names in zip(costs, self._names, strict=True)
+            Task(real, integer + shares.get(k, 0.0) * whole, names.reads, names.writes)
+            for k, ((real, integer), names) in enumerate(zip(costs, self._names, strict=True))
         ]
-        crossing = ({}, {}) if self._prices is None else self._prices.crossing(self._values(), fmt)
-        cut = place(tasks, *crossing, self._read_outside()).integers
-        if self._prices is None or self._all_products or not self._may_race():
-            return Plan(fmt, cut, times, {})
-        placed, raced = self._race(fmt, cut, costs)
-        return Plan(fmt, placed, times, raced)
+        enter, leave = dict[str, float](), dict[str, float]()
+        if self._prices is not None:
+            enter, leave = self._prices.crossing(self._values(), plan.format)
+        return place(tasks, enter, leave, self._read_outside()).integers
+
+    def fastest_of(
+        self, plan: Plan, candidates: Sequence[Placed]
+    ) -> tuple[Placed, Mapping[Placed, float]]:
+        """Return the placement that runs fastest as a whole, and what each takes; the first where none may race."""
+        if len(candidates) < 2 or not self._may_race():
+            return candidates[0], {}
+        prices, label, trial = self._trials(plan.format)
+        return fastest(prices, label, trial, candidates, lambda _: [])
 
     def _values(self) -> list[onnx_ir.Value]:
         return [v for step in self._steps for v in (*step.reads, *step.writes)]
@@ -131,16 +156,12 @@ class Planner:
         )
 
     def _may_race(self) -> bool:
+        if self._prices is None or self._all_products:
+            return False
         return weight_bytes(self._work.model) <= _LARGE
 
-    def _race(
-        self, fmt: IntegerFormat, cut: Placed, costs: Sequence[tuple[float, float]]
-    ) -> tuple[Placed, Mapping[Placed, float]]:
-        able = frozenset(k for k, (_, integer) in enumerate(costs) if integer < _NEVER)
-        alone = frozenset(k for k in able if costs[k][1] < costs[k][0])
-        pulled = able - frozenset(
-            k for k in able if self._steps[k].has_weights and costs[k][1] >= costs[k][0]
-        )
+    def _trials(self, fmt: IntegerFormat) -> tuple[Prices, str, Callable[[Placed], KernelModel]]:
+        """Return what whole models are timed with: prices, what they are called there, and how one is made."""
         context = self._work.context
         assert context.prices is not None
         proto = onnx_ir.to_proto(self._work.model)
@@ -158,6 +179,15 @@ class Planner:
         def trial(placed: Placed) -> KernelModel:
             return lambda: (models.proto(placed).SerializeToString(), feeds)
 
+        return context.prices, label, trial
+
+    def _race(self, plan: Plan) -> tuple[Placed, Mapping[Placed, float]]:
+        costs = [self._costs(s, t) for s, t in zip(self._steps, plan.times, strict=True)]
+        able = self.able(plan)
+        alone = frozenset(k for k in able if costs[k][1] < costs[k][0])
+        pulled = able - frozenset(
+            k for k in able if self._steps[k].has_weights and costs[k][1] >= costs[k][0]
+        )
         links = self._links()
         outside = self._read_outside()
         made = {name for names in self._names for name in names.writes}
@@ -171,8 +201,9 @@ class Planner:
             pieces = flips(placed, links, outer & able, _TRIED)
             return [p & able for p in pieces if p & able]
 
-        everything = [cut, able, pulled, alone, frozenset[int]()]
-        return fastest(context.prices, label, trial, everything, border)
+        everything = [plan.placed, able, pulled, alone, frozenset[int]()]
+        prices, label, trial = self._trials(plan.format)
+        return fastest(prices, label, trial, everything, border)
 
     def _links(self) -> list[tuple[int, int]]:
         makers = {name: k for k, names in enumerate(self._names) for name in names.writes}

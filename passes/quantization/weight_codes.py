@@ -75,6 +75,13 @@ class Codes:
         channels = 0 if self.bias is None else 4 * self.bias.size
         return -(-self.integers.size * self.bits // 8) + self.grid.scale.nbytes + channels
 
+    def has_room(self, scale: float) -> bool:
+        """Tell whether the bias fits into 32 bits where ``scale`` is that of the activation."""
+        if self.bias is None:
+            return True
+        steps = np.abs(self.bias.astype(np.float64)) / (self.grid.scale.astype(np.float64) * scale)
+        return bool((steps <= _BIAS_LIMIT).all())
+
     def values(self) -> Array:
         """Return the real weights."""
         scale = self.grid.along(self.grid.scale, self.integers.ndim)

@@ -25,6 +25,7 @@ from whet.comparison import check_agreement, hold_against, output_limit, record
 from whet.errors import BrokenPass, InvalidModel, UnsupportedTarget
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
+from whet.ir.sites import find_enclosed
 from whet.ir.values import Array, weight_count
 from whet.manifest import versions, write_manifest
 from whet.metric import Metric, interval
@@ -186,6 +187,7 @@ class Job:
             else interval(*result.metric, self._options.seed),
             search=None if self._searched is None else self._searched.to_json(),
             kernels=self._kernels,
+            enclosed=find_enclosed(prepared.model),
             seconds=time.perf_counter() - self._start,
         )
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from rich.markup import escape
 
 from whet.advice import Advice, advise
 from whet.backends.measure import Timing
+from whet.ir.sites import Enclosed
 from whet.passes.attention.break_even import Payoff
 from whet.passes.base import Damage, Fidelity
 from whet.passes.pipeline import Step
@@ -23,6 +25,10 @@ __all__ = ["Agreement", "Cost", "Report"]
 
 _ADVISED = 3
 """Sites to take back that are named; report.json has all of them."""
+_NAMED = 8
+"""Layers that are named of each body which is left alone."""
+_SPARED = 12
+"""Sites that a limit spared which are shown; report.json has all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Report:
         default_factory=dict[str, Mapping[str, float]]
     )
     """Measured milliseconds that decisions rest on: work -> format -> milliseconds."""
+    enclosed: list[Enclosed] = dataclasses.field(default_factory=list[Enclosed])
+    """What lies in bodies of If, Loop and Scan, which passes leave alone."""
     seconds: float = 0.0
 
     @property
@@ -131,9 +139,15 @@ class Report:
                 console.print(f"[yellow]declined[/] {escape(step.name)}: {escape(reason)}")
             if step.reverted:
                 console.print(f"[yellow]taken back[/] {escape(step.name)}: {escape(step.reverted)}")
+        if any(step.fidelity == Fidelity.LOSSY.value for step in self.steps):
+            for body in self.enclosed:
+                console.print(f"[yellow]not looked into[/] {escape(str(body))}: {_named(body)}")
         console.print()
         for line in self._output_lines():
             console.print(line)
+        for step in self.steps:
+            if step.coverage.spared and not step.reverted:
+                console.print(_spared(step))
         if self.damage:
             console.print(self._damage())
             for advice in self.advice[:_ADVISED]:
@@ -281,6 +295,12 @@ class Report:
         return lines
 
 
+def _named(body: Enclosed) -> str:
+    more = len(body.layers) - _NAMED
+    listed = ", ".join(body.layers[:_NAMED])
+    return escape(listed) + (f" and {more} more in report.json" if more > 0 else "")
+
+
 def _left(step: Step) -> list[str]:
     """Return why places were left as they are: every reason of a pass that explains, else the most frequent."""
     if step.explains:
@@ -288,6 +308,30 @@ def _left(step: Step) -> list[str]:
     if step.fidelity == Fidelity.LOSSY.value or not step.coverage.changed:
         return summarize(step.coverage.declined)[:1]
     return []
+
+
+def _spared(step: Step) -> Group:
+    """Say what a limit on the outputs keeps as it was, and what each of these sites would cost alone."""
+    rows = sorted(step.coverage.spared, key=lambda row: -row.error)
+    table = new_table()
+    table.add_column("site", overflow="fold")
+    for name in ("moves the outputs by", "dB", "ms now", "would take"):
+        table.add_column(name, justify="right")
+    for row in rows[:_SPARED]:
+        table.add_row(
+            escape(row.site),
+            f"{row.error:.1e}",
+            "-" if row.error <= 0 else f"{-20 * math.log10(row.error):.1f}",
+            "-" if row.ms_before is None else f"{row.ms_before:.3g}",
+            "-" if row.ms_after is None else f"{row.ms_after:.3g}",
+        )
+    if len(rows) > _SPARED:
+        table.caption = f"{len(rows) - _SPARED} more in report.json"
+    title = (
+        f"{step.name} leaves {len(rows)} sites in float, so that the outputs move by no more than "
+        f"{rows[0].limit:g}; each alone"
+    )
+    return titled(title, table)
 
 
 def _break_even(site: str, curve: list[Payoff]) -> Group:

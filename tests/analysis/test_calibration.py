@@ -148,3 +148,16 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(CalibrationError, match=says):
             read_dataset(tmp_path / name, model_of())
+
+
+def test_an_axis_more_than_the_inputs_have_counts_calls(tmp_path: Path) -> None:
+    model = build("(float[2,3] x, int64 k) => (float[2,3] y) { y = Neg(x) }")
+    x = np.arange(54, dtype=np.float32).reshape(9, 2, 3)
+    np.savez(tmp_path / "calls.npz", x=x, k=np.arange(9))
+    data = read_dataset(tmp_path / "calls.npz", model)
+    assert (len(data), data.whole) == (9, True)
+    calls = list(data.batches(4))
+    assert [int(call["k"]) for call in calls] == list(range(9))
+    assert all(np.array_equal(call["x"], x[k]) for k, call in enumerate(calls))
+    with pytest.raises(CalibrationError, match="numbers of samples disagree"):
+        read_dataset({"x": x, "k": np.arange(8)}, model)

@@ -1,10 +1,12 @@
 import math
 
 import numpy as np
+import onnx_ir
 import pytest
 from folding import build
 
-from whet.analysis.output_damage import output_damage
+from whet.analysis.output_damage import OutputError, output_damage
+from whet.passes.workbench import Context
 
 TEXT = "(float[N,3] x) => (float[N,3] y, float[N,3] z) { y = Mul(x, w) z = Neg(x) }"
 BATCHES = [
@@ -29,3 +31,9 @@ def test_what_does_not_run_or_is_not_finite() -> None:
     assert output_damage(model_of(1.0), model_of(1.0), bad) == ()
     (y, _) = output_damage(model_of(1.0), model_of(math.nan), BATCHES)
     assert y.error == math.inf
+
+
+def test_one_model_is_held_against_many() -> None:
+    outputs = OutputError(model_of(2.0), Context(calibration=BATCHES), most=6)
+    assert outputs.of(onnx_ir.to_proto(model_of(2.0))) == 0.0
+    assert outputs.of(onnx_ir.to_proto(model_of(2.2))) == pytest.approx(0.1, rel=1e-5)

@@ -2,7 +2,8 @@
 
 ``python -m whet.tools.bench.calibration`` takes 512 images through ResNet-20 (CIFAR-10); it needs a folder with
 ``resnet_cifar10/resnet20.onnx`` and ``cifar10/train_10k.npz`` (``--assets``). Extremes, histograms and Gram matrices
-are stated separately; each is timed in alternating blocks with the model alone, loading included on both sides.
+are stated separately; each is timed in alternating blocks with the model alone, loading included on both sides. What is
+calibrated is the model as the exact passes leave it, since that is what quantization asks about.
 """
 
 import argparse
@@ -24,7 +25,9 @@ from whet.ir.execute import Executor
 from whet.ir.prepare import normalize
 from whet.ir.residency import resident_bytes
 from whet.ir.values import Array
+from whet.passes.pipeline import Pipeline
 from whet.passes.quantization.integer_steps import find_steps
+from whet.passes.recipes import canonical, exact
 from whet.passes.workbench import Context
 from whet.tools.bench.quantization.resnet import RESNET20
 
@@ -62,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure(
     source: Path, images: Array, rounds: int, threads: int
 ) -> dict[str, dict[str, float | str]]:
-    model = normalize(onnx_ir.load(source))
+    model, _ = Pipeline((canonical(), exact())).run(normalize(onnx_ir.load(source)), Context())
     batches = [{"x": images[k : k + _BATCH]} for k in range(0, len(images), _BATCH)]
     context = Context(calibration=batches, threads=threads)
     found: dict[str, dict[str, float | str]] = {}
@@ -95,8 +98,8 @@ def _jobs(model: onnx_ir.Model, context: Context, rounds: int) -> Mapping[str, t
         name: (partial(r.measure, model, context), rounds) for name, r in ranges.items()
     }
     kinds = (("grams", True, 0), ("grams in float32", False, 0), ("grams of 64 places", True, 64))
-    for name, exact, most in kinds:
-        wanted = Statistics(_grams(model, exact=exact, most=most))
+    for name, wide, most in kinds:
+        wanted = Statistics(_grams(model, exact=wide, most=most))
         jobs[name] = (partial(wanted.measure, model, context), 1 if most == 0 else 3)
     return jobs
 
@@ -110,7 +113,7 @@ def _grams(model: onnx_ir.Model, *, exact: bool, most: int) -> frozenset[Request
 
 
 def _run(path: Path, batches: Sequence[Mapping[str, Array]], threads: int) -> None:
-    executor = Executor(path, optimization="all", threads=threads)
+    executor = Executor(path, optimization="all", threads=threads, spin=True)
     for feeds in batches:
         executor.run(feeds)
 

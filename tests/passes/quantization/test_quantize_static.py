@@ -316,9 +316,20 @@ def test_a_limit_on_the_outputs_takes_steps_back() -> None:
     model, plain = block(), block()
     before = Executor(onnx_ir.to_proto(model)).run({"x": images()})[0]
     apply(plain, QuantizeStatic(activations="uint8", weights="int7"), context())
-    limit = error_of(plain, before) / 2
+    limit = error_of(plain, before) / 4
     step = QuantizeStatic(activations="uint8", weights="int7", limit=limit)
     coverage = apply(model, step, context())
     assert 0 < coverage.changed < 6
     assert error_of(model, before) < limit * 1.1
     assert all("of their norm" in reason for reason in coverage.declined.values())
+    assert {row.site for row in coverage.spared} == set(coverage.declined)
+    assert all(row.limit == limit and row.error > 0 for row in coverage.spared)
+
+
+def test_eight_bits_are_fitted_to_the_inputs_where_that_is_asked_for() -> None:
+    model, plain = block(), block()
+    before = Executor(onnx_ir.to_proto(model)).run({"x": images()})[0]
+    for built, method in ((model, "gptq"), (plain, "nearest")):
+        step = QuantizeStatic(activations="uint8", weights="int8", method=method)
+        assert apply(built, step, context()).changed == 6
+    assert error_of(model, before) < error_of(plain, before)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from whet.tools.bench.quantization.minilm import minilm
+from whet.tools.bench.quantization.ngswin import ngswin
 from whet.tools.bench.quantization.resnet import resnet8, resnet20
 from whet.tools.bench.quantization.rlfn import rlfn
 
@@ -19,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=["resnet20", "resnet8", "rlfn", "minilm"])
+    parser.add_argument("--only", choices=["resnet20", "resnet8", "rlfn", "ngswin", "minilm"])
     parser.add_argument("--json", type=Path, help="store the lines in this file")
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "resnet20": lambda: resnet20(options.assets, Path(folder), options.threads),
             "resnet8": lambda: resnet8(options.assets, Path(folder), options.threads),
             "rlfn": lambda: rlfn(options.assets, Path(folder), options.threads),
+            "ngswin": lambda: ngswin(options.assets, Path(folder), options.threads),
             "minilm": lambda: minilm(options.assets, Path(folder), options.threads),
         }
         for name, job in jobs.items():

@@ -3,7 +3,7 @@
 Ranges come from windows of the same five pictures at half and a third of their size: there are no other pictures.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ from whet.ir.values import Array
 from whet.tools.bench.png import read_png
 from whet.tools.bench.quantization.contest import contest
 from whet.tools.bench.quantization.peers import best_static
-from whet.tools.bench.quantization.recipes import RECIPES, write_recipe
+from whet.tools.bench.quantization.recipes import LIMITED, RECIPES, write_recipe
 from whet.tools.bench.super_resolution import psnr
 
-__all__ = ["rlfn"]
+__all__ = ["rlfn", "windows"]
 
 _SIDE, _WINDOW, _SCALE = 128, 64, 4
 
@@ -29,12 +29,12 @@ def rlfn(assets: Path, folder: Path, threads: int) -> Iterator[str]:
     if not source.is_file():
         raise FileNotFoundError(f"no file '{source}'")
     pictures = assets / "super_resolution" / "Set5"
-    seen = _windows(pictures)
+    seen = windows(pictures, (2, 3))
     feeds = {"lr": np.random.default_rng(0).random((1, 3, _SIDE, _SIDE), np.float32)}
     parts = [{"lr": seen[k : k + 1]} for k in range(len(seen))]
     setting, peer = best_static(source, folder, parts, feeds, threads)
     models = {"float32": source, f"onnxruntime ({setting})": peer}
-    for recipe in list(RECIPES)[:2]:
+    for recipe in [*list(RECIPES)[:2], *LIMITED]:
         ours = folder / recipe.replace(" ", "-")
         compile(
             source,
@@ -58,10 +58,10 @@ def rlfn(assets: Path, folder: Path, threads: int) -> Iterator[str]:
         )
 
 
-def _windows(pictures: Path) -> Array:
-    """Return windows of the pictures at half and a third of their size."""
+def windows(pictures: Path, scales: Sequence[int]) -> Array:
+    """Return windows ``[count, 3, 64, 64]`` of the pictures, made smaller by each of the factors."""
     found: list[Array] = []
-    for scale in (2, 3):
+    for scale in scales:
         for path in sorted((pictures / "LR_bicubic" / f"X{scale}").glob("*.png")):
             image = read_png(path)
             down, right = (max(0, side - _WINDOW) for side in image.shape[:2])

@@ -1,0 +1,78 @@
+"""NGswin (super-resolution by 2, attention in windows): static int8 against float32, and what stays in float and why.
+
+Ranges come from windows of the same five pictures at a third and a quarter of their size: there are no other pictures.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from whet.backends.base import RuntimeOptions
+from whet.backends.worker import Worker
+from whet.compiler import compile
+from whet.report import Report
+from whet.tools.bench.png import read_png
+from whet.tools.bench.quantization.contest import contest
+from whet.tools.bench.quantization.rlfn import windows
+from whet.tools.bench.super_resolution import psnr, upscale
+
+__all__ = ["ngswin"]
+
+_RECIPES = {
+    "whet auto": "auto",
+    "whet int8, limit": "quantize-static{ranges=mse,limit=0.005}",
+}
+_SHOWN = 12
+
+
+def ngswin(assets: Path, folder: Path, threads: int) -> Iterator[str]:
+    """Yield one line per contender, then the layers that stayed in float, the most harmful first."""
+    source = assets / "super_resolution" / "ngswin_x2.onnx"
+    if not source.is_file():
+        raise FileNotFoundError(f"no file '{source}'")
+    pictures = assets / "super_resolution" / "Set5"
+    seen = windows(pictures, (3, 4))
+    models, said = {"float32": source}, dict[str, Report]()
+    for name, recipe in _RECIPES.items():
+        artifact = compile(
+            source,
+            calibration={"lr": seen},
+            recipe=recipe,
+            threads=threads,
+            output=folder / name.replace(" ", "-"),
+        )
+        assert artifact.report is not None
+        models[name], said[name] = artifact.folder / "model.onnx", artifact.report
+    feeds = {"lr": np.ascontiguousarray(seen[:1])}
+    times = contest(models, feeds, threads, rounds=7)
+    first = 0.0
+    for name, path in models.items():
+        quality = _quality(path, pictures, threads)
+        first = first or quality
+        size = path.stat().st_size
+        yield (
+            f"ngswin {name:20} {times[name]!s:28} "
+            f"{times[name].median / times['float32'].median:.3f}x the time, {size:10,} bytes, "
+            f"{size / source.stat().st_size:.3f}x, {quality:.3f} dB ({quality - first:+.3f})"
+        )
+        if name in said:
+            yield from _spared(name, said[name])
+
+
+def _spared(name: str, report: Report) -> Iterator[str]:
+    rows = [row for step in report.steps for row in step.coverage.spared]
+    for row in sorted(rows, key=lambda r: -r.error)[:_SHOWN]:
+        yield f"ngswin {name}: '{row.site}' stays in float, alone it moves the output by {row.error:.1e}"
+    if len(rows) > _SHOWN:
+        yield f"ngswin {name}: {len(rows) - _SHOWN} more stay in float"
+
+
+def _quality(model: Path, pictures: Path, threads: int) -> float:
+    found: list[float] = []
+    with Worker(model, RuntimeOptions(threads)) as worker:
+        for path in sorted((pictures / "HR").glob("*.png")):
+            low = read_png(pictures / "LR_bicubic" / "X2" / f"{path.stem}x2.png")
+            made = upscale(lambda window: worker.run({"lr": window})[0], low)
+            found.append(psnr(made, read_png(path)[: made.shape[0], : made.shape[1]]))
+    return float(np.mean(found))
