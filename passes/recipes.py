@@ -47,6 +47,7 @@ _LOSSY = (
     "quantize-linear-static",
     "quantize-dynamic",
 )
+_OPTIONS: dict[str, dict[str, object]] = {"quantize-static": {"products": "convolutions"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ def auto(skip: tuple[str, ...] = ()) -> tuple[Pass | Fixpoint, ...]:
 
     Lossy passes leave the nodes alone that ``skip`` names.
     """
-    lossy = (make_pass(name, {"skip": skip}) for name in _LOSSY)
+    lossy = (make_pass(name, {"skip": skip, **_OPTIONS.get(name, {})}) for name in _LOSSY)
     return (canonical(), exact(), *lossy, exact())
 
 

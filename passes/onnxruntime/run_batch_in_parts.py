@@ -22,7 +22,7 @@ _WORTH = 0.95
 """Parts must take less than this share of the time of the whole batch."""
 _SMALLEST = 8
 """Batches of fewer samples are not tried."""
-_SHARES = (16, 8, 4, 2)
+_SHARES = (16, 8, 4)
 _LIMIT = 1 << 28
 """Models with weights of more bytes are not raced: several copies would be held."""
 

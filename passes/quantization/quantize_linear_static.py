@@ -20,7 +20,7 @@ from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.kernels import kernel, noise
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.activation_range import Fit, dynamic_error, fit_range
-from whet.passes.quantization.algorithms.arrays import Affine, affine, quantize, symmetric
+from whet.passes.quantization.algorithms.arrays import Affine, affine, dequantize, quantize, symmetric
 from whet.passes.quantization.algorithms.formats import INT7, INT8, UINT8, IntegerFormat
 from whet.passes.quantization.choice import FLOAT
 from whet.passes.quantization.integer_spelling import decode, encode
@@ -192,7 +192,10 @@ class _Run:
             (site.node,), ((site.node.outputs[0], result),), tuple(build.nodes),
             tuple(build.initializers),
         )  # fmt: skip
-        if self._work.propose(proposal, damage, {name: x}):
+        samples = {name: x}
+        if operand in self._decoded:
+            samples[real.name or ""] = dequantize(quantize(x, fit.grid), fit.grid)
+        if self._work.propose(proposal, damage, samples):
             self._decoded[operand] = real
 
     def _grid(self, site: Linear) -> Affine:
