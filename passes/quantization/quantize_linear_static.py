@@ -20,7 +20,13 @@ from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.kernels import kernel, noise
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.activation_range import Fit, dynamic_error, fit_range
-from whet.passes.quantization.algorithms.arrays import Affine, affine, dequantize, quantize, symmetric
+from whet.passes.quantization.algorithms.arrays import (
+    Affine,
+    affine,
+    dequantize,
+    quantize,
+    symmetric,
+)
 from whet.passes.quantization.algorithms.formats import INT7, INT8, UINT8, IntegerFormat
 from whet.passes.quantization.choice import FLOAT
 from whet.passes.quantization.integer_spelling import decode, encode

@@ -135,7 +135,9 @@ class QuantizeStatic(Pass):
         for step in steps:
             if step.has_weights:
                 weight = step.node.inputs[1]
-                size = 0 if weight is None or weight.const_value is None else weight.const_value.size
+                size = (
+                    0 if weight is None or weight.const_value is None else weight.const_value.size
+                )
                 held[step.node.op_type in ("Conv", "ConvTranspose")] += size
         if held[True] >= held[False]:
             return ""

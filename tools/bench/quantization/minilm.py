@@ -60,7 +60,7 @@ def minilm(
 
 def _best(peers: Mapping[str, Path], feeds: Feeds, threads: int) -> tuple[str, Path]:
     """Return the fastest of the peer's settings at this shape."""
-    times = contest(peers, feeds, threads, rounds=3)
+    times = contest(peers, feeds, threads)
     name = min(times, key=lambda one: times[one].median)
     return name, peers[name]
 
