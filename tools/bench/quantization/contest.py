@@ -13,16 +13,15 @@ __all__ = ["Feeds", "contest"]
 Feeds = Mapping[str, Array]
 
 
-_OPENED = 7
-"""How often each model is loaded anew: where its weights happen to lie lasts as long as a process."""
-
-
 def contest(
-    models: Mapping[str, Path], feeds: Feeds, threads: int, rounds: int = 2
+    models: Mapping[str, Path], feeds: Feeds, threads: int, rounds: int = 2, opened: int = 7
 ) -> dict[str, Timing]:
-    """Return what each model takes on ``feeds``: over all processes, the median of their median blocks."""
+    """Return what each model takes on ``feeds``: over all processes, the median of their median blocks.
+
+    Each model is ``opened`` anew so often, since where its weights happen to lie lasts as long as a process.
+    """
     medians: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(_OPENED):
+    for _ in range(opened):
         workers = [Worker(path, RuntimeOptions(threads)) for path in models.values()]
         try:
             found = compare_speed(workers, [feeds] * len(workers), rounds=rounds, block_seconds=0.1)
