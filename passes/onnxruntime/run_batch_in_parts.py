@@ -96,4 +96,5 @@ def _copy_in_parts(model: onnx_ir.Model, size: int) -> bytes:
     copy = model.clone()
     build = Builder(FreshNames(copy), next(iter(copy.graph)))
     in_parts(copy.graph, batch_of(copy.graph), size, build).commit("run-batch-in-parts")
-    return onnx_ir.to_proto(copy).SerializeToString()
+    serialized: bytes = onnx_ir.to_proto(copy).SerializeToString()
+    return serialized
