@@ -81,12 +81,14 @@ class KernelPrices:
         self.used: dict[str, dict[str, float]] = {}
         """Work -> format -> milliseconds: everything that decisions of this object's users rest on."""
 
-    def lookup(self, work: str, formats: Mapping[str, KernelModel]) -> Mapping[str, float]:
+    def lookup(
+        self, work: str, formats: Mapping[str, KernelModel], rounds: int = 5
+    ) -> Mapping[str, float]:
         """Return milliseconds by format, all of them from one measurement."""
         key = f"{self._machine} | {work}"
         found = self._known.get(key, {})
         if not formats.keys() <= found.keys():
-            found = self._measure(formats)
+            found = self._measure(formats, rounds)
             self._known[key] = found
             _write(self._path, {key: found})
         answer = {name: found[name] for name in formats if found[name] > 0}
@@ -101,11 +103,11 @@ class KernelPrices:
         """End the process that measures."""
         self._child.close()
 
-    def _measure(self, formats: Mapping[str, KernelModel]) -> dict[str, float]:
+    def _measure(self, formats: Mapping[str, KernelModel], rounds: int) -> dict[str, float]:
         """Return milliseconds; -1 marks what the runtime does not run."""
         models = {name: make() for name, make in formats.items()}
         try:
-            return race(self._child, models, self._options, self._target)
+            return race(self._child, models, self._options, self._target, rounds=rounds)
         except CannotRun:
             return dict.fromkeys(formats, -1.0)
 

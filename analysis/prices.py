@@ -15,10 +15,12 @@ KernelModel = Callable[[], tuple[bytes, Mapping[str, Array]]]
 class Prices(Protocol):
     """Where passes look up milliseconds."""
 
-    def lookup(self, work: str, formats: Mapping[str, KernelModel]) -> Mapping[str, float]:
+    def lookup(
+        self, work: str, formats: Mapping[str, KernelModel], rounds: int = 5
+    ) -> Mapping[str, float]:
         """Return format -> milliseconds for ``work``, an operator with its shapes and attributes.
 
-        Formats that do not run are left out.
+        Formats that do not run are left out. Each is opened and timed ``rounds`` times.
         """
         ...
 

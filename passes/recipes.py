@@ -25,16 +25,21 @@ _FIRST = (
     "eliminate-identity",
     "eliminate-dropout",
     "eliminate-common-subexpressions",
+    # What an integer product can add by itself is not left to the operator behind it.
+    "choose-integer-product",
 )
 _ALSO_LAST = ("eliminate-dead-code",)
 _LIFTS = ("expand-", "lift-")
 _LAST = (
     "fold-constants",
+    "fold-shape-arithmetic",
     "deduplicate-initializers",
     "eliminate-common-subexpressions",
     "eliminate-dead-code",
 )
 """What tidies up behind the choice of operators without undoing it."""
+_WHOLE = ("run-batch-in-parts",)
+"""What moves all nodes to where no other pass looks."""
 _LOSSY = (
     "factor-bias-table",
     "quantize-static",
@@ -42,6 +47,7 @@ _LOSSY = (
     "quantize-linear-static",
     "quantize-dynamic",
 )
+_OPTIONS: dict[str, dict[str, object]] = {"quantize-static": {"products": "convolutions"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +69,10 @@ class Recipe:
 
 def legalization(folder: str) -> tuple[Pass | Fixpoint, ...]:
     """Return the passes below ``passes/FOLDER``, which choose a runtime's own operators, and what tidies up."""
-    return (*_found(folder), Fixpoint(tuple(make_pass(name) for name in _LAST)))
+    found = _found(folder)
+    choices = [step for step in found if step.name not in _WHOLE]
+    tidy = Fixpoint(tuple(make_pass(name) for name in _LAST))
+    return (*choices, tidy, *(step for step in found if step.name in _WHOLE))
 
 
 def canonical() -> Fixpoint:
@@ -99,7 +108,7 @@ def auto(skip: tuple[str, ...] = ()) -> tuple[Pass | Fixpoint, ...]:
 
     Lossy passes leave the nodes alone that ``skip`` names.
     """
-    lossy = (make_pass(name, {"skip": skip}) for name in _LOSSY)
+    lossy = (make_pass(name, {"skip": skip, **_OPTIONS.get(name, {})}) for name in _LOSSY)
     return (canonical(), exact(), *lossy, exact())
 
 

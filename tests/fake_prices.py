@@ -15,7 +15,9 @@ class FakePrices:
         self.asked: list[str] = []
         self.models: dict[tuple[str, str], KernelModel] = {}
 
-    def lookup(self, work: str, formats: Mapping[str, KernelModel]) -> Mapping[str, float]:
+    def lookup(
+        self, work: str, formats: Mapping[str, KernelModel], rounds: int = 5
+    ) -> Mapping[str, float]:
         self.asked.append(work)
         self.models.update({(work, name): model for name, model in formats.items()})
         times = {name: self._rule(work, name) for name in formats}

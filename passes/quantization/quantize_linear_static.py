@@ -20,7 +20,13 @@ from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.kernels import kernel, noise
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.activation_range import Fit, dynamic_error, fit_range
-from whet.passes.quantization.algorithms.arrays import Affine, affine, quantize, symmetric
+from whet.passes.quantization.algorithms.arrays import (
+    Affine,
+    affine,
+    dequantize,
+    quantize,
+    symmetric,
+)
 from whet.passes.quantization.algorithms.formats import INT7, INT8, UINT8, IntegerFormat
 from whet.passes.quantization.choice import FLOAT
 from whet.passes.quantization.integer_spelling import decode, encode
@@ -31,8 +37,9 @@ __all__ = ["QuantizeLinearStatic"]
 
 _STATIC, _DYNAMIC = "static", "dynamic"
 _OPSET = 13
-_WORTH = 0.97
-"""Scales that are known must take less than this share of the time of scales that are computed."""
+_WORTH = 1.02
+"""Scales that are known may take up to this share of the time of scales that are computed: they also leave every
+sample by itself, which lets a batch run in parts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +146,11 @@ class _Run:
         return fit
 
     def _times(self, site: Linear) -> Mapping[str, float]:
-        """Return what was measured; raises Mismatch where a fixed grid is not the fastest."""
+        """Return the site's share of what was measured; raises Mismatch where a fixed grid is not the fastest.
+
+        All that read one operand are decided together, as one wide product: a grid of each kind for the same operand
+        would be computed twice.
+        """
         prices = self._work.context.prices
         if prices is None:
             return {}
@@ -148,15 +159,16 @@ class _Run:
             raise Mismatch("the number of rows is not known, so nothing could be measured")
         inputs, outputs = site.sizes
         rows = math.prod(shape[:-1])
-        work = f"MatMul [{rows},{inputs}] x [{inputs},{outputs}] {self._weights.name} static"
-        models = _models((rows, inputs, outputs), self._weights, self._work.opset)
+        width = sum(other.sizes[1] for other in self._sites if other.x is site.x)
+        work = f"MatMul [{rows},{inputs}] x [{inputs},{width}] {self._weights.name} static"
+        models = _models((rows, inputs, width), self._weights, self._work.opset)
         times = prices.lookup(work, models)
         if _STATIC not in times:
             raise Mismatch("the runtime has no kernel for it here")
         for name, worth in ((FLOAT, 1.0), (_DYNAMIC, _WORTH)):
             if name in times and times[_STATIC] >= times[name] * worth:
                 raise Mismatch(f"static takes {times[_STATIC]:.3g} ms, {name} {times[name]:.3g} ms")
-        return times
+        return {name: ms * outputs / width for name, ms in times.items()}
 
     def _propose(self, site: Linear, x: Array, fit: Fit, times: Mapping[str, float]) -> None:
         build = self._work.builder(site.node)
@@ -186,7 +198,10 @@ class _Run:
             (site.node,), ((site.node.outputs[0], result),), tuple(build.nodes),
             tuple(build.initializers),
         )  # fmt: skip
-        if self._work.propose(proposal, damage, {name: x}):
+        samples = {name: x}
+        if operand in self._decoded:
+            samples[real.name or ""] = dequantize(quantize(x, fit.grid), fit.grid)
+        if self._work.propose(proposal, damage, samples):
             self._decoded[operand] = real
 
     def _grid(self, site: Linear) -> Affine:

@@ -77,14 +77,17 @@ class QuantizeStatic(Pass):
     weight_bits: Literal[8, 4, 3, 2] = 8
     """What a weight is stored in; kernels see eight bits, made when the model is loaded."""
     method: Literal["auto", "nearest", "gptq", "adaround"] = "auto"
-    """How weights are rounded; ``auto`` keeps the nearest or GPTQ, whichever loses less on held-out data. Weights of eight
-    bits are simply rounded to the nearest, unless there is a ``limit`` or ``gptq`` is asked for. ``adaround`` learns how
-    to round fewer bits through the twin (needs torch, takes minutes); channels that lose more than by rounding to the
-    nearest on samples held out keep that."""
+    """How weights are rounded; ``auto`` keeps the nearest or GPTQ, whichever loses less on held-out data. Weights of
+    eight bits are simply rounded to the nearest, unless there is a ``limit`` or ``gptq`` is asked for. ``adaround``
+    learns how to round fewer bits through the twin (needs torch, takes minutes); channels that lose more than by
+    rounding to the nearest on samples held out keep that."""
     ends: Literal["same", "eight"] = "eight"
     """Bits of the first and the last product: those of all others, or eight."""
     stored: tuple[str, ...] = ()
     """Bits of the weights of single products, as NODE:BITS; ``weight_bits`` is for the others."""
+    products: Literal["all", "convolutions"] = "all"
+    """``convolutions`` leaves a model whose matrix products hold more weights than its convolutions to
+    ``quantize-linear-static``, which keeps sums between them in float."""
     limit: float = 0.0
     """The largest ||new - old|| / ||old|| of the model's outputs on held-out data; the steps that cost the most for
     what they gain stay in float until it is kept. 0 sets no limit. Of a picture, a hundredth is seen as 0.1 to 0.2 dB;
@@ -122,12 +125,28 @@ class QuantizeStatic(Pass):
         work.coverage.matched += len(steps) + len(refused)
         for node, reason in refused.items():
             work.decline(node, reason)
-        obstacle = self._obstacle(work)
+        obstacle = self._obstacle(work) or self._other(steps)
         if obstacle:
             for step in steps:
                 work.decline(step.node, obstacle)
         elif any(step.has_weights for step in steps):
             _Run(self, work, steps).rewrite()
+
+    def _other(self, steps: Sequence[Step]) -> str:
+        """Return why the model is another pass's, if it is."""
+        if self.products == "all":
+            return ""
+        held = {True: 0, False: 0}
+        for step in steps:
+            if step.has_weights:
+                weight = step.node.inputs[1]
+                size = (
+                    0 if weight is None or weight.const_value is None else weight.const_value.size
+                )
+                held[step.node.op_type in ("Conv", "ConvTranspose")] += size
+        if held[True] >= held[False]:
+            return ""
+        return f"matrix products hold {held[False]:,} weights, convolutions {held[True]:,}"
 
     def _obstacle(self, work: Workbench) -> str:
         if not work.context.calibration:

@@ -34,6 +34,23 @@ def test_a_product_of_integers(end: str) -> None:
     chooses(build(text(f"{DECODED} {end}"), CONSTANTS), STEP, ["MatMulIntegerToFloat"])
 
 
+DYNAMIC = (
+    "q, qs, qz = DynamicQuantizeLinear(f) i = MatMulInteger(q, w, qz) c = Cast<to=1>(i) "
+    "k = Mul(qs, ws) p = Mul(c, k) h = Add(p, b) y = Gelu(h)"
+)
+
+
+def test_before_a_gelu_the_bias_goes_to_the_product() -> None:
+    body = f"{DECODED} p = MatMul(a, v) h = Add(p, b) y = Gelu(h)"
+    chooses(build(text(body), CONSTANTS, opset=20), STEP, ["MatMulIntegerToFloat", "Gelu"])
+
+
+def test_before_a_gelu_also_with_a_grid_of_each_run() -> None:
+    source = f"(float[N,M,8] f) => (float[N,M,5] y) {{ {DYNAMIC} }}"
+    expected = ["DynamicQuantizeLinear", "MatMulIntegerToFloat", "Gelu"]
+    chooses(build(source, CONSTANTS, opset=20), STEP, expected)
+
+
 def test_zero_points_that_are_not_zero_are_kept() -> None:
     body = f"{DECODED.replace('wz', 'odd')} p = MatMul(a, v) y = Add(p, b)"
     model = build(text(body), CONSTANTS)

@@ -2,6 +2,7 @@ from collections.abc import Mapping
 
 from fake_prices import FakePrices
 
+from whet.analysis.prices import KernelModel
 from whet.passes.quantization.placement_race import Placed, fastest, flips
 
 LINKS = [(k, k + 1) for k in range(5)]
@@ -43,3 +44,29 @@ def test_where_nothing_runs_the_first_candidate_stays() -> None:
     prices = FakePrices(lambda _work, _name: -1.0)
     found = fastest(prices, "m", lambda _: lambda: (b"", {}), [placed(1), placed()], lambda _: [])
     assert found == (placed(1), {})
+
+
+def test_under_a_millisecond_the_best_few_meet_again() -> None:
+    all_, some = placed(*range(6)), placed(0, 1)
+    asked: dict[str, int] = {}
+
+    class Noisy(FakePrices):
+        """Favour one placement in short races and the other in the long one."""
+
+        def lookup(
+            self, work: str, formats: Mapping[str, KernelModel], rounds: int = 5
+        ) -> Mapping[str, float]:
+            asked[work] = rounds
+            best = "3" if rounds == 5 else "3f"
+            return {name: 0.20 if name == best else 0.205 for name in formats}
+
+    found, times = fastest(
+        Noisy(lambda _work, _name: 1.0),
+        "model",
+        lambda _: lambda: (b"", {}),
+        [some, all_],
+        lambda _: [],
+    )
+    assert found == all_
+    assert times[all_] < times[some]
+    assert sorted(asked.values()) == [5, 25]

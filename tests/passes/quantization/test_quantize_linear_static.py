@@ -87,7 +87,7 @@ def test_without_prices_everything_is_quantized() -> None:
     ("times", "reason"),
     [
         ({"static": 3.0}, "static takes 3 ms, float32 3 ms"),
-        ({"static": 1.99}, "static takes 1.99 ms, dynamic 2 ms"),
+        ({"static": 2.05}, "static takes 2.05 ms, dynamic 2 ms"),
         ({"static": -1.0}, "no kernel"),
     ],
 )
@@ -96,6 +96,20 @@ def test_what_is_not_faster_stays(times: dict[str, float], reason: str) -> None:
     coverage = apply(build(LINEAR, W), prices)
     assert coverage.changed == 0
     assert reason in next(iter(coverage.declined.values()))
+
+
+def test_what_reads_one_value_is_decided_and_proven_together() -> None:
+    x = np.random.default_rng(1).standard_normal((4, 8, 64)).astype(np.float32)
+    text = (
+        "(float[N,8,64] x) => (float[N,8,32] y, float[N,8,16] z) "
+        "{ h = Sigmoid(x) y = MatMul(h, w) z = MatMul(h, u) }"
+    )
+    prices = FakePrices(lambda _work, name: TIMES[name])
+    coverage = apply(build(text, W), prices, calibration=({"x": x}, {"x": x}))
+    assert coverage.changed == 2, coverage
+    assert all("x [64,48]" in work for work in prices.asked), prices.asked
+    assert [found.measured_on for found in coverage.damage] == ["calibration data"] * 2
+    assert max(found.error for found in coverage.damage) < 0.05
 
 
 def test_a_grid_that_loses_much_more_than_one_per_sample_is_refused() -> None:

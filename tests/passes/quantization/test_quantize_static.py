@@ -106,6 +106,15 @@ def test_without_calibration_every_place_says_so() -> None:
         pipeline.run(block(), context(calibrated=False))
 
 
+def test_a_model_of_matrix_products_may_be_left_to_another_pass() -> None:
+    step = QuantizeStatic(products="convolutions")
+    assert apply(block(), step, context()).changed == 6
+    text = "(float[N,16] x) => (float[N,16] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, w) }"
+    coverage = apply(build(text, weights(w=(16, 16))), step, context())
+    assert coverage.changed == 0
+    assert "matrix products hold 512 weights, convolutions 0" in set(coverage.declined.values())
+
+
 def test_slower_kernels_stay_in_float() -> None:
     slow = FakePrices(lambda _work, name: {"float32": 0.28, "integer": 0.31}.get(name, 0.01))
     model = block()

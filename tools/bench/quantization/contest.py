@@ -1,4 +1,4 @@
-"""Time files of models against each other: alternating blocks, each model in a process of its own."""
+"""Time files of models against each other: alternating blocks, each model in processes of its own."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +14,20 @@ Feeds = Mapping[str, Array]
 
 
 def contest(
-    models: Mapping[str, Path], feeds: Feeds, threads: int, rounds: int = 11
+    models: Mapping[str, Path], feeds: Feeds, threads: int, rounds: int = 2, opened: int = 7
 ) -> dict[str, Timing]:
-    """Return what each model takes on ``feeds``."""
-    workers = [Worker(path, RuntimeOptions(threads)) for path in models.values()]
-    try:
-        found = compare_speed(workers, [feeds] * len(workers), rounds=rounds, block_seconds=0.2)
-    finally:
-        for worker in workers:
-            worker.close()
-    return dict(zip(models, found, strict=True))
+    """Return what each model takes on ``feeds``: over all processes, the median of their median blocks.
+
+    Each model is ``opened`` anew so often, since where its weights happen to lie lasts as long as a process.
+    """
+    medians: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(opened):
+        workers = [Worker(path, RuntimeOptions(threads)) for path in models.values()]
+        try:
+            found = compare_speed(workers, [feeds] * len(workers), rounds=rounds, block_seconds=0.1)
+        finally:
+            for worker in workers:
+                worker.close()
+        for name, timing in zip(models, found, strict=True):
+            medians[name].append(timing.median)
+    return {name: Timing.of(samples) for name, samples in medians.items()}

@@ -47,7 +47,7 @@ def minilm(
             "whet": plain / "model.onnx",
             "whet calibrated": calibrated / "model.onnx",
         }
-        times = contest(models, feeds, threads)
+        times = contest(models, feeds, threads, rounds=3, opened=3)
         for label, path in models.items():
             if path not in judged:
                 judged[path] = spearman(path, pairs, threads)
@@ -60,7 +60,7 @@ def minilm(
 
 def _best(peers: Mapping[str, Path], feeds: Feeds, threads: int) -> tuple[str, Path]:
     """Return the fastest of the peer's settings at this shape."""
-    times = contest(peers, feeds, threads, rounds=3)
+    times = contest(peers, feeds, threads, opened=2)
     name = min(times, key=lambda one: times[one].median)
     return name, peers[name]
 

@@ -84,6 +84,8 @@ def quantized_peers(source: Path, folder: Path) -> Mapping[str, Path]:
                         weight_type=quantization.QuantType[kind],
                         extra_options={"DefaultTensorType": 1},
                     )
+                if found[name].stat().st_size > source.stat().st_size / 2:
+                    raise RuntimeError(f"'{name}' left the weights of '{source}' in float")
     return found
 
 
@@ -108,9 +110,14 @@ def _encoder(attention: str) -> Any:
     class Hidden(torch.nn.Module):
         """Take inputs by position and return one tensor."""
 
+        def __init__(self) -> None:
+            """Hold the encoder as a part: the weights of anything else are exported as constants in nodes."""
+            super().__init__()
+            self.encoder = model
+
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             """Return the hidden state."""
-            found = model(input_ids=input_ids, attention_mask=attention_mask)
+            found = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
             return cast("torch.Tensor", found.last_hidden_state)
 
     return Hidden()

@@ -36,7 +36,7 @@ def best_static(
         if not path.is_file():
             _quantize(source, path, batches, method, reduced)
         made[name] = path
-    times = contest(made, feeds, threads, rounds=5)
+    times = contest(made, feeds, threads)
     best = min(made, key=lambda name: times[name].median)
     return best, made[best]
 

@@ -45,7 +45,7 @@ def rlfn(assets: Path, folder: Path, threads: int) -> Iterator[str]:
             output=ours,
         )
         models[recipe] = ours / "model.onnx"
-    times = contest(models, feeds, threads, rounds=7)
+    times = contest(models, feeds, threads, opened=3)
     first = 0.0
     for name, path in models.items():
         quality = _quality(path, pictures, threads)
