@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from mixing import context, market, network
+
+from whet.backends.base import RuntimeOptions
+from whet.backends.onnxruntime import OnnxRuntime
+from whet.passes.pipeline import Pipeline
+from whet.solve.measuring import Scores, Yardstick, divergence, output_loss
+
+RNG = np.random.default_rng(0)
+
+
+def test_divergence_is_kullback_and_leiblers() -> None:
+    old, new = RNG.standard_normal((2, 5, 3))
+    p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (old, new))
+    assert divergence(old, new) == pytest.approx((p * np.log(p / q)).sum(-1).mean())
+    assert divergence(old, old + 100) == pytest.approx(0, abs=1e-12)
+
+
+def test_output_loss_is_a_share_of_the_outputs_norm() -> None:
+    old = RNG.standard_normal((4, 6)).astype(np.float32)
+    assert output_loss([old], [old * 1.1]) == pytest.approx(0.5 * 0.01, rel=1e-3)
+    labels = np.arange(4)
+    assert output_loss([old, labels], [old * 1.1, labels]) == output_loss([old], [old * 1.1])
+
+
+def test_a_plan_is_measured_on_the_target() -> None:
+    found = market()
+    yardstick = Yardstick(
+        OnnxRuntime(),
+        RuntimeOptions(1),
+        context(),
+        categorical=False,
+        score=lambda worker: Scores(float(len(worker.outputs))),
+        timed=True,
+    )
+    source = yardstick.source(network())
+    assert source.loss == 0.0
+    assert source.scores == Scores(1.0)
+    assert source.ms is not None
+    whole = yardstick.plan(network(), found.chosen((2, 2, 2)), Pipeline(()))
+    assert whole.bytes < 0.5 * source.bytes
+    assert whole.loss > 0.001
+    quick = yardstick.plan(network(), found.chosen((2, 2, 2)), Pipeline(()), whole=False)
+    assert (quick.ms, quick.scores) == (None, None)
+    assert quick.loss == whole.loss

@@ -1,0 +1,115 @@
+"""The whole way from a budget to an artifact, on handwritten digits."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+import pytest
+from folding import build
+from sklearn.datasets import load_digits
+from sklearn.neural_network import MLPClassifier
+
+import whet
+from whet.errors import BudgetMissed, UsageError
+from whet.ir.saving import save_model
+
+pytest.importorskip("torch")
+CANDIDATES = ",".join(f"quantize-codebooks{{bits={bits},minimum=64}}" for bits in (4, 3, 2))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict]:
+    """Return a trained network, inputs to calibrate on, and inputs with labels."""
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype(np.float32)
+    trained = MLPClassifier((96, 48), random_state=0, max_iter=600).fit(x[:1000], y[:1000])
+    names = ["w1", "w2", "w3"], ["b1", "b2", "b3"]
+    weights = {n: w.astype(np.float32) for n, w in zip(names[0], trained.coefs_, strict=True)}
+    weights |= {n: b.astype(np.float32) for n, b in zip(names[1], trained.intercepts_, strict=True)}
+    text = """(float[N,64] x) => (float[N,10] y) {
+        a = Gemm (x, w1, b1) b = Relu (a) c = Gemm (b, w2, b2) d = Relu (c) y = Gemm (d, w3, b3) }"""
+    model: onnx_ir.Model = build(text, weights, opset=21)
+    path = tmp_path_factory.mktemp("digits") / "digits.onnx"
+    save_model(model, path)
+    return path, {"x": x[:200]}, {"x": x[1000:], "labels": y[1000:]}
+
+
+def compile(digits: tuple[Path, dict, dict], **options):
+    path, calibration, labels = digits
+    given = {"candidates": CANDIDATES, "threads": 1, "measure": False, **options}
+    return whet.compile(path, calibration=calibration, labels=labels, **given)
+
+
+def test_a_size_is_kept_with_the_least_loss(digits, tmp_path) -> None:
+    artifact = compile(digits, budget=whet.Budget(size="25%"), output=tmp_path / "out")
+    report = artifact.report
+    assert report is not None
+    assert report.search is not None
+    assert report.after.bytes <= 0.25 * report.before.bytes
+    assert report.metric is not None
+    assert report.interval is not None
+    assert report.metric[0] - report.metric[1] < 0.03
+    assert report.interval.low <= report.interval.drop <= report.interval.high
+    assert report.search["rank_correlation"] > 0.8
+    step = next(s for s in report.steps if s.name == "apply-plan")
+    assert step.coverage.changed == sum(step.coverage.proofs.values()) > 0
+    assert len(report.search["decisions"]) == 3
+    text = str(report)
+    assert "Plan, the dearest decisions first" in text
+    assert "rank correlation" in text
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["search"]["best"]
+
+
+def test_a_drop_is_kept_on_samples_that_the_search_never_saw(digits) -> None:
+    artifact = compile(digits, budget=whet.Budget(drop="2%"), minimize="size")
+    assert artifact.report is not None
+    before, after = artifact.report.metric
+    assert before - after <= 0.02
+    assert artifact.report.after.bytes < 0.3 * artifact.report.before.bytes
+    assert all(
+        t["drop"] is not None for t in artifact.report.search["trials"] if t["why"] == "solved"
+    )
+
+
+def test_an_impossible_budget_leaves_the_best_and_says_why(digits, tmp_path) -> None:
+    with pytest.raises(BudgetMissed, match=r"size is .* bytes, the budget") as caught:
+        compile(digits, budget=whet.Budget(size="3%"), output=tmp_path / "out")
+    assert caught.value.exit_code == 3
+    record = caught.value.artifact.report.search
+    assert "bytes" in record["missed"]
+    assert whet.load(tmp_path / "out").run({"x": digits[1]["x"][:2]})[0].shape == (2, 10)
+
+
+def test_two_searches_make_the_same_file(digits, tmp_path) -> None:
+    for name in ("one", "two"):
+        compile(digits, budget=whet.Budget(size="20%"), output=tmp_path / name)
+    one, two = ((tmp_path / name / "model.onnx").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_an_interrupted_search_leaves_the_best_so_far(digits, tmp_path) -> None:
+    def stop(message: str) -> None:
+        if seen and message.startswith("search: measure plan"):
+            raise KeyboardInterrupt
+        if message.startswith("search: write"):
+            seen.append(message)
+
+    seen: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        compile(
+            digits,
+            budget=whet.Budget(drop="0.1%"),
+            minimize="size",
+            output=tmp_path / "out",
+            progress=stop,
+        )
+    assert seen
+    assert whet.load(tmp_path / "out").run({"x": digits[1]["x"][:2]})[0].shape == (2, 10)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["interrupted"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("minimize", "bytes"), ("loss", "accuracy")])
+def test_unknown_words_are_refused(digits, option, value) -> None:
+    with pytest.raises(UsageError, match=f"{option} is '{value}', expected one of"):
+        compile(digits, **{option: value})
