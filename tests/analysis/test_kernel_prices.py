@@ -27,7 +27,10 @@ MODELS = {"float32": model("Relu"), "other": model("Neg"), "missing": model("NoS
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     asked: list[list[str]] = []
 
-    def fake(_child: Child, models: Mapping[str, object], *_: object) -> dict[str, float]:
+    def fake(
+        _child: Child, models: Mapping[str, object], *_: object, rounds: int
+    ) -> dict[str, float]:
+        assert rounds == 5
         asked.append(sorted(models))
         return {name: -1.0 if name == "missing" else float(len(name)) for name in models}
 
