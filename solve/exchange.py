@@ -123,7 +123,9 @@ class _Search:
         }
         if self.v.shape[1]:
             moved = np.asarray(self.v[block] - self.standing[decision], np.float32)
-            found["loss"][:, :-1] += moved @ self.moved.T
+            # Vector units of some machines raise flags for numbers beyond the ends of the arrays.
+            with np.errstate(all="ignore"):
+                found["loss"][:, :-1] += moved @ self.moved.T
         useless = (self.owners == decision) | (self.taken[self.owners] == self.partners)
         found["loss"][:, :-1][:, useless] = np.nan
         return found

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import onnx_ir
 
+from whet.ir.values import constant
 from whet.passes.proposal import FreshNames, remove_unread
 from whet.solve.variants import Piece
 
@@ -77,7 +79,7 @@ class Copier:
         if known is not None:
             return known
         same = self._initializers.get(value.name or "")
-        if same is not None and same.const_value is value.const_value:
+        if same is not None and _equal(same, value):
             return same
         copy = onnx_ir.Value(
             name=self._fresh(value.name or "weight"),
@@ -88,6 +90,14 @@ class Copier:
         self._copies[value] = copy
         found.weights.append(copy)
         return copy
+
+
+def _equal(one: onnx_ir.Value, other: onnx_ir.Value) -> bool:
+    """Tell whether two weights are the same; those of a variant that was stored are other objects."""
+    if one.const_value is other.const_value:
+        return True
+    a, b = constant(one), constant(other)
+    return a is not None and b is not None and a.dtype == b.dtype and np.array_equal(a, b)
 
 
 class Grafter:

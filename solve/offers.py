@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir
@@ -13,7 +14,10 @@ from whet.passes.base import Damage, Pass
 from whet.passes.workbench import Context
 from whet.solve.allocation import Decision, Doubles, Option, Problem
 from whet.solve.apply_plan import Chosen
-from whet.solve.variants import Piece, Variant, make_variant
+from whet.solve.variants import Piece, Variant, change, take_apart
+
+if TYPE_CHECKING:
+    from whet.solve.store import Store
 
 __all__ = ["KEEP", "Group", "Market", "Offer"]
 
@@ -129,15 +133,18 @@ class Market:
 
 
 def make_market(
-    model: onnx_ir.Model, steps: Iterable[Pass], context: Context
+    model: onnx_ir.Model, steps: Iterable[Pass], context: Context, store: "Store | None" = None
 ) -> tuple[Market, dict[str, str]]:
-    """Apply each pass to a copy of the model; return what they offer, and why some offer nothing."""
+    """Apply each pass to a copy of the model; return what they offer, and why some offer nothing.
+
+    What ``store`` knows already is not done again.
+    """
     variants: list[Variant] = []
     idle: dict[str, str] = {}
     for step in steps:
         context.progress(f"candidates: {step}")
         try:
-            variant = make_variant(model, step, context)
+            variant = _variant(model, step, context, store)
         except (BrokenPass, NothingChanged) as reason:
             idle[str(step)] = str(reason)
             continue
@@ -146,6 +153,16 @@ def make_market(
         else:
             idle[str(step)] = variant.nothing
     return Market(model, variants, timed=context.prices is not None), idle
+
+
+def _variant(model: onnx_ir.Model, step: Pass, context: Context, store: "Store | None") -> Variant:
+    known = None if store is None else store.variant(model, step)
+    if known is not None:
+        return known
+    parts = change(model, step, context)
+    if store is not None:
+        store.keep_variant(step, parts)
+    return take_apart(model, step, parts)
 
 
 def _groups(sites: Sequence[Site]) -> list[tuple[Site, ...]]:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir
@@ -17,6 +18,9 @@ from whet.solve.genetic import genetic
 from whet.solve.measuring import Measurement, Yardstick
 from whet.solve.offers import Market
 from whet.solve.program import solve
+
+if TYPE_CHECKING:
+    from whet.solve.store import Store
 
 __all__ = ["Budgets", "Found", "Search", "Trial", "objective_of"]
 
@@ -98,8 +102,16 @@ class Search:
         objective: Objective | None = None,
         progress: Callable[[str], None] = lambda _message: None,
         better: Callable[[Trial], None] = lambda _trial: None,
+        store: "Store | None" = None,
+        stamp: str | None = "",
     ) -> None:
-        """Search for ``seconds`` at most; ``better`` hears of every new best trial."""
+        """Search for ``seconds`` at most; ``better`` hears of every new best trial.
+
+        What ``store`` knows of plans is not measured again; ``stamp`` stands for the metric, None for one that
+        nothing stands for.
+        """
+        self._store = None if stamp is None else store
+        self._stamp = stamp
         self._market = market
         self._problem = problem
         self._yardstick = yardstick
@@ -298,15 +310,25 @@ class Search:
         predicted = Measurement(
             self._problem.bytes(plan), self._problem.loss(plan), self._problem.ms(plan)
         )
-        measured = self._yardstick.plan(
-            self._model, self._market.chosen(plan.choices), self._tail, whole=whole
-        )
+        measured = self._measure(plan, whole=whole)
         drop, doubt = self._drop(measured)
         trial = Trial(plan, why, predicted, measured, drop, doubt, time.monotonic() - start)
         self._trials[plan, whole] = trial
         if arm is not None:
             arm.learn(predicted, measured)
         return trial
+
+    def _measure(self, plan: Plan, *, whole: bool) -> Measurement:
+        names = tuple(self._problem.labels(plan).values())
+        key = (names, whole, self._stamp)
+        known = None if self._store is None else self._store.measurement(key)
+        if known is not None:
+            return known
+        chosen = self._market.chosen(plan.choices)
+        found = self._yardstick.plan(self._model, chosen, self._tail, whole=whole)
+        if self._store is not None:
+            self._store.keep_measurement(key, found)
+        return found
 
     def _drop(self, measured: Measurement) -> tuple[float | None, float]:
         before, after = self._source.scores, measured.scores

@@ -5,7 +5,7 @@ of different variants can be put into one model, whichever passes they come from
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir
 
@@ -15,7 +15,7 @@ from whet.passes.pipeline import Pipeline
 from whet.passes.proposal import Proposal
 from whet.passes.workbench import Context, Workbench
 
-__all__ = ["Piece", "Variant", "make_variant"]
+__all__ = ["Parts", "Piece", "Variant", "change", "make_variant", "take_apart"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +68,53 @@ class _Watch:
             self.roots.setdefault(site, []).append((name, new))
 
 
-def make_variant(model: onnx_ir.Model, step: Pass, context: Context) -> Variant:
-    """Apply a pass to a copy of the model, with proof, and take apart what it made."""
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A model that a pass has changed, and where its new values came from, by name."""
+
+    model: onnx_ir.Model
+    roots: Mapping[str, Sequence[tuple[str, str]]]
+    """Name of a node of the original -> (value of the original, value that took its place)."""
+    origin: Mapping[str, str]
+    """New value -> the value of the original whose place it took."""
+    damage: Mapping[str, Damage]
+    nothing: str
+
+
+def change(model: onnx_ir.Model, step: Pass, context: Context) -> Parts:
+    """Apply a pass to a copy of the model, with proof."""
     watch = _Watch(frozenset(site.name for site in find_sites(model)))
     mine = dataclasses.replace(
         context, watch=watch, lineage={}, original=None, score=None, committed=0
     )
     changed, (record,) = Pipeline((step,)).run(model.clone(), mine)
-    known = {v.name or "" for v in _values(model)}
-    ranks = {node: k for k, node in enumerate(changed.graph)}
+    return Parts(
+        changed,
+        {
+            site: [(name, new.name or "") for name, new in replaced]
+            for site, replaced in watch.roots.items()
+        },
+        {value.name or "": name for value, name in watch.origin.items()},
+        {watch.names.get(row.site, row.site): row for row in record.coverage.damage},
+        record.coverage.nearest_miss,
+    )
+
+
+def take_apart(original: onnx_ir.Model, step: Pass, parts: Parts) -> Variant:
+    """Cut one piece out of a changed model for each value that was replaced."""
+    known = {v.name or "" for v in _values(original)}
+    made = {v.name or "": v for v in _values(parts.model)}
+    ranks = {node: k for k, node in enumerate(parts.model.graph)}
     pieces = {
-        site: tuple(_cut(name, new, watch.origin, known, ranks) for name, new in replaced)
-        for site, replaced in watch.roots.items()
+        site: tuple(_cut(old, made[new], parts.origin, known, ranks) for old, new in replaced)
+        for site, replaced in parts.roots.items()
     }
-    damage = {watch.names.get(row.site, row.site): row for row in record.coverage.damage}
-    return Variant(step, pieces, damage, record.coverage.nearest_miss)
+    return Variant(step, pieces, parts.damage, parts.nothing)
+
+
+def make_variant(model: onnx_ir.Model, step: Pass, context: Context) -> Variant:
+    """Apply a pass to a copy of the model, with proof, and take apart what it made."""
+    return take_apart(model, step, change(model, step, context))
 
 
 def _values(model: onnx_ir.Model) -> Iterable[onnx_ir.Value]:
@@ -94,7 +126,7 @@ def _values(model: onnx_ir.Model) -> Iterable[onnx_ir.Value]:
 def _cut(
     name: str,
     new: onnx_ir.Value,
-    origin: Mapping[onnx_ir.Value, str],
+    origin: Mapping[str, str],
     known: set[str],
     ranks: Mapping[onnx_ir.Node, int],
 ) -> Piece:
@@ -106,7 +138,8 @@ def _cut(
         value = waiting.pop()
         node = value.producer()
         if value is not new:
-            before = origin.get(value, value.name or "" if value.name in known else None)
+            name_now = value.name or ""
+            before = origin.get(name_now, name_now if name_now in known else None)
             if before is not None:
                 reads[value] = before
                 continue

@@ -61,8 +61,9 @@ def test_a_size_is_kept_with_the_least_loss(digits, tmp_path) -> None:
     assert json.loads((tmp_path / "out" / "report.json").read_text())["search"]["best"]
 
 
-def test_a_drop_is_kept_on_samples_that_the_search_never_saw(digits) -> None:
-    artifact = compile(digits, budget=whet.Budget(drop="2%"), minimize="size")
+def test_a_drop_is_kept_on_samples_that_the_search_never_saw(digits, tmp_path) -> None:
+    budget = whet.Budget(drop="2%")
+    artifact = compile(digits, budget=budget, minimize="size", output=tmp_path / "out")
     assert artifact.report is not None
     before, after = artifact.report.metric
     assert before - after <= 0.02
@@ -113,3 +114,25 @@ def test_an_interrupted_search_leaves_the_best_so_far(digits, tmp_path) -> None:
 def test_unknown_words_are_refused(digits, option, value) -> None:
     with pytest.raises(UsageError, match=f"{option} is '{value}', expected one of"):
         compile(digits, **{option: value})
+
+
+def test_a_search_goes_on_where_it_was_interrupted(digits, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WHET_CACHE", str(tmp_path / "cache"))
+    budget = whet.Budget(size="21%")
+
+    def stop(message: str) -> None:
+        if message == "search: random mixture 9 of 19":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compile(digits, budget=budget, output=tmp_path / "one", progress=stop)
+    store = next((tmp_path / "cache" / "searches").iterdir())
+    known = {path.name: path.stat().st_mtime_ns for path in store.iterdir()}
+    assert sum(name.startswith("plan-") for name in known) == 8
+    compile(digits, budget=budget, output=tmp_path / "two")
+    after = {path.name: path.stat().st_mtime_ns for path in store.iterdir()}
+    assert {name: after[name] for name in known} == known
+    monkeypatch.setenv("WHET_CACHE", str(tmp_path / "other"))
+    compile(digits, budget=budget, output=tmp_path / "three")
+    two, three = ((tmp_path / name / "model.onnx").read_bytes() for name in ("two", "three"))
+    assert two == three

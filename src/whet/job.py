@@ -326,6 +326,7 @@ class Job:
             limits,
             scene.metric.search if scene.metric else None,
             better=partial(self._publish, scene),
+            stamp=scene.metric.stamp,
         )
         tail = Pipeline((ApplyPlan(chosen=self._searched.chosen), *behind(self._target)))
         model, more = tail.run(model, context)

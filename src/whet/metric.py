@@ -1,5 +1,6 @@
 """The user's metric: top-1 accuracy by labels, or a function; in a search, one part of the labels is kept unseen."""
 
+import hashlib
 import time
 
 import numpy as np
@@ -34,6 +35,20 @@ class Metric:
 
     def __bool__(self) -> bool:
         return self._labels is not None or self._evaluate is not None
+
+    @property
+    def stamp(self) -> str | None:
+        """Return what stands for the metric and its data; None for a function, which may have changed."""
+        if self._evaluate is not None:
+            return None
+        data = self._labels if self._seen is None else self._seen
+        if data is None:
+            return ""
+        found = hashlib.sha256(repr(None if data.labels is None else data.labels.tolist()).encode())
+        for feeds in data.batches(self._batch):
+            for name, array in sorted(feeds.items()):
+                found.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
 
     def of(self, worker: Runner) -> Scores:
         """Return the metric of a loaded model, on samples that no search has seen if it was split."""

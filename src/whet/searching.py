@@ -8,6 +8,8 @@ from typing import Any
 
 import onnx_ir
 
+from whet import __version__
+from whet.analysis.kernel_prices import cache_folder, instruction_sets
 from whet.backends.base import Target
 from whet.ir.values import Array, dimensions
 from whet.options import Options
@@ -16,13 +18,14 @@ from whet.passes.pipeline import Fixpoint, Pipeline
 from whet.passes.recipes import exact
 from whet.passes.registry import make_pass, parse_passes
 from whet.passes.workbench import Context
-from whet.solve.allocation import Problem
+from whet.solve.allocation import Doubles, Problem
 from whet.solve.apply_plan import Chosen
 from whet.solve.explain import Reason, explain
 from whet.solve.measuring import Scorer, Yardstick
 from whet.solve.offers import Market, make_market
 from whet.solve.pareto import Point, front
 from whet.solve.search import Budgets, Found, Search, Trial
+from whet.solve.store import Store, fingerprint
 
 __all__ = ["CANDIDATES", "Offered", "Searched", "behind", "offered", "search"]
 
@@ -82,14 +85,16 @@ class Offered:
     yardstick: Yardstick
     tail: Pipeline
     idle: Mapping[str, str]
+    store: Store
 
 
 def offered(
     model: onnx_ir.Model, context: Context, target: Target, options: Options, score: Scorer | None
 ) -> Offered:
     """Apply the candidates to copies of a model in the form that ``exact`` leaves behind, and price them."""
-    market, idle = make_market(model, _candidates(options.candidates), context)
-    along = _directions(model, market, context, options)
+    store = _store(model, context, target, options)
+    market, idle = make_market(model, _candidates(options.candidates), context, store)
+    along = _directions(model, market, context, options, store)
     yardstick = Yardstick(
         target,
         options.runtime,
@@ -99,7 +104,7 @@ def offered(
         timed=context.prices is not None,
     )
     problem = market.problem(along, *_fixed(market, yardstick, model))
-    return Offered(market, problem, yardstick, Pipeline(behind(target)), idle)
+    return Offered(market, problem, yardstick, Pipeline(behind(target)), idle, store)
 
 
 def search(
@@ -110,10 +115,12 @@ def search(
     limits: tuple[float | None, int | None, float | None],
     score: Scorer | None,
     better: Callable[[onnx_ir.Model, Trial, Market], None],
+    stamp: str | None = "",
 ) -> Searched:
     """Find the best mixture for a model in the form that ``exact`` leaves behind.
 
     ``limits`` are on the drop of the metric, bytes and milliseconds; ``better`` hears of every new best trial.
+    ``stamp`` stands for the metric and its data; without one, measurements are not remembered.
     """
     start = offered(model, context, target, options, score)
     market = start.market
@@ -127,6 +134,8 @@ def search(
         seconds=60 * options.search_minutes,
         objective=options.objective,
         progress=context.progress,
+        store=start.store,
+        stamp=stamp,
         better=lambda trial: better(model, trial, market),
     ).run(model)
     if found.best is None:
@@ -148,7 +157,24 @@ def _candidates(text: str) -> Sequence[Pass]:
     return [step for part in texts for step in parse_passes(part)]
 
 
-def _directions(model: onnx_ir.Model, market: Market, context: Context, options: Options) -> Any:
+def _store(model: onnx_ir.Model, context: Context, target: Target, options: Options) -> Store:
+    """Open what an earlier, interrupted search for this model, data and machine has left."""
+    batches = itertools.chain(context.calibration, context.held_out)
+    circumstances = (
+        __version__,
+        target.versions(),
+        instruction_sets(),
+        options.runtime,
+        options.seed,
+        dict(context.bindings.choices[0]) if context.bindings.choices else {},
+        context.prices is not None,
+    )
+    return Store(cache_folder() / "searches", fingerprint(model, batches, *circumstances))
+
+
+def _directions(
+    model: onnx_ir.Model, market: Market, context: Context, options: Options, store: Store
+) -> Doubles | None:
     """Return directions ``[pieces, draws]``; None without data or torch: then errors of outputs are the prices."""
     samples = list(itertools.islice(_samples(model, context), _SAMPLES))
     if not samples or not market.pieces or importlib.util.find_spec("torch") is None:
@@ -156,9 +182,13 @@ def _directions(model: onnx_ir.Model, market: Market, context: Context, options:
     from whet.analysis.curvature.losses import OwnDistribution, OwnValues
     from whet.solve.directions import directions
 
+    key = (options.loss, options.candidates)
+    known = store.directions(key)
+    if known is not None and len(known) == len(market.pieces):
+        return known
     context.progress("search: second derivatives")
     loss = OwnDistribution() if options.loss == "divergence" else OwnValues()
-    return directions(
+    found = directions(
         model,
         market.pieces,
         samples,
@@ -167,6 +197,8 @@ def _directions(model: onnx_ir.Model, market: Market, context: Context, options:
         seed=options.seed,
         threads=options.threads,
     )
+    store.keep_directions(key, found)
+    return found
 
 
 def _samples(model: onnx_ir.Model, context: Context) -> Iterator[Feeds]:
