@@ -28,7 +28,7 @@ _RANDOM = 16
 """Random mixtures that predictions are held against before anything is chosen."""
 _ADDITIVE = 0.5
 """Below this rank correlation of predicted and measured losses, plans are bred instead."""
-_ROUNDS = 8
+_ROUNDS = 12
 _CORRECTIONS = 3
 """Plans that are measured for one limit on the loss, as long as measurements lead to others."""
 _AS_FAST = 1.03
@@ -104,14 +104,17 @@ class Search:
         better: Callable[[Trial], None] = lambda _trial: None,
         store: "Store | None" = None,
         stamp: str | None = "",
+        as_fast: bool = True,
     ) -> None:
         """Search for ``seconds`` at most; ``better`` hears of every new best trial.
 
+        ``as_fast`` looks for a plan that is no slower than the source first, where milliseconds have no limit.
         What ``store`` knows of plans is not measured again; ``stamp`` stands for the metric, None for one that
         nothing stands for.
         """
         self._store = None if stamp is None else store
         self._stamp = stamp
+        self._as_fast = as_fast
         self._market = market
         self._problem = problem
         self._yardstick = yardstick
@@ -154,7 +157,8 @@ class Search:
     def _speeds(self) -> list[float | None]:
         """Return limits on milliseconds, one after the other: the user's, or the source's and then none."""
         unknown = self._source.ms is None or self._problem.ms(self._nothing()) is None
-        if self._budgets.ms is not None or self._objective == "ms" or unknown:
+        given = self._budgets.ms is not None or self._objective == "ms"
+        if given or unknown or not self._as_fast:
             return [self._budgets.ms]
         assert self._source.ms is not None
         return [self._source.ms * _AS_FAST, None]
@@ -209,15 +213,16 @@ class Search:
 
     def _settle(self) -> None:
         """Without a limit on the drop: the best that fits; correct sizes and times until it does."""
+        seen: set[tuple[str, Plan]] = set()
         for _ in range(_ROUNDS):
             arm, plan = self._next(self._limits())
-            seen = (plan, True) in self._trials
             trial = self._try(plan, "solved", arm=arm)
             if self._fits(trial):
                 self._offer(trial)
                 return
-            if seen or self._late():
+            if (arm.name, plan) in seen or self._late():
                 return
+            seen.add((arm.name, plan))
 
     def _next(self, limits: Limits) -> tuple[Arm, Plan]:
         """Return the plan that is predicted to be best, of all arms; raises Impossible."""
@@ -268,13 +273,14 @@ class Search:
         """Return the best trial with at most this predicted loss; times and sizes are corrected a few times."""
         limits = dataclasses.replace(self._limits(), loss=loss)
         tried: list[Trial] = []
+        seen: set[tuple[str, Plan]] = set()
         for _ in range(_CORRECTIONS):
             arm, plan = self._next(limits)
-            known = (plan, True) in self._trials
             tried.append(self._try(plan, "solved", arm=arm))
             self._offer(tried[-1])
-            if known or self._late():
+            if (arm.name, plan) in seen or self._late():
                 break
+            seen.add((arm.name, plan))
         return min(tried, key=self._rank)
 
     def _breed(self) -> None:
@@ -303,6 +309,8 @@ class Search:
     ) -> Trial:
         known = self._trials.get((plan, whole))
         if known is not None:
+            if arm is not None:
+                arm.learn(known.predicted, known.measured)
             return known
         start = time.monotonic()
         count = sum(1 for _, w in self._trials if w)

@@ -101,6 +101,15 @@ def test_a_name_with_brackets_is_skipped_as_it_is() -> None:
     assert Tune(skip=("conv[0]",)).skips("conv[0]")
 
 
+@pytest.mark.usefixtures("_tune")
+def test_a_pass_may_work_on_some_nodes_only() -> None:
+    step = Tune(only=("/layer.1/*",))
+    assert parse_passes(str(step)) == (step,)
+    assert step.chooses("/layer.1/conv")
+    assert not step.chooses("/layer.2/conv")
+    assert Tune().chooses("/layer.2/conv")
+
+
 def test_an_option_of_a_pass_without_options() -> None:
     with pytest.raises(UsageError, match=r"unknown option 'x' of pass 'fold-pad'; known: skip"):
         make_pass("fold-pad", {"x": 1})

@@ -8,7 +8,7 @@ from fake_prices import FakePrices
 from folding import build, ops, weights
 
 from whet.backends.onnxruntime import runtime_fusions
-from whet.errors import NothingChanged
+from whet.errors import NothingChanged, UsageError
 from whet.ir.bindings import Bindings
 from whet.ir.execute import Executor
 from whet.ir.files import save_model
@@ -319,6 +319,30 @@ def test_what_is_skipped_stays_and_the_race_knows() -> None:
     coverage = apply(model, QuantizeStatic(activations="uint8", skip=("Conv_2",)), context())
     assert coverage.changed == 5
     assert "Conv_2" in coverage.declined
+
+
+def test_only_the_named_products_and_what_lies_between_change() -> None:
+    model = block()
+    step = QuantizeStatic(prefer="size", only=("Conv_0", "Conv_2"))
+    apply(model, step, context(None))
+    kept = [n for n in model.graph if n.op_type == "Conv" and n.inputs[1].const_value is not None]
+    assert [node.name for node in kept] == ["Conv_6"]
+
+
+def test_single_products_may_have_bits_of_their_own() -> None:
+    model = build(BLOCK, {k: a * np.float32(0.2) for k, a in weights(**SHAPES).items()}, 21)
+    step = QuantizeStatic(activations="uint8", ends="same", stored=("Conv_2:4",))
+    apply(model, step, context())
+    kinds = [
+        v.const_value.dtype for v in model.graph.initializers.values() if v.const_value.size > 60
+    ]
+    assert sorted(k.name for k in kinds) == ["INT4", "INT8", "INT8"]
+
+
+@pytest.mark.parametrize("entry", ["Conv_2", "Conv_2:5", ":4"])
+def test_bits_of_single_products_are_checked(entry: str) -> None:
+    with pytest.raises(UsageError, match=f"stored is '{entry}' .* expected NODE:BITS"):
+        apply(block(), QuantizeStatic(stored=(entry,)), context())
 
 
 def test_a_limit_on_the_outputs_takes_steps_back() -> None:

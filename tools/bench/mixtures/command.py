@@ -123,8 +123,19 @@ class _Bench(contextlib.ExitStack):
                 yield {"size": size, "way": name, "metric": None, "why": str(reason)}
                 continue
             path = self._written(plan)
-            share = path.stat().st_size / self._bytes
-            yield {"size": size, "way": name, "metric": self._subject.metric(path), "share": share}
+            yield {
+                "size": size,
+                "way": name,
+                "metric": self._subject.metric(path),
+                "share": path.stat().st_size / self._bytes,
+                "loss": self._loss(plan),
+            }
+
+    def _loss(self, plan: Plan) -> float:
+        """Return the loss on the samples that calibration holds out."""
+        start = self._offered
+        pieces = start.market.chosen(plan.choices)
+        return start.yardstick.plan(self.model, pieces, start.tail, whole=False).loss
 
     def _ways(self) -> dict[str, Callable[[Limits], Plan]]:
         start = self._offered
@@ -142,6 +153,7 @@ class _Bench(contextlib.ExitStack):
             Budgets(bytes=limits.bytes),
             tail=Pipeline(()),
             objective="loss",
+            as_fast=False,
         )
         found = search.run(self.model)
         if found.best is None or found.reason:
@@ -185,7 +197,7 @@ def _context(prepared: Prepared, subject: Subject, threads: int) -> Context:
 
 def _show(name: str, found: dict[str, Any]) -> None:
     table = Table(title=f"{name}: metric at equal bytes (float32 {found['float32']:.4f})")
-    for column in ("limit", "choice", "bytes", "metric"):
+    for column in ("limit", "choice", "bytes", "loss", "metric"):
         table.add_column(column, justify="left" if column == "choice" else "right")
     for row in found["rows"]:
         metric = row["metric"]
@@ -193,6 +205,7 @@ def _show(name: str, found: dict[str, Any]) -> None:
             f"{row['size']:g} %",
             row["way"],
             "-" if metric is None else f"{row['share']:.4f}x",
+            "-" if metric is None else f"{row['loss']:.2e}",
             row["why"] if metric is None else f"{metric:.4f}",
         )
     console = Console()
