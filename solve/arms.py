@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from whet.solve.allocation import Decision, Limits, Objective, Plan, Problem
 from whet.solve.measuring import Measurement
+from whet.solve.neighbours import neighbours
 from whet.solve.program import solve
 
 __all__ = ["Arm", "make_arms"]
@@ -28,16 +29,34 @@ class Arm:
     heavier: int = 0
     """Measured minus predicted bytes."""
 
-    def solve(self, limits: Limits, objective: Objective) -> tuple[Plan, float]:
-        """Return the best plan, as one of the whole problem, and its predicted loss; raises Impossible."""
-        corrected = Limits(
+    def solve(
+        self, limits: Limits, objective: Objective, problem: Problem | None = None
+    ) -> tuple[Plan, float]:
+        """Return the best plan, as one of the whole problem, and its predicted loss; raises Impossible.
+
+        Another ``problem`` with the same decisions may have other prices.
+        """
+        given = self.problem if problem is None else restricted(problem, self.kept)
+        found = solve(given, self._corrected(limits), objective)
+        return self._whole(found.plan), found.loss
+
+    def near(self, plan: Plan, limits: Limits, count: int) -> list[Plan]:
+        """Return plans of the arm that differ in one or two decisions, the least predicted loss first."""
+        own = Plan(tuple(o.index(k) for o, k in zip(self.kept, plan.choices, strict=True)))
+        found = neighbours(self.problem, own, self._corrected(limits), count)
+        return [self._whole(other) for other in found]
+
+    def _corrected(self, limits: Limits) -> Limits:
+        """Return what predictions have to keep so that measurements keep the limits."""
+        return Limits(
             limits.loss,
             None if limits.bytes is None else limits.bytes - self.heavier,
             None if limits.ms is None else limits.ms / self.slower,
         )
-        found = solve(self.problem, corrected, objective)
-        choices = zip(self.kept, found.plan.choices, strict=True)
-        return Plan(tuple(options[k] for options, k in choices)), found.loss
+
+    def _whole(self, plan: Plan) -> Plan:
+        choices = zip(self.kept, plan.choices, strict=True)
+        return Plan(tuple(options[k] for options, k in choices))
 
     def learn(self, predicted: Measurement, measured: Measurement) -> None:
         """Take note of a plan of this arm that was measured."""
@@ -62,9 +81,14 @@ def make_arms(problem: Problem, chained: Sequence[Sequence[bool]]) -> list[Arm]:
     return [_arm("chained", problem, inside), _arm("apart", problem, outside), *arms]
 
 
-def _arm(name: str, problem: Problem, kept: Sequence[Sequence[int]]) -> Arm:
+def restricted(problem: Problem, kept: Sequence[Sequence[int]]) -> Problem:
+    """Return the problem with some of its options only."""
     decisions = tuple(
         Decision(decision.name, tuple(decision.options[k] for k in options))
         for decision, options in zip(problem.decisions, kept, strict=True)
     )
-    return Arm(name, dataclasses.replace(problem, decisions=decisions), kept)
+    return dataclasses.replace(problem, decisions=decisions)
+
+
+def _arm(name: str, problem: Problem, kept: Sequence[Sequence[int]]) -> Arm:
+    return Arm(name, restricted(problem, kept), kept)

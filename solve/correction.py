@@ -10,7 +10,14 @@ from scipy.stats import spearmanr
 from whet.errors import UsageError
 from whet.solve.allocation import Decision, Doubles, Plan, Problem
 
-__all__ = ["MonotoneMap", "correct", "corrected", "fit_monotone", "spearman"]
+__all__ = [
+    "MonotoneMap",
+    "correct",
+    "corrected",
+    "fit_monotone",
+    "spearman",
+    "without_interactions",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +101,18 @@ def corrected(problem: Problem, factors: Sequence[float] | Doubles) -> Problem:
     decisions = tuple(
         _scaled(decision, float(factor))
         for decision, factor in zip(problem.decisions, factors, strict=True)
+    )
+    return dataclasses.replace(problem, decisions=decisions)
+
+
+def without_interactions(problem: Problem) -> Problem:
+    """Return the problem with prices that simply add up."""
+    decisions = tuple(
+        dataclasses.replace(
+            decision,
+            options=tuple(dataclasses.replace(o, directions=None) for o in decision.options),
+        )
+        for decision in problem.decisions
     )
     return dataclasses.replace(problem, decisions=decisions)
 

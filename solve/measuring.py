@@ -1,8 +1,9 @@
 """Measure whole plans: bytes of the lowered file, milliseconds, the loss, the metric of every sample."""
 
 import dataclasses
+import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,8 @@ from whet.solve.grafting import Grafter
 __all__ = ["Measurement", "Scorer", "Scores", "Yardstick", "divergence", "output_loss"]
 
 Feeds = Mapping[str, Array]
+_SAMPLES = 256
+"""Samples that losses of plans are measured on; those held out come first."""
 
 
 class Scorer(Protocol):
@@ -70,6 +73,16 @@ def output_loss(old: Sequence[Array], new: Sequence[Array]) -> float:
     return float(np.mean(0.5 * lost / np.maximum(whole, np.finfo(np.float64).tiny)))
 
 
+def _enough(batches: Iterable[Feeds]) -> Iterator[Feeds]:
+    """Yield the first batches, until there are enough samples."""
+    count = 0
+    for feeds in batches:
+        if count >= _SAMPLES:
+            return
+        count += max((len(a) for a in feeds.values() if a.ndim), default=1)
+        yield feeds
+
+
 def _log_softmax(logits: Array) -> Doubles:
     wide = logits.astype(np.float64)
     wide = wide - wide.max(-1, keepdims=True)
@@ -89,14 +102,14 @@ class Yardstick:
         score: Scorer | None,
         timed: bool,
     ) -> None:
-        """Judge losses by ``context.judge``, as divergences of the first output if ``categorical``."""
+        """Judge losses on held-out data and as many others, as divergences of the first output if ``categorical``."""
         self._target = target
         self._options = options
         self._context = context
         self._categorical = categorical
         self._score = score
         self._timed = timed
-        self._batches = list(context.judge)
+        self._batches = list(_enough(itertools.chain(context.held_out, context.calibration)))
         self._wanted: list[list[Array]] = []
 
     def source(self, model: onnx_ir.Model) -> Measurement:

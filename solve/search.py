@@ -1,9 +1,10 @@
 """Find the best mixture under a budget: predict, solve, apply, measure, correct, and again."""
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from whet.errors import Impossible
 from whet.passes.pipeline import Pipeline
 from whet.solve.allocation import Limits, Objective, Plan, Problem
 from whet.solve.arms import Arm, make_arms
-from whet.solve.correction import correct, corrected, spearman
+from whet.solve.correction import correct, corrected, spearman, without_interactions
 from whet.solve.genetic import genetic
 from whet.solve.measuring import Measurement, Yardstick
 from whet.solve.offers import Market
@@ -33,6 +34,8 @@ _CORRECTIONS = 3
 """Plans that are measured for one limit on the loss, as long as measurements lead to others."""
 _AS_FAST = 1.03
 """Without a limit on milliseconds a plan may take so much of the source's: within the doubt of a measurement."""
+_NEAR, _STEPS = 12, 3
+"""Neighbours of a plan that are measured at a time, and how often."""
 _CLOSE = 1.1
 """Limits on the loss that differ by no more are not told apart."""
 
@@ -52,7 +55,7 @@ class Trial:
 
     plan: Plan
     why: str
-    """``random``, ``solved``, ``bred``."""
+    """``random``, ``near`` (only their losses are measured), ``solved`` or ``bred``."""
     predicted: Measurement
     measured: Measurement
     drop: float | None
@@ -196,7 +199,7 @@ class Search:
         correlation = spearman([t.predicted.loss for t in first], [t.measured.loss for t in first])
         sane = [t for t in trials if math.isfinite(t.measured.loss)]
         factors = correct(self._problem, [t.plan for t in sane], [t.measured.loss for t in sane])
-        self._problem = corrected(self._problem, factors)
+        self._predicted, self._problem = self._problem, corrected(self._problem, factors)
         return correlation
 
     def _random(self) -> list[Plan]:
@@ -216,6 +219,8 @@ class Search:
         seen: set[tuple[str, Plan]] = set()
         for _ in range(_ROUNDS):
             arm, plan = self._next(self._limits())
+            if self._objective == "loss":
+                plan = self._polished(arm, plan)
             trial = self._try(plan, "solved", arm=arm)
             if self._fits(trial):
                 self._offer(trial)
@@ -223,6 +228,33 @@ class Search:
             if (arm.name, plan) in seen or self._late():
                 return
             seen.add((arm.name, plan))
+
+    def _polished(self, arm: Arm, plan: Plan) -> Plan:
+        """Return the plan of least measured loss among those that prices of several kinds choose, and near the best.
+
+        Prices as they were before correction, and without interactions, choose other plans; so does chance.
+        """
+        plans = [plan]
+        plain = without_interactions(self._problem)
+        for problem in (self._predicted, plain, without_interactions(self._predicted)):
+            with contextlib.suppress(Impossible):
+                plans.append(arm.solve(self._limits(), "loss", problem)[0])
+        best = self._least(plans)
+        for _ in range(_STEPS):
+            near = [p for p in arm.near(best, self._limits(), 4 * _NEAR) if self._unseen(p)][:_NEAR]
+            found = self._least([best, *near])
+            if found == best or self._late():
+                break
+            best = found
+        return best
+
+    def _least(self, plans: Sequence[Plan]) -> Plan:
+        """Return the plan of least measured loss."""
+        measured = [self._try(p, "near", whole=False).measured.loss for p in dict.fromkeys(plans)]
+        return list(dict.fromkeys(plans))[int(np.argmin(measured))]
+
+    def _unseen(self, plan: Plan) -> bool:
+        return (plan, False) not in self._trials
 
     def _next(self, limits: Limits) -> tuple[Arm, Plan]:
         """Return the plan that is predicted to be best, of all arms; raises Impossible."""

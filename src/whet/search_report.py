@@ -17,11 +17,12 @@ _DECISIONS, _TRIALS = 12, 10
 
 def searched(record: Mapping[str, Any]) -> Group:
     """Return the tables of a search, from its record in ``report.json``."""
-    trials = [trial for trial in record["trials"] if trial["why"] != "random"]
-    mixtures = len(record["trials"]) - len(trials)
+    trials = [trial for trial in record["trials"] if trial["why"] not in ("random", "near")]
+    mixtures = sum(trial["why"] == "random" for trial in record["trials"])
+    near = len(record["trials"]) - len(trials) - mixtures
     words = Text(
-        f"{len(trials)} plans measured; over {mixtures} mixtures, predicted and measured losses have a rank "
-        f"correlation of {record['rank_correlation']:.2f}\n"
+        f"{len(trials)} plans measured, {near} more for their loss; predicted and measured losses of {mixtures} mixtures "
+        f"have a rank correlation of {record['rank_correlation']:.2f}\n"
     )
     if record["missed"]:
         words.append(f"the budget is missed: {record['missed']}\n", style="yellow")

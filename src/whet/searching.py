@@ -43,7 +43,7 @@ CANDIDATES = (
     "quantize-codebooks{bits=2,minimum=256}",
 )
 """What is tried at every site, unless the user says otherwise."""
-_SAMPLES = 128
+_SAMPLES = 256
 _DRAWS = 512
 """Directions that losses are predicted along: draws times samples."""
 
@@ -61,7 +61,7 @@ class Searched:
     def to_json(self) -> dict[str, Any]:
         """Return the record: what was tried, what was predicted, what was chosen and why."""
         found = self.found
-        whole = [t for t in found.trials if t.why != "random"]
+        whole = [t for t in found.trials if t.why not in ("random", "near")]
         points = [_point(k, trial) for k, trial in enumerate(whole)]
         on_front = {whole[k].plan for k in front(points)}
         best = found.best
@@ -235,7 +235,7 @@ def _trial(trial: Trial, found: Found, on_front: set[Any]) -> dict[str, Any]:
         "measured": _numbers(trial.measured),
         "drop": trial.drop,
         "standard_error": trial.doubt,
-        "on_front": trial.plan in on_front and trial.why != "random",
+        "on_front": trial.plan in on_front and trial.why not in ("random", "near"),
         "plan": found.problem.labels(trial.plan),
     }
 
