@@ -281,7 +281,7 @@ class Report:
         worst = max(self.agreements, key=lambda a: a.relative_error)
         cosine = min(a.cosine for a in self.agreements)
         bindings = {json.dumps(dict(a.binding)) for a in self.agreements}
-        where = f"at {len(bindings)} binding{'s'[: len(bindings) > 1]} of the dimensions"
+        where = f"on random inputs at {len(bindings)} binding{'s'[: len(bindings) > 1]} of the dimensions"
         if worst.relative_error == 0.0:
             lines = [f"outputs {where}: equal to the source's"]
         else:

@@ -21,8 +21,8 @@ def searched(record: Mapping[str, Any]) -> Group:
     mixtures = sum(trial["why"] == "random" for trial in record["trials"])
     near = len(record["trials"]) - len(trials) - mixtures
     words = Text(
-        f"{len(trials)} plans measured, {near} more for their loss; predicted and measured losses of {mixtures} mixtures "
-        f"have a rank correlation of {record['rank_correlation']:.2f}\n"
+        f"{len(trials)} plans measured, {near} more for their loss; predicted and measured losses of "
+        f"{mixtures} mixtures have a rank correlation of {record['rank_correlation']:.2f}\n"
     )
     if record["missed"]:
         words.append(f"the budget is missed: {record['missed']}\n", style="yellow")

@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=list(SUBJECTS), default="resnet20")
     parser.add_argument("--sizes", default="12.5,18,25", help="bytes, in percent of float32")
     parser.add_argument("--plans", type=int, default=100, help="random plans that are measured")
+    parser.add_argument("--loss", choices=["outputs", "divergence"], default="outputs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="store all numbers in this file")
     options = parser.parse_args(argv)
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = [float(part) for part in options.sizes.split(",")]
     with tempfile.TemporaryDirectory() as name:
         subject = SUBJECTS[options.only](options.assets, Path(name), options.threads)
-        with _Bench(subject, Path(name), options.threads) as bench:
+        with _Bench(subject, Path(name), options.threads, options.loss) as bench:
             found = bench.run(sizes, options.plans)
     _show(options.only, found)
     if options.json is not None:
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Bench(contextlib.ExitStack):
     """One model, prepared, with its candidates."""
 
-    def __init__(self, subject: Subject, folder: Path, threads: int) -> None:
+    def __init__(self, subject: Subject, folder: Path, threads: int, loss: str) -> None:
         super().__init__()
         self._subject = subject
         self._folder = folder
@@ -80,7 +81,7 @@ class _Bench(contextlib.ExitStack):
         self.model, _ = Pipeline((canonical(), exact())).run(prepared.model, self._context)
         version = self._target.versions()["onnxruntime"]
         self._context.prices = self.enter_context(KernelPrices(RuntimeOptions(threads), version))
-        options = Options(threads=threads, candidates=subject.candidates)
+        options = Options(threads=threads, candidates=subject.candidates, loss=loss)
         self._options = options
         self._offered: Offered = offered(self.model, self._context, self._target, options, None)
 
