@@ -18,6 +18,12 @@ pytest.importorskip("torch")
 CANDIDATES = ",".join(f"quantize-codebooks{{bits={bits},minimum=64}}" for bits in (4, 3, 2))
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no search go on where another test's was."""
+    monkeypatch.setenv("WHET_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict]:
     """Return a trained network, inputs to calibrate on, and inputs with labels."""
@@ -117,7 +123,6 @@ def test_unknown_words_are_refused(digits, option, value) -> None:
 
 
 def test_a_search_goes_on_where_it_was_interrupted(digits, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("WHET_CACHE", str(tmp_path / "cache"))
     budget = whet.Budget(size="21%")
 
     def stop(message: str) -> None:

@@ -135,7 +135,7 @@ def search(
         objective=options.objective,
         progress=context.progress,
         store=start.store,
-        stamp=stamp,
+        stamp=None if stamp is None else f"{options.loss} {stamp}",
         better=lambda trial: better(model, trial, market),
     ).run(model)
     if found.best is None:

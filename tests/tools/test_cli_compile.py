@@ -138,3 +138,40 @@ def test_a_torch_factory_compiles(
     assert "factory tiny_factory:make" in result.stdout
     manifest = json.loads(Path("out/whet.json").read_text())
     assert manifest["source"]["origin"] == "tiny_factory:make"
+
+
+def test_a_budget_with_calibration_data_starts_a_search(
+    whet: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHET_CACHE", str(tmp_path / "cache"))
+    x = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
+    np.savez(tmp_path / "c.npz", x=x)
+    result = whet(
+        "compile",
+        model,
+        "-o",
+        tmp_path / "out",
+        "--calibration",
+        tmp_path / "c.npz",
+        "--candidates",
+        "quantize-static{prefer=size},quantize-static{prefer=size,weight_bits=4,ends=same}",
+        "--size",
+        "5KB",
+        "--no-measure",
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "Plan, the dearest decisions first" in result.stdout
+    assert "apply-plan" in result.stdout
+    assert max(map(len, result.stdout.splitlines()[:-2])) <= 100
+    record = json.loads((tmp_path / "out" / "report.json").read_text())["search"]
+    assert len(record["decisions"]) == 2
+    assert record["best"]["measured"]["bytes"] <= 5000
+
+
+@pytest.mark.parametrize(("option", "value"), [("--minimize", "speed"), ("--loss", "accuracy")])
+def test_words_of_the_search_are_checked(
+    whet: Run, model: Path, tmp_path: Path, option: str, value: str
+) -> None:
+    result = whet("compile", model, "-o", tmp_path / "out", option, value)
+    assert result.exit_code == 2
+    assert f"is '{value}', expected one of" in result.stderr
