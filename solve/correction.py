@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from scipy.optimize import isotonic_regression, lsq_linear
@@ -127,7 +128,7 @@ def spearman(predicted: Sequence[float], measured: Sequence[float]) -> float:
         raise UsageError(f"a rank correlation has {len(x)} pairs, expected 2 or more")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
-    return float(spearmanr(x, y).statistic)
+    return float(cast("Any", spearmanr(x, y)).statistic)
 
 
 def _slopes(problem: Problem, plan: Plan) -> Doubles:

@@ -11,7 +11,7 @@ weights and rows of independent slopes this is 1/2 tr(G ΔW A ΔWᵀ) (Martens a
 taken for independent here, and activations that are quantized count, too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir
@@ -50,19 +50,13 @@ def directions(
     ]
     problem = Problem(model, weights, samples, loss)
     generator = torch.Generator().manual_seed(seed)
-    columns: list[Doubles] = []
+    columns: list[list[float]] = []
     for feeds, (inputs, _) in zip(samples, problem.batches(), strict=True):
         found = errors.of(feeds)
         for slopes in _slopes(problem, inputs, errors.places, draws, generator):
-            columns.append(
-                np.asarray(
-                    [
-                        np.vdot(slopes[piece.old], error)
-                        for piece, error in zip(pieces, found, strict=True)
-                    ]
-                )
-            )
-    return np.stack(columns, 1)
+            pairs = zip(pieces, found, strict=True)
+            columns.append([float(np.vdot(slopes[piece.old], error)) for piece, error in pairs])
+    return np.asarray(columns, np.float64).T
 
 
 class _Errors:
@@ -101,11 +95,13 @@ def _slopes(
     """Yield the slope of each draw at each place, flattened."""
     seen: dict[str, torch.Tensor] = {}
 
-    def keep(name: str, value: torch.Tensor) -> None:
-        seen[name] = value
+    def keep(name: str) -> Callable[[torch.Tensor], None]:
+        def see(value: torch.Tensor) -> None:
+            seen[name] = value
 
-    observers = {name: lambda value, name=name: keep(name, value) for name in places}
-    outputs = run_observed(problem.twin, inputs, observers)
+        return see
+
+    outputs = run_observed(problem.twin, inputs, {name: keep(name) for name in places})
     for _ in range(draws):
         value = problem.loss.draws(outputs, generator).sum()
         found = torch.autograd.grad(

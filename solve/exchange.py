@@ -133,7 +133,9 @@ class _Search:
     def _holds(self, one: int, other: int) -> bool:
         """Tell whether two changes gain and keep the limits in double precision as they seemed to in single."""
         first, second = (self.v[row] - self.standing[self.table.owner[row]] for row in (one, other))
-        both = {q: change[[one]] + change[[other]] for q, change in self.alone.items()}
+        both: dict[Objective, Doubles] = {
+            q: change[[one]] + change[[other]] for q, change in self.alone.items()
+        }
         both["loss"] += first @ second
         return self._best(both) is not None
 

@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import math
 import time
+from typing import Any, cast
 
 import numpy as np
 from scipy import sparse
@@ -127,12 +128,12 @@ def multipliers(program: Linear) -> Doubles | None:
     scale = _largest(program.cost)
     usage, room, sizes = _rows(program)
     once = _membership(program.start)
-    found = linprog(
+    found: Any = linprog(
         program.cost / scale,
         A_ub=usage if len(usage) else None,
         b_ub=room if len(usage) else None,
         A_eq=once,
-        b_eq=np.ones(once.shape[0]),
+        b_eq=np.ones(len(program.start) - 1),
         bounds=(0, None),
         method="highs",
     )
@@ -152,7 +153,9 @@ def _solve(program: Linear, core: np.ndarray, bound: float, end: float) -> Found
     scale = _scale(program, core)
     constraints = [LinearConstraint(once, 1, 1)]
     if len(usage):
-        constraints.append(LinearConstraint(sparse.csr_array(usage[:, columns]), -np.inf, room))
+        constraints.append(
+            LinearConstraint(sparse.csr_array(usage[:, columns]), -np.inf, cast("Any", room))
+        )
     for _ in range(_CUTS):
         options = {"mip_rel_gap": 0.0, "time_limit": max(end - time.monotonic(), 0.05)}
         with quiet():

@@ -36,11 +36,15 @@ def linearize(
     Every option has to be measured where milliseconds count.
     """
     table = problem.table
-    columns = {"loss": table.loss, "bytes": table.bytes, "ms": table.ms}
-    fixed = {"loss": 0.0, "bytes": float(problem.fixed_bytes), "ms": problem.fixed_ms}
+    columns: dict[Objective, Doubles] = {"loss": table.loss, "bytes": table.bytes, "ms": table.ms}
+    fixed: dict[Objective, float] = {
+        "loss": 0.0,
+        "bytes": float(problem.fixed_bytes),
+        "ms": problem.fixed_ms,
+    }
     if at is not None and table.directions is not None:
         columns["loss"], fixed["loss"] = _first_order(table.directions, problem, at)
-    limited = tuple(q for q in QUANTITIES if limits.of(q) is not None)
+    limited: tuple[Objective, ...] = tuple(q for q in QUANTITIES if limits.of(q) is not None)
     usage = [columns[q] for q in limited]
     return Linearized(
         Linear(

@@ -80,7 +80,8 @@ class _Search:
     def __init__(
         self, problem: Problem, limits: Limits, objective: Objective, seconds: float, rounds: int
     ) -> None:
-        self.problem, self.objective = problem, objective
+        self.problem = problem
+        self.objective: Objective = objective
         self.asked, self.limits = limits, limits.without(objective)
         self.seconds, self.rounds = seconds, rounds
         self.interacts = problem.table.directions is not None

@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 __all__ = ["quiet"]
 
@@ -16,7 +16,7 @@ _STDOUT = 1
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Send file descriptor 1 to nowhere, for the whole process; does nothing where there is no such descriptor."""
     try:
         kept = os.dup(_STDOUT)

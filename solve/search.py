@@ -125,7 +125,7 @@ class Search:
         self._tail = tail
         self._seed = seed
         self._end = time.monotonic() + seconds
-        self._objective = objective or objective_of(budgets)
+        self._objective: Objective = objective or objective_of(budgets)
         self._progress = progress
         self._better = better
         self._trials: dict[tuple[Plan, bool], Trial] = {}

@@ -163,7 +163,7 @@ class _Bench(contextlib.ExitStack):
 
     def _within(self, choose: Callable[[Limits], Plan], limit: int) -> Plan:
         """Tighten the limit until the finished file keeps it: predictions leave out a little."""
-        asked = limit
+        asked, over = limit, 0
         for _ in range(6):
             plan = choose(Limits(bytes=asked))
             over = self._written(plan).stat().st_size - limit

@@ -39,6 +39,7 @@ def ngswin(assets: Path, folder: Path, threads: int) -> Iterator[str]:
             source,
             calibration={"lr": seen},
             recipe=recipe,
+            allow_noop=True,  # a limit may leave nothing that pays
             threads=threads,
             output=folder / name.replace(" ", "-"),
         )
