@@ -142,6 +142,7 @@ class Search:
             self._objective = "bytes"
         correlation = self._calibrate()
         self._arms = make_arms(self._problem, self._market.chained)
+        self._introduce()
         reason = ""
         for limit in self._speeds():
             self._ms = limit
@@ -156,6 +157,14 @@ class Search:
             self._problem,
             reason,
         )
+
+    def _introduce(self) -> None:
+        """Measure the fastest plan of each arm: without that, nothing is known of its conversions."""
+        if self._source.ms is None or self._problem.ms(self._nothing()) is None:
+            return
+        for arm in self._arms:
+            with contextlib.suppress(Impossible):
+                self._try(arm.solve(Limits(), "ms")[0], "solved", arm=arm)
 
     def _speeds(self) -> list[float | None]:
         """Return limits on milliseconds, one after the other: the user's, or the source's and then none."""
@@ -295,11 +304,15 @@ class Search:
                 high = middle
 
     def _ends(self) -> tuple[float, float]:
-        """Return the smallest and the largest predicted loss that plans within the other limits have."""
+        """Return the smallest predicted loss within the other limits, and the largest that any arm would choose."""
         least = solve(self._problem, self._limits(), "loss")
-        most = solve(self._problem, self._limits(), self._objective)
-        floor = 1e-9 + max(least.loss, most.loss * 1e-4)
-        return floor * 1.001, max(most.loss, floor) * 1.001
+        most: list[float] = []
+        for arm in self._arms:
+            with contextlib.suppress(Impossible):
+                most.append(arm.solve(self._limits(), self._objective)[1])
+        high = max(most, default=least.loss)
+        floor = 1e-9 + max(least.loss, high * 1e-4)
+        return floor * 1.001, max(high, floor) * 1.001
 
     def _solved(self, loss: float) -> Trial:
         """Return the best trial with at most this predicted loss; times and sizes are corrected a few times."""
