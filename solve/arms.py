@@ -46,6 +46,14 @@ class Arm:
         found = neighbours(self.problem, own, self._corrected(limits), count)
         return [self._whole(other) for other in found]
 
+    def fits(self, plan: Plan, limits: Limits) -> bool:
+        """Tell whether a plan of the whole problem is one of this arm, and is expected to keep the limits."""
+        pairs = list(zip(self.kept, plan.choices, strict=True))
+        if not all(choice in options for options, choice in pairs):
+            return False
+        own = Plan(tuple(options.index(choice) for options, choice in pairs))
+        return self.problem.fits(own, self._corrected(limits))
+
     def _corrected(self, limits: Limits) -> Limits:
         """Return what predictions have to keep so that measurements keep the limits."""
         return Limits(

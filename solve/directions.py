@@ -11,24 +11,29 @@ weights and rows of independent slopes this is 1/2 tr(G ΔW A ΔWᵀ) (Martens a
 taken for independent here, and activations that are quantized count, too.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+import onnx
 import onnx_ir
 import torch
 
 from whet.analysis.curvature.losses import Loss
-from whet.analysis.curvature.problem import Problem
 from whet.ir.array import Array
-from whet.ir.execute import Executor
-from whet.ir.twin import run_observed
+from whet.ir.execute import Executor as Runtime
+from whet.ir.twin import from_numpy, run_observed, to_fx
 from whet.solve.allocation import Doubles
+from whet.solve.executor import Executor, InProcess
 from whet.solve.grafting import Grafter
 from whet.solve.variants import Piece
 
 __all__ = ["directions"]
 
 Feeds = Mapping[str, Array]
+_TOGETHER = 16
+"""Samples that are sent at a time."""
 
 
 def directions(
@@ -40,75 +45,111 @@ def directions(
     draws: int = 4,
     seed: int = 0,
     threads: int = 0,
+    executor: Executor | None = None,
 ) -> Doubles:
-    """Return v ``[pieces, samples * draws]``; a feed of ``samples`` is one sample."""
-    errors = _Errors(model, pieces, threads)
-    weights = [
-        v.name or ""
-        for v in model.graph.initializers.values()
-        if v.const_value is not None and v.const_value.dtype.is_floating_point() and v.uses()
-    ]
-    problem = Problem(model, weights, samples, loss)
-    generator = torch.Generator().manual_seed(seed)
-    columns: list[list[float]] = []
-    for feeds, (inputs, _) in zip(samples, problem.batches(), strict=True):
-        found = errors.of(feeds)
-        for slopes in _slopes(problem, inputs, errors.places, draws, generator):
-            pairs = zip(pieces, found, strict=True)
-            columns.append([float(np.vdot(slopes[piece.old], error)) for piece, error in pairs])
-    return np.asarray(columns, np.float64).T
+    """Return v ``[pieces, samples * draws]``; a feed of ``samples`` is one sample.
+
+    Every sample draws by a seed of its own, so that it does not matter which machine of the ``executor`` it goes to.
+    """
+    work = _Work(
+        onnx_ir.to_proto(model).SerializeToString(),
+        *_beside(model, pieces),
+        loss,
+        draws,
+        threads,
+    )
+    numbered = [(sample, [seed, k]) for k, sample in enumerate(samples)]
+    parts = [numbered[k : k + _TOGETHER] for k in range(0, len(numbered), _TOGETHER)]
+    return np.concatenate(list((executor or InProcess()).map(work, parts)), axis=1)
 
 
-class _Errors:
-    """Runs the original with all pieces beside it."""
+def _beside(
+    model: onnx_ir.Model, pieces: Sequence[Piece]
+) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
+    """Return the original with all pieces beside it, their names, and the places that they are for."""
+    grafter = Grafter(model)
+    names = tuple(value.name or "" for value in grafter.beside(pieces))
+    olds = tuple(piece.old for piece in pieces)
+    graph = grafter.model.graph
+    by_name = {v.name or "": v for node in graph for v in node.outputs}
+    for name in dict.fromkeys((*olds, *names)):
+        if not by_name[name].is_graph_output():
+            graph.outputs.append(by_name[name])
+    return onnx_ir.to_proto(grafter.model).SerializeToString(), names, olds
 
-    def __init__(self, model: onnx_ir.Model, pieces: Sequence[Piece], threads: int) -> None:
-        grafter = Grafter(model)
-        outputs = grafter.beside(pieces)
-        self.places = list(dict.fromkeys(piece.old for piece in pieces))
-        self._pieces = pieces
-        self._names = [value.name or "" for value in outputs]
-        graph = grafter.model.graph
-        by_name = {v.name or "": v for node in graph for v in node.outputs}
-        for name in dict.fromkeys((*self.places, *self._names)):
-            if not by_name[name].is_graph_output():
-                graph.outputs.append(by_name[name])
-        self._executor = Executor(onnx_ir.to_proto(grafter.model), threads=threads)
 
-    def of(self, feeds: Feeds) -> list[Doubles]:
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """Computes the columns of some samples; can be sent to another machine, where both models are loaded once."""
+
+    model: bytes
+    beside: bytes
+    names: tuple[str, ...]
+    places: tuple[str, ...]
+    """The value of the original that each piece is for."""
+    loss: Loss
+    draws: int
+    threads: int
+
+    def __call__(self, samples: Sequence[tuple[Feeds, Sequence[int]]]) -> Doubles:
+        """Return v ``[pieces, samples * draws]``."""
+        columns: list[list[float]] = []
+        for feeds, seed in samples:
+            found = self._errors(feeds)
+            for slopes in self._slopes(feeds, seed):
+                pairs = zip(self.places, found, strict=True)
+                columns.append([float(np.vdot(slopes[place], error)) for place, error in pairs])
+        return np.asarray(columns, np.float64).T
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out what was loaded."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @functools.cached_property
+    def _executor(self) -> Runtime:
+        return Runtime(onnx.ModelProto.FromString(self.beside), threads=self.threads)
+
+    @functools.cached_property
+    def _twin(self) -> tuple[torch.fx.GraphModule, list[str]]:
+        model = onnx_ir.from_proto(onnx.ModelProto.FromString(self.model))
+        inputs = [v.name or "" for v in model.graph.inputs if v.const_value is None]
+        return to_fx(model), inputs
+
+    def _errors(self, feeds: Feeds) -> list[Doubles]:
         """Return what each piece changes, flattened."""
-        names = [*self.places, *self._names]
-        found = dict(zip(names, self._executor.run(feeds, names), strict=True))
+        wanted = list(dict.fromkeys((*self.places, *self.names)))
+        found = dict(zip(wanted, self._executor.run(feeds, wanted), strict=True))
         return [
-            np.subtract(found[name], found[piece.old], dtype=np.float64).reshape(-1)
-            for piece, name in zip(self._pieces, self._names, strict=True)
+            np.subtract(found[name], found[place], dtype=np.float64).reshape(-1)
+            for place, name in zip(self.places, self.names, strict=True)
         ]
 
+    def _slopes(self, feeds: Feeds, seed: Sequence[int]) -> Iterator[dict[str, Doubles]]:
+        """Yield the slope of each draw at each place, flattened."""
+        seen: dict[str, torch.Tensor] = {}
 
-def _slopes(
-    problem: Problem,
-    inputs: tuple[torch.Tensor, ...],
-    places: Sequence[str],
-    draws: int,
-    generator: torch.Generator,
-) -> Iterator[dict[str, Doubles]]:
-    """Yield the slope of each draw at each place, flattened."""
-    seen: dict[str, torch.Tensor] = {}
+        def keep(name: str) -> Callable[[torch.Tensor], None]:
+            def see(value: torch.Tensor) -> None:
+                seen[name] = value
 
-    def keep(name: str) -> Callable[[torch.Tensor], None]:
-        def see(value: torch.Tensor) -> None:
-            seen[name] = value
+            return see
 
-        return see
+        twin, inputs = self._twin
+        places = list(dict.fromkeys(self.places))
+        generator = torch.Generator().manual_seed(_mixed(seed))
+        arguments = tuple(from_numpy(feeds[name]) for name in inputs)
+        outputs = run_observed(twin, arguments, {name: keep(name) for name in places})
+        for _ in range(self.draws):
+            found = torch.autograd.grad(
+                self.loss.draws(outputs, generator).sum(), [seen[n] for n in places],
+                retain_graph=True, materialize_grads=True, allow_unused=True,
+            )  # fmt: skip
+            yield {
+                name: slope.double().reshape(-1).numpy()
+                for name, slope in zip(places, found, strict=True)
+            }
 
-    outputs = run_observed(problem.twin, inputs, {name: keep(name) for name in places})
-    for _ in range(draws):
-        value = problem.loss.draws(outputs, generator).sum()
-        found = torch.autograd.grad(
-            value, [seen[n] for n in places], retain_graph=True, materialize_grads=True,
-            allow_unused=True,
-        )  # fmt: skip
-        yield {
-            name: slope.double().reshape(-1).numpy()
-            for name, slope in zip(places, found, strict=True)
-        }
+
+def _mixed(seed: Sequence[int]) -> int:
+    """Return one seed that stands for several numbers."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))

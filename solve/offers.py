@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir
 
-from whet.errors import BrokenPass, NothingChanged
 from whet.ir.sites import Site, find_sites
 from whet.ir.values import is_constant
 from whet.passes.base import Damage, Pass
@@ -143,11 +142,7 @@ def make_market(
     idle: dict[str, str] = {}
     for step in steps:
         context.progress(f"candidates: {step}")
-        try:
-            variant = _variant(model, step, context, store)
-        except (BrokenPass, NothingChanged) as reason:
-            idle[str(step)] = str(reason)
-            continue
+        variant = _variant(model, step, context, store)
         if variant.pieces:
             variants.append(variant)
         else:

@@ -15,7 +15,7 @@ from whet.passes.pipeline import Pipeline
 from whet.passes.proposal import Proposal
 from whet.passes.workbench import Context, Workbench
 
-__all__ = ["Parts", "Piece", "Variant", "change", "make_variant", "take_apart"]
+__all__ = ["Parts", "Piece", "Variant", "change", "take_apart"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +110,6 @@ def take_apart(original: onnx_ir.Model, step: Pass, parts: Parts) -> Variant:
         for site, replaced in parts.roots.items()
     }
     return Variant(step, pieces, parts.damage, parts.nothing)
-
-
-def make_variant(model: onnx_ir.Model, step: Pass, context: Context) -> Variant:
-    """Apply a pass to a copy of the model, with proof, and take apart what it made."""
-    return take_apart(model, step, change(model, step, context))
 
 
 def _values(model: onnx_ir.Model) -> Iterable[onnx_ir.Value]:

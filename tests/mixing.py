@@ -6,10 +6,11 @@ import numpy as np
 import onnx_ir
 from folding import BINDINGS, build
 
+from whet.passes.base import Pass
 from whet.passes.registry import parse_passes
 from whet.passes.workbench import Context
 from whet.solve.offers import Market, make_market
-from whet.solve.variants import Variant, make_variant
+from whet.solve.variants import Variant, change, take_apart
 
 RNG = np.random.default_rng(3)
 NETWORK = """
@@ -38,6 +39,11 @@ def context() -> Context:
     rng = np.random.default_rng(1)
     batches = [{"x": rng.standard_normal((32, 64)).astype(np.float32)} for _ in range(3)]
     return Context(bindings=BINDINGS, calibration=tuple(batches[:2]), held_out=(batches[2],))
+
+
+def make_variant(model: onnx_ir.Model, step: Pass, given: Context) -> Variant:
+    """Apply a pass to a copy of the model, with proof, and take apart what it made."""
+    return take_apart(model, step, change(model, step, given))
 
 
 @functools.cache

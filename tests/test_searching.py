@@ -1,5 +1,6 @@
 """The whole way from a budget to an artifact, on handwritten digits."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def test_a_search_goes_on_where_it_was_interrupted(digits, tmp_path, monkeypatch
     budget = whet.Budget(size="21%")
 
     def stop(message: str) -> None:
-        if message == "search: random mixture 9 of 19":
+        if message.startswith("search: random mixture 9 of "):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -141,3 +142,26 @@ def test_a_search_goes_on_where_it_was_interrupted(digits, tmp_path, monkeypatch
     compile(digits, budget=budget, output=tmp_path / "three")
     two, three = ((tmp_path / name / "model.onnx").read_bytes() for name in ("two", "three"))
     assert two == three
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("distributed") is None,
+    reason="dask is not installed: pip install whet[dask]",
+)
+def test_a_cluster_finds_the_same(digits, tmp_path, monkeypatch) -> None:
+    for workers in ("here", "2"):
+        monkeypatch.setenv("WHET_CACHE", str(tmp_path / f"cache-{workers}"))
+        budget = whet.Budget(size="20%")
+        compile(digits, budget=budget, output=tmp_path / workers, workers=workers)
+    one, two = ((tmp_path / name / "model.onnx").read_bytes() for name in ("here", "2"))
+    assert one == two
+    trials = [
+        json.loads((tmp_path / name / "report.json").read_text())["search"]["trials"]
+        for name in ("here", "2")
+    ]
+    assert [t["measured"]["loss"] for t in trials[0]] == [t["measured"]["loss"] for t in trials[1]]
+
+
+def test_workers_that_are_nowhere_are_refused(digits) -> None:
+    with pytest.raises(UsageError, match="workers is 'there', expected 'here'"):
+        compile(digits, budget=whet.Budget(size="20%"), workers="there")

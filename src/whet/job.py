@@ -1,11 +1,12 @@
 """One compile, step by step."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from whet.solve.apply_plan import ApplyPlan
 from whet.solve.grafting import Grafter
 from whet.solve.measuring import Scores
 from whet.solve.offers import Market
-from whet.solve.search import Trial
+from whet.solve.trials import Trial
 
 __all__ = ["Call", "Job"]
 
@@ -284,20 +285,27 @@ class Job:
         model, bindings = scene.prepared.model, scene.bindings
         context = self._context(model, bindings, data)
         if self._searches(data):
-            return self._search(scene, context)
+            with self._priced(context):
+                return self._search(scene, context)
         context.score = self._scorer(scene)
         pipeline = self._recipe.pipeline(self._target)
         if not self._options.measure:
             return pipeline.run(model, context)
         gate = NeverWorse(self._target, self._options.runtime, bindings, self._scratch, self._turns)
-        if self._target.name != "onnxruntime":
+        with self._priced(context):
             return pipeline.run(model, context, gate)
+
+    @contextlib.contextmanager
+    def _priced(self, context: Context) -> Iterator[None]:
+        """Let passes know what kernels take, where that is measured."""
+        if not self._options.measure or self._target.name != "onnxruntime":
+            yield
+            return
         version = self._target.versions()["onnxruntime"]
         with KernelPrices(self._options.runtime, version) as prices:
             context.prices = prices
-            found = pipeline.run(model, context, gate)
+            yield
         self._kernels = prices.used
-        return found
 
     def _searches(self, data: Dataset | None) -> bool:
         """Tell whether a mixture is searched for: with a budget, real inputs, and no recipe that says what to do."""
@@ -306,16 +314,6 @@ class Job:
 
     def _search(self, scene: "_Scene", context: Context) -> tuple[onnx_ir.Model, list[Step]]:
         """Rewrite exactly, find the best plan under the budget, put it in place with proof."""
-        if not self._options.measure:
-            return self._plan(scene, context)
-        version = self._target.versions()["onnxruntime"]
-        with KernelPrices(self._options.runtime, version) as prices:
-            context.prices = prices
-            found = self._plan(scene, context)
-        self._kernels = prices.used
-        return found
-
-    def _plan(self, scene: "_Scene", context: Context) -> tuple[onnx_ir.Model, list[Step]]:
         model, steps = Pipeline((canonical(), exact())).run(scene.prepared.model, context)
         limits = self._options.budget.limits(scene.prepared.cost.bytes)
         self._searched = search(

@@ -56,6 +56,9 @@ class Options:
     loss: str = "outputs"
     """What a search predicts: ``outputs``, half the squared distance of the outputs from the source's over their
     squared norm, or ``divergence``, KL(source || result) of the first output, taken for logits."""
+    workers: str = "here"
+    """Where a search computes losses and second derivatives: ``here``, in this process; a number of processes on this
+    machine; or the address of a Dask scheduler, ``tcp://host:8786``. Milliseconds are always measured here."""
     search_minutes: float = 60.0
     """Minutes after which a search ends with the best plan so far."""
     progress: Callable[[str], None] = lambda _message: None

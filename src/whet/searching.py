@@ -20,12 +20,15 @@ from whet.passes.registry import make_pass, parse_passes
 from whet.passes.workbench import Context
 from whet.solve.allocation import Doubles, Problem
 from whet.solve.apply_plan import Chosen
+from whet.solve.executor import Executor, InProcess, find_executor
 from whet.solve.explain import Reason, explain
+from whet.solve.judging import Budgets
 from whet.solve.measuring import Scorer, Yardstick
 from whet.solve.offers import Market, make_market
 from whet.solve.pareto import Point, front
-from whet.solve.search import Budgets, Found, Search, Trial
+from whet.solve.search import Found, Search
 from whet.solve.store import Store, fingerprint
+from whet.solve.trials import Trial, Trials
 
 __all__ = ["CANDIDATES", "Offered", "Searched", "behind", "offered", "search"]
 
@@ -89,12 +92,21 @@ class Offered:
 
 
 def offered(
-    model: onnx_ir.Model, context: Context, target: Target, options: Options, score: Scorer | None
+    model: onnx_ir.Model,
+    context: Context,
+    target: Target,
+    options: Options,
+    score: Scorer | None,
+    executor: Executor | None = None,
 ) -> Offered:
-    """Apply the candidates to copies of a model in the form that ``exact`` leaves behind, and price them."""
+    """Apply the candidates to copies of a model in the form that ``exact`` leaves behind, and price them.
+
+    Second derivatives, and losses of plans, are computed on the ``executor``.
+    """
+    executor = executor or InProcess()
     store = _store(model, context, target, options)
     market, idle = make_market(model, _candidates(options.candidates), context, store)
-    along = _directions(model, market, context, options, store)
+    along = _directions(model, market, context, options, store, executor)
     yardstick = Yardstick(
         target,
         options.runtime,
@@ -102,6 +114,7 @@ def offered(
         categorical=options.loss == "divergence",
         score=score,
         timed=context.prices is not None,
+        executor=executor,
     )
     problem = market.problem(along, *_fixed(market, yardstick, model))
     return Offered(market, problem, yardstick, Pipeline(behind(target)), idle, store)
@@ -122,22 +135,27 @@ def search(
     ``limits`` are on the drop of the metric, bytes and milliseconds; ``better`` hears of every new best trial.
     ``stamp`` stands for the metric and its data; without one, measurements are not remembered.
     """
-    start = offered(model, context, target, options, score)
-    market = start.market
-    found = Search(
-        market,
-        start.problem,
-        start.yardstick,
-        Budgets(*limits),
-        tail=start.tail,
-        seed=options.seed,
-        seconds=60 * options.search_minutes,
-        objective=options.objective,
-        progress=context.progress,
-        store=start.store,
-        stamp=None if stamp is None else f"{options.loss} {stamp}",
-        better=lambda trial: better(model, trial, market),
-    ).run(model)
+    with find_executor(options.workers) as executor:
+        start = offered(model, context, target, options, score, executor)
+        market = start.market
+        trials = Trials(
+            model,
+            market,
+            start.yardstick,
+            start.tail,
+            store=start.store,
+            stamp=None if stamp is None else f"{options.loss} {stamp}",
+            progress=context.progress,
+        )
+        found = Search(
+            start.problem,
+            trials,
+            Budgets(*limits),
+            seed=options.seed,
+            seconds=60 * options.search_minutes,
+            objective=options.objective,
+            better=lambda trial: better(model, trial, market),
+        ).run()
     if found.best is None:
         return Searched((), found, (), start.idle)
     choices = found.best.plan.choices
@@ -173,7 +191,12 @@ def _store(model: onnx_ir.Model, context: Context, target: Target, options: Opti
 
 
 def _directions(
-    model: onnx_ir.Model, market: Market, context: Context, options: Options, store: Store
+    model: onnx_ir.Model,
+    market: Market,
+    context: Context,
+    options: Options,
+    store: Store,
+    executor: Executor,
 ) -> Doubles | None:
     """Return directions ``[pieces, draws]``; None without data or torch: then errors of outputs are the prices."""
     samples = list(itertools.islice(_samples(model, context), _SAMPLES))
@@ -196,6 +219,7 @@ def _directions(
         draws=max(1, _DRAWS // len(samples)),
         seed=options.seed,
         threads=options.threads,
+        executor=executor,
     )
     store.keep_directions(key, found)
     return found

@@ -42,3 +42,18 @@ def test_each_arm_learns_by_itself() -> None:
     with pytest.raises(Impossible):
         chained.solve(Limits(ms=11.9), "loss")
     assert chained.solve(Limits(ms=12.1), "loss")[0] == Plan((1, 1, 0))
+
+
+def test_a_plan_fits_only_the_arm_that_it_is_in() -> None:
+    problem = Problem(
+        tuple(
+            Decision(name, tuple(Option(str(k), 0.1 * k, 100 - 30 * k, None) for k in range(3)))
+            for name in "ab"
+        )
+    )
+    chained, apart, everything = make_arms(problem, [[False, True, False]] * 2)
+    plan = Plan((1, 2))
+    assert [a.fits(plan, Limits()) for a in (chained, apart, everything)] == [False, False, True]
+    everything.heavier = 10
+    assert everything.fits(plan, Limits(bytes=120))
+    assert not everything.fits(plan, Limits(bytes=119))

@@ -9,7 +9,7 @@ from whet.analysis.curvature.losses import OwnDistribution, OwnValues  # noqa: E
 from whet.ir.execute import Executor  # noqa: E402
 from whet.solve.directions import directions  # noqa: E402
 from whet.solve.grafting import Grafter  # noqa: E402
-from whet.solve.measuring import divergence, output_loss  # noqa: E402
+from whet.solve.losses import divergence, output_loss  # noqa: E402
 
 X = context().held_out[0]["x"]
 SAMPLES = [{"x": X[k : k + 1]} for k in range(len(X))]

@@ -30,7 +30,7 @@ def refuse(item: int) -> int:
 def use(executor: Executor) -> list[tuple[int, int]]:
     """Fail the type check, and not only the test, if an executor lacks a method."""
     with executor as running:
-        return running.map(functools.partial(power, 3), [3, 1, 2, 3])
+        return list(running.map(functools.partial(power, 3), [3, 1, 2, 3]))
 
 
 @pytest.fixture(scope="module")
@@ -47,29 +47,29 @@ def test_in_process_is_in_order_and_here() -> None:
         (27, os.getpid()),
     ]
     with pytest.raises(CalibrationError, match="sample 2 is not finite"):
-        InProcess().map(refuse, [1, 2, 3])
+        list(InProcess().map(refuse, [1, 2, 3]))
 
 
 @needs_dask
 def test_dask_gives_the_same_elsewhere(dask: Executor) -> None:
-    found = dask.map(functools.partial(pow, 2), [5, 1, 5, 3])
-    assert found == InProcess().map(functools.partial(pow, 2), [5, 1, 5, 3])
+    found = list(dask.map(functools.partial(pow, 2), [5, 1, 5, 3]))
+    assert found == list(InProcess().map(functools.partial(pow, 2), [5, 1, 5, 3]))
     assert os.getpid() not in dask.map(
         functools.partial(eval, "__import__('os').getpid()"), [{}, {}]
     )
-    assert dask.map(abs, []) == []
+    assert list(dask.map(abs, [])) == []
 
 
 @needs_dask
 def test_dask_raises_what_was_raised(dask: Executor) -> None:
     with pytest.raises(ZeroDivisionError, match="division"):
-        dask.map(functools.partial(divmod, 1), [1, 0])
+        list(dask.map(functools.partial(divmod, 1), [1, 0]))
 
 
 @needs_dask
 def test_dask_maps_inside_with_only() -> None:
     with pytest.raises(UsageError, match="inside 'with' only"):
-        Dask().map(abs, [1])
+        list(Dask().map(abs, [1]))
     with pytest.raises(UsageError, match="workers is 0"):
         Dask(workers=0)
 

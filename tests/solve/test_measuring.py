@@ -5,7 +5,8 @@ from mixing import context, market, network
 from whet.backends.base import RuntimeOptions
 from whet.backends.onnxruntime import OnnxRuntime
 from whet.passes.pipeline import Pipeline
-from whet.solve.measuring import Scores, Yardstick, divergence, output_loss
+from whet.solve.losses import divergence, output_loss
+from whet.solve.measuring import Scores, Yardstick
 
 RNG = np.random.default_rng(0)
 
@@ -38,9 +39,9 @@ def test_a_plan_is_measured_on_the_target() -> None:
     assert source.loss == 0.0
     assert source.scores == Scores(1.0)
     assert source.ms is not None
-    whole = yardstick.plan(network(), found.chosen((2, 2, 2)), Pipeline(()))
+    whole = yardstick.whole(network(), found.chosen((2, 2, 2)), Pipeline(()))
     assert whole.bytes < 0.5 * source.bytes
     assert whole.loss > 0.001
-    quick = yardstick.plan(network(), found.chosen((2, 2, 2)), Pipeline(()), whole=False)
+    (quick,) = yardstick.losses(network(), [found.chosen((2, 2, 2))])
     assert (quick.ms, quick.scores) == (None, None)
     assert quick.loss == whole.loss

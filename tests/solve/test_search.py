@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir
@@ -9,9 +10,11 @@ from whet.passes.pipeline import Pipeline
 from whet.solve.allocation import Plan, Problem
 from whet.solve.apply_plan import Chosen
 from whet.solve.grafting import Grafter
+from whet.solve.judging import Budgets, objective_of
 from whet.solve.measuring import Measurement, Scores
 from whet.solve.offers import Market
-from whet.solve.search import Budgets, Found, Search, Trial, objective_of
+from whet.solve.search import Found, Search
+from whet.solve.trials import Trial, Trials
 
 MARKET = market()
 
@@ -26,8 +29,13 @@ class Pretend:
     def source(self, model: onnx_ir.Model) -> Measurement:
         return Measurement(self.problem.bytes(Plan((0, 0, 0))), 0.0, 10.0, Scores(0.9))
 
-    def plan(
-        self, model: onnx_ir.Model, chosen: tuple[Chosen, ...], tail: Pipeline, *, whole: bool
+    def losses(self, model: onnx_ir.Model, plans) -> Iterator[Measurement]:
+        for chosen in plans:
+            found = self.whole(model, chosen, Pipeline(()))
+            yield Measurement(found.bytes, found.loss)
+
+    def whole(
+        self, model: onnx_ir.Model, chosen: tuple[Chosen, ...], tail: Pipeline
     ) -> Measurement:
         plan = self.plan_of(chosen)
         self.asked.append(plan.choices)
@@ -36,7 +44,7 @@ class Pretend:
         loss = (1 - self.noise) * self.problem.loss(plan) + self.noise * float(chance)
         size = self.problem.bytes(plan) + self.heavier
         ms = 10.0 - sum(k > 0 for k in plan.choices)
-        return Measurement(size, loss, ms, Scores(0.9 - loss) if whole else None)
+        return Measurement(size, loss, ms, Scores(0.9 - loss))
 
     @staticmethod
     def plan_of(chosen: tuple[Chosen, ...]) -> Plan:
@@ -57,16 +65,8 @@ def problem() -> Problem:
 
 def find(budgets: Budgets, yardstick: Pretend | None = None, **options) -> tuple[Found, list]:
     better: list[Trial] = []
-    searching = Search(
-        MARKET,
-        problem(),
-        yardstick or Pretend(problem()),
-        budgets,
-        tail=Pipeline(()),
-        better=better.append,
-        **options,
-    )
-    return searching.run(network()), better
+    trials = Trials(network(), MARKET, yardstick or Pretend(problem()), Pipeline(()))
+    return Search(problem(), trials, budgets, better=better.append, **options).run(), better
 
 
 @pytest.mark.parametrize(

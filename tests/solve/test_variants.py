@@ -1,12 +1,11 @@
 import mixing
 import numpy as np
 import onnx_ir
-from mixing import context, network, variants
+from mixing import context, make_variant, network, variants
 
 from whet.ir.execute import Executor
 from whet.passes.registry import parse_passes
 from whet.solve.grafting import Grafter
-from whet.solve.variants import make_variant
 
 STATIC = "quantize-static{prefer=size}"
 

@@ -31,6 +31,7 @@ __all__ = [
     "Target",
     "Threads",
     "Trust",
+    "Workers",
 ]
 
 _DATA, _BUDGET, _RUN = "Data", "Budget", "How it runs"
@@ -136,6 +137,14 @@ SearchMinutes = Annotated[
     float,
     typer.Option(
         metavar="N", min=0, rich_help_panel=_BUDGET, help="End the search after so many minutes."
+    ),
+]
+Workers = Annotated[
+    str,
+    typer.Option(
+        metavar="WHERE",
+        rich_help_panel=_BUDGET,
+        help="Where losses are computed: here, N processes, or a Dask scheduler (tcp://…).",
     ),
 ]
 Threads = Annotated[

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -31,7 +32,9 @@ from whet.searching import Offered, offered
 from whet.solve.allocation import Limits, Plan
 from whet.solve.correction import spearman
 from whet.solve.grafting import Grafter
-from whet.solve.search import Budgets, Search
+from whet.solve.judging import Budgets
+from whet.solve.search import Search
+from whet.solve.trials import Trials
 from whet.tools.bench.mixtures.rivals import rivals
 from whet.tools.bench.mixtures.subjects import SUBJECTS, Subject
 
@@ -81,9 +84,12 @@ class _Bench(contextlib.ExitStack):
         self.model, _ = Pipeline((canonical(), exact())).run(prepared.model, self._context)
         version = self._target.versions()["onnxruntime"]
         self._context.prices = self.enter_context(KernelPrices(RuntimeOptions(threads), version))
-        options = Options(threads=threads, candidates=subject.candidates, loss=loss)
-        self._options = options
-        self._offered: Offered = offered(self.model, self._context, self._target, options, None)
+        same, everything = (
+            Options(threads=threads, candidates=candidates, loss=loss)
+            for candidates in (subject.candidates, "auto")
+        )
+        self._same = offered(self.model, self._context, self._target, same, None)
+        self._all = offered(self.model, self._context, self._target, everything, None)
 
     def run(self, sizes: Sequence[float], plans: int) -> dict[str, Any]:
         """Return all numbers."""
@@ -100,80 +106,67 @@ class _Bench(contextlib.ExitStack):
 
     def _correlation(self, plans: int) -> tuple[list[float], list[float]]:
         """Return predicted and measured losses of random plans, by the prices as they are before any correction."""
-        start = self._offered
-        start.yardstick.source(self.model)
+        start = self._same
         rng = np.random.default_rng(1)
         counts = [len(decision.options) for decision in start.problem.decisions]
-        predicted: list[float] = []
-        measured: list[float] = []
-        for _ in range(plans):
-            plan = Plan(tuple(int(rng.integers(n)) for n in counts))
-            predicted.append(start.problem.loss(plan))
-            pieces = start.market.chosen(plan.choices)
-            seen = start.yardstick.plan(self.model, pieces, start.tail, whole=False)
-            measured.append(seen.loss)
-        return predicted, measured
+        drawn = [Plan(tuple(int(rng.integers(n)) for n in counts)) for _ in range(plans)]
+        pieces = (start.market.chosen(plan.choices) for plan in drawn)
+        measured = [seen.loss for seen in start.yardstick.losses(self.model, pieces)]
+        return [start.problem.loss(plan) for plan in drawn], measured
 
     def _rows(self, size: float) -> Iterator[dict[str, Any]]:
         """Yield one row for each way to choose, at the same limit on bytes of the finished file."""
         limit = int(self._bytes * size / 100)
-        for name, choose in self._ways().items():
+        for name, start, choose in self._ways():
             try:
-                plan = self._within(choose, limit)
+                plan = self._within(start, choose, limit)
             except Impossible as reason:
                 yield {"size": size, "way": name, "metric": None, "why": str(reason)}
                 continue
-            path = self._written(plan)
+            path = self._written(start, plan)
             yield {
                 "size": size,
                 "way": name,
                 "metric": self._subject.metric(path),
                 "share": path.stat().st_size / self._bytes,
-                "loss": self._loss(plan),
+                "loss": self._loss(start, plan),
             }
 
-    def _loss(self, plan: Plan) -> float:
-        """Return the loss on the samples that calibration holds out."""
-        start = self._offered
+    def _loss(self, start: Offered, plan: Plan) -> float:
+        """Return the loss on the samples that searches see."""
         pieces = start.market.chosen(plan.choices)
-        return start.yardstick.plan(self.model, pieces, start.tail, whole=False).loss
+        (seen,) = start.yardstick.losses(self.model, [pieces])
+        return seen.loss
 
-    def _ways(self) -> dict[str, Callable[[Limits], Plan]]:
-        start = self._offered
+    def _ways(self) -> Iterator[tuple[str, Offered, Callable[[Limits], Plan]]]:
+        start = self._same
         batches = list(itertools.islice(self._context.judge, 4))
-        found = dict(rivals(self.model, start.market, start.problem, batches))
-        found["whet"] = self._searched
-        return found
+        for name, choose in rivals(self.model, start.market, start.problem, batches).items():
+            yield name, start, choose
+        yield "whet, the same candidates", start, functools.partial(self._searched, start)
+        yield "whet, all its candidates", self._all, functools.partial(self._searched, self._all)
 
-    def _searched(self, limits: Limits) -> Plan:
-        start = self._offered
-        search = Search(
-            start.market,
-            start.problem,
-            start.yardstick,
-            Budgets(bytes=limits.bytes),
-            tail=Pipeline(()),
-            objective="loss",
-            as_fast=False,
-        )
-        found = search.run(self.model)
+    def _searched(self, start: Offered, limits: Limits) -> Plan:
+        trials = Trials(self.model, start.market, start.yardstick, Pipeline(()), store=start.store)
+        budgets = Budgets(bytes=limits.bytes)
+        found = Search(start.problem, trials, budgets, objective="loss", as_fast=False).run()
         if found.best is None or found.reason:
             raise Impossible(found.reason, "bytes", float(limits.bytes or 0), 0.0)
         return found.best.plan
 
-    def _within(self, choose: Callable[[Limits], Plan], limit: int) -> Plan:
+    def _within(self, start: Offered, choose: Callable[[Limits], Plan], limit: int) -> Plan:
         """Tighten the limit until the finished file keeps it: predictions leave out a little."""
         asked, over = limit, 0
         for _ in range(6):
             plan = choose(Limits(bytes=asked))
-            over = self._written(plan).stat().st_size - limit
+            over = self._written(start, plan).stat().st_size - limit
             if over <= 0:
                 return plan
             asked -= over
         raise Impossible(f"no plan was found with {limit:,} bytes", "bytes", limit, limit + over)
 
-    def _written(self, plan: Plan) -> Path:
-        pieces = [c.piece for c in self._offered.market.chosen(plan.choices)]
+    def _written(self, start: Offered, plan: Plan) -> Path:
+        pieces = [c.piece for c in start.market.chosen(plan.choices)]
         model: onnx_ir.Model = Grafter(self.model).replace(pieces)
         folder = self._folder / "plan"
         folder.mkdir(exist_ok=True)

@@ -34,7 +34,7 @@ class Subject:
 
 
 def resnet20(assets: Path, folder: Path, threads: int) -> Subject:
-    """Return ResNet-20 with 512 training images, judged by top-1 accuracy on 5,000 test images."""
+    """Return ResNet-20 with 2,048 training images, judged by top-1 accuracy on 5,000 test images."""
     del folder
     train = np.load(assets / "cifar10" / "train_10k.npz")
     test = np.load(assets / "cifar10" / "test_dev.npz")
@@ -48,7 +48,7 @@ def resnet20(assets: Path, folder: Path, threads: int) -> Subject:
     steps = ",".join(
         f"quantize-static{{prefer=size,ends=same,weight_bits={bits}}}" for bits in (8, 4, 3, 2)
     )
-    calibration = {"x": RESNET20.read(train["x"][:512])}
+    calibration = {"x": RESNET20.read(train["x"][:2048])}
     return Subject(assets / RESNET20.file, calibration, steps, accuracy)
 
 
