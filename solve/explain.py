@@ -43,12 +43,13 @@ def explain(problem: Problem, plan: Plan) -> tuple[Reason, ...]:
 
 
 def _better(taken: Option, other: Option) -> str:
-    cost = [f"{other.bytes - taken.bytes:+,} bytes"]
-    if taken.ms is not None and other.ms is not None and other.ms != taken.ms:
-        cost.append(f"{other.ms - taken.ms:+.3g} ms")
-    return (
-        f"{other.label} would cost {' and '.join(cost)} for {taken.loss - other.loss:.1e} less loss"
-    )
+    gained = f"{taken.loss - other.loss:.1e} less loss"
+    more = other.bytes - taken.bytes
+    slower = 0.0 if taken.ms is None or other.ms is None else other.ms - taken.ms
+    cost = [f"{more:,} bytes"] * (more > 0) + [f"{slower:.3g} ms"] * (slower > 0)
+    if cost:
+        return f"{other.label} would cost {' and '.join(cost)} for {gained}"
+    return f"{other.label} has {gained} by itself and costs nothing, but together with the rest it was not better"
 
 
 def _smaller(taken: Option, other: Option) -> str:
