@@ -55,3 +55,32 @@ def test_a_file_without_labels_is_refused() -> None:
     model = build("(float[N,2] x) => (float[N,2] y) { y = Relu(x) }", {})
     with pytest.raises(UsageError, match="no array 'labels'"):
         hits(Runner(), read_dataset({"x": X}, model, "labels file"), 4)
+
+
+def test_a_function_is_told_which_samples_to_take() -> None:
+    asked: list[str] = []
+
+    def right(runner, part):
+        asked.append(part)
+        return hits(runner, data([0, 1, 0, 1, 1, 0]), 4)
+
+    metric = Metric(None, right, 4, split=True)
+    assert metric.search(Runner()).metric == pytest.approx(2 / 3)
+    assert metric.of(Runner()).samples.tolist() == [1, 1, 1, 1, 0, 0]
+    assert Metric(None, right, 4).of(Runner()).metric == pytest.approx(2 / 3)
+    assert asked == ["search", "unseen", "all"]
+    assert Metric(None, lambda _: 0.5, 4, split=True).search(Runner()) == Scores(0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.zeros((2, 2)), r"float64 of shape \[2, 2\]"),
+        ("good", "<U4"),
+        (np.nan, "not finite"),
+        (np.zeros(0), r"shape \[0\]"),
+    ],
+)
+def test_what_is_no_metric_is_refused(value, words) -> None:
+    with pytest.raises(UsageError, match=words):
+        Metric(None, lambda _: value, 4).of(Runner())

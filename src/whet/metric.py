@@ -1,6 +1,7 @@
 """The user's metric: top-1 accuracy by labels, or a function; in a search, one part of the labels is kept unseen."""
 
 import hashlib
+import inspect
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ from whet.analysis.calibration import Dataset
 from whet.backends.base import Runner
 from whet.backends.worker import Worker
 from whet.comparison import hits
+from whet.errors import UsageError
 from whet.options import Evaluate
 from whet.solve.allocation import Doubles
 from whet.solve.drop_interval import Interval, drop_interval
@@ -23,8 +25,12 @@ class Metric:
     def __init__(
         self, labels: Dataset | None, evaluate: Evaluate | None, batch: int, *, split: bool = False
     ) -> None:
-        """Score by ``evaluate`` or by ``labels``; with ``split`` every other sample is for :meth:`search` alone."""
+        """Score by ``evaluate`` or by ``labels``; with ``split`` every other sample is for :meth:`search` alone.
+
+        A function is told so by its parameter ``part``, if it has one.
+        """
         self._evaluate = evaluate
+        self._split = split
         self._batch = batch
         self._seen, self._labels = (None, labels)
         if split and labels is not None and evaluate is None:
@@ -52,11 +58,11 @@ class Metric:
 
     def of(self, worker: Runner) -> Scores:
         """Return the metric of a loaded model, on samples that no search has seen if it was split."""
-        return self._score(worker, self._labels)
+        return self._score(worker, self._labels, "unseen" if self._split else "all")
 
     def search(self, worker: Worker) -> Scores:
         """Return the metric on the samples that a search may see."""
-        return self._score(worker, self._labels if self._seen is None else self._seen)
+        return self._score(worker, self._labels if self._seen is None else self._seen, "search")
 
     def of_source(self, worker: Runner) -> Scores:
         """Return the metric of the source, which does not change."""
@@ -66,12 +72,32 @@ class Metric:
             self.seconds = time.perf_counter() - start
         return self._source
 
-    def _score(self, worker: Runner, labels: Dataset | None) -> Scores:
+    def _score(self, worker: Runner, labels: Dataset | None, part: str) -> Scores:
         if self._evaluate is not None:
-            return Scores(float(self._evaluate(worker)))
+            return _evaluated(self._evaluate, worker, part)
         assert labels is not None
         right = hits(worker, labels, self._batch)
         return Scores(float(right.mean()), right)
+
+
+def _evaluated(evaluate: Evaluate, worker: Runner, part: str) -> Scores:
+    """Call the user's function; raises UsageError for what is no metric."""
+    found = np.asarray(evaluate(worker, part=part) if _parted(evaluate) else evaluate(worker))
+    if found.dtype.kind not in "fiub" or found.ndim > 1 or not found.size:
+        raise UsageError(
+            f"evaluate returned {found.dtype} of shape {list(found.shape)}, expected a number, or one for each sample"
+        )
+    wide: Doubles = found.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise UsageError("evaluate returned a number that is not finite")
+    return Scores(float(wide.mean()), wide if wide.ndim and len(wide) > 1 else None)
+
+
+def _parted(evaluate: Evaluate) -> bool:
+    try:
+        return "part" in inspect.signature(evaluate).parameters
+    except ValueError:  # what C code defines may have no signature
+        return False
 
 
 def interval(before: Scores, after: Scores, seed: int) -> Interval | None:

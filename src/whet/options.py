@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from whet.backends.base import Runner, RuntimeOptions
+from whet.backends.base import RuntimeOptions
 from whet.budget import Budget, parse_bytes
 from whet.errors import UsageError
 from whet.ir.values import Array
@@ -14,8 +14,14 @@ from whet.solve.allocation import Objective
 
 __all__ = ["Data", "Evaluate", "Options", "read_max_ram", "read_options"]
 
-Evaluate = Callable[[Runner], float]
-"""Maps a loaded model to a metric where larger is better."""
+Evaluate = Callable[..., float | Array]
+"""Maps a loaded model (:class:`whet.backends.base.Runner`) to a metric where larger is better, or to an array of one number per sample,
+whose mean is the metric; from the array, drops get a standard error and a confidence interval.
+
+A function with a second parameter ``part`` is told which samples to take: ``"search"`` while a mixture is searched
+for, ``"unseen"`` for the report afterwards, so that the result is judged on samples that no choice has seen, and
+``"all"`` where nothing is searched for.
+"""
 Data = str | Path | Mapping[str, Array] | Iterable[Mapping[str, Array]]
 """A path to an ``.npz``, stacked arrays by name, or feeds one after the other."""
 
