@@ -15,7 +15,7 @@ from whet.solve.allocation import Objective
 __all__ = ["Data", "Evaluate", "Options", "read_max_ram", "read_options"]
 
 Evaluate = Callable[..., float | Array]
-"""Maps a loaded model (:class:`whet.backends.base.Runner`) to a metric where larger is better, or to an array of one number per sample,
+"""Maps a loaded model (:class:`whet.backends.base.Runner`) to a metric where larger is better, or to one number per sample,
 whose mean is the metric; from the array, drops get a standard error and a confidence interval.
 
 A function with a second parameter ``part`` is told which samples to take: ``"search"`` while a mixture is searched
