@@ -15,8 +15,8 @@ from whet.solve.allocation import Objective
 __all__ = ["Data", "Evaluate", "Options", "read_max_ram", "read_options"]
 
 Evaluate = Callable[..., float | Array]
-"""Maps a loaded model (:class:`whet.backends.base.Runner`) to a metric where larger is better, or to one number per sample,
-whose mean is the metric; from the array, drops get a standard error and a confidence interval.
+"""Maps a loaded model (:class:`whet.backends.base.Runner`) to a metric where larger is better, or to an array of one
+number per sample, whose mean is the metric: then drops get a standard error and a confidence interval.
 
 A function with a second parameter ``part`` is told which samples to take: ``"search"`` while a mixture is searched
 for, ``"unseen"`` for the report afterwards, so that the result is judged on samples that no choice has seen, and
