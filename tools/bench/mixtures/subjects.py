@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whet.backends.base import RuntimeOptions
+from whet.backends.base import Runner, RuntimeOptions
 from whet.backends.worker import Worker
 from whet.ir.values import Array
 from whet.tools.bench.quantization.minilm_models import export
@@ -15,10 +15,15 @@ from whet.tools.bench.quantization.sentences import (
     calibration_tokens,
     read_pairs,
     spearman,
+    spearman_of,
     tokenizer,
 )
 
-__all__ = ["SUBJECTS", "Subject"]
+__all__ = ["PARTS", "SUBJECTS", "Subject"]
+
+
+PARTS = {"all": slice(None), "search": slice(0, None, 2), "unseen": slice(1, None, 2)}
+"""Which samples a search sees, and which the result is judged by."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Subject:
     """One family of formats, so that bits are all that differs."""
     metric: Callable[[Path], float]
     """Judges a file; larger is better."""
+    evaluate: Callable[..., float | Array]
+    """Judges a loaded model on the part that it is told, as ``whet.compile`` wants it."""
 
 
 def resnet20(assets: Path, folder: Path, threads: int) -> Subject:
@@ -40,16 +47,20 @@ def resnet20(assets: Path, folder: Path, threads: int) -> Subject:
     test = np.load(assets / "cifar10" / "test_dev.npz")
     images = RESNET20.read(test["x"])
 
+    def right(model: Runner, part: str = "all") -> Array:
+        x, labels = images[PARTS[part]], test["labels"][PARTS[part]]
+        found = [model.run({"x": x[k : k + 500]})[0].argmax(1) for k in range(0, len(x), 500)]
+        return np.asarray(np.concatenate(found) == labels, np.float64)
+
     def accuracy(path: Path) -> float:
         with Worker(path, RuntimeOptions(threads)) as worker:
-            parts = [worker.run({"x": images[k : k + 500]})[0] for k in range(0, len(images), 500)]
-        return float(np.mean(np.concatenate(parts).argmax(1) == test["labels"]))
+            return float(right(worker).mean())
 
     steps = ",".join(
         f"quantize-static{{prefer=size,ends=same,weight_bits={bits}}}" for bits in (8, 4, 3, 2)
     )
     calibration = {"x": RESNET20.read(train["x"][:2048])}
-    return Subject(assets / RESNET20.file, calibration, steps, accuracy)
+    return Subject(assets / RESNET20.file, calibration, steps, accuracy, right)
 
 
 def minilm(assets: Path, folder: Path, threads: int) -> Subject:
@@ -59,7 +70,11 @@ def minilm(assets: Path, folder: Path, threads: int) -> Subject:
     pairs = read_pairs(assets / "stsb", "dev")
     steps = ",".join(f"quantize-weights{{prefer=size,bits={bits}}}" for bits in (8, 4, 2))
     tokens = calibration_tokens(read_pairs(assets / "stsb", "train"), tokenizer())
-    return Subject(source, tokens, steps, lambda path: spearman(path, pairs, threads))
+
+    def alike(model: Runner, part: str = "all") -> float:
+        return spearman_of(model, pairs[PARTS[part]])
+
+    return Subject(source, tokens, steps, lambda path: spearman(path, pairs, threads), alike)
 
 
 SUBJECTS: Mapping[str, Callable[[Path, Path, int], Subject]] = {

@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from whet.backends.base import RuntimeOptions
+from whet.backends.base import Runner, RuntimeOptions
 from whet.backends.worker import Worker
 from whet.tools.bench.quantization.contest import Feeds
 from whet.tools.bench.quantization.minilm_models import package
 
-__all__ = ["Pair", "calibration_tokens", "read_pairs", "spearman", "tokenizer"]
+__all__ = ["Pair", "calibration_tokens", "read_pairs", "spearman", "spearman_of", "tokenizer"]
 
 Pair = tuple[str, str, float]
 _LONGEST = 256
@@ -47,23 +47,28 @@ def calibration_tokens(pairs: Sequence[Pair], tokens: Any) -> Feeds:
 
 
 def spearman(model: Path, pairs: Sequence[Pair], threads: int) -> float:
-    """Return the rank correlation between cosines of embeddings and scores."""
+    """Return the rank correlation between cosines of embeddings and scores, for a file."""
+    with Worker(model, RuntimeOptions(threads)) as worker:
+        return spearman_of(worker, pairs)
+
+
+def spearman_of(model: Runner, pairs: Sequence[Pair]) -> float:
+    """Return the rank correlation between cosines of embeddings and scores, for a loaded model."""
     from scipy.stats import spearmanr
 
     sentences = sorted({s for pair in pairs for s in pair[:2]}, key=lambda s: (len(s), s))
     tokens = tokenizer()
     vectors: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
-    with Worker(model, RuntimeOptions(threads)) as worker:
-        for start in range(0, len(sentences), _BATCH):
-            part = sentences[start : start + _BATCH]
-            vectors.update(zip(part, _embed(worker, _feeds(tokens, part)), strict=True))
+    for start in range(0, len(sentences), _BATCH):
+        part = sentences[start : start + _BATCH]
+        vectors.update(zip(part, _embed(model, _feeds(tokens, part)), strict=True))
     cosines = [float(vectors[one] @ vectors[two]) for one, two, _ in pairs]
     return float(cast("Any", spearmanr(cosines, [score for *_, score in pairs])).statistic)
 
 
-def _embed(worker: Worker, feeds: Feeds) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _embed(model: Runner, feeds: Feeds) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the means of hidden states over tokens, of length one."""
-    hidden = worker.run(feeds)[0].astype(np.float64)
+    hidden = model.run(feeds)[0].astype(np.float64)
     mask = feeds["attention_mask"][..., None].astype(np.float64)
     mean = (hidden * mask).sum(1) / mask.sum(1)
     return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True))
