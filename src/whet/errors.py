@@ -4,6 +4,11 @@ A message names the rule that was broken, the place, and the two values that dis
 added with :meth:`BaseException.add_note` by whoever knows it.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from whet.artifact import Artifact
+
 
 class WhetError(Exception):
     """Is the base of every error that whet raises on purpose."""
@@ -28,7 +33,7 @@ class BudgetMissed(WhetError):
 
     exit_code = 3
 
-    def __init__(self, message: str, artifact: object = None) -> None:
+    def __init__(self, message: str, artifact: "Artifact") -> None:
         """Carry the :class:`whet.Artifact` that came closest."""
         super().__init__(message)
         self.artifact = artifact

@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 import whet
-from whet.artifact import Artifact
 from whet.errors import BudgetMissed
 from whet.tools.bench.mixtures.subjects import SUBJECTS, Subject
 
@@ -77,7 +76,6 @@ def _row(
             output=folder,
         )
     except BudgetMissed as error:
-        assert isinstance(error.artifact, Artifact)
         artifact, missed = error.artifact, str(error)
     seconds = time.monotonic() - start
     report = artifact.report
