@@ -128,6 +128,7 @@ class _Bench(contextlib.ExitStack):
                 "size": size,
                 "way": name,
                 "metric": self._subject.metric(path),
+                "agreement": self._subject.agreement(path),
                 "share": path.stat().st_size / self._bytes,
                 "loss": self._loss(start, plan),
             }
@@ -191,7 +192,7 @@ def _context(prepared: Prepared, subject: Subject, threads: int) -> Context:
 
 def _show(name: str, found: dict[str, Any]) -> None:
     table = Table(title=f"{name}: metric at equal bytes (float32 {found['float32']:.4f})")
-    for column in ("limit", "choice", "bytes", "loss", "metric"):
+    for column in ("limit", "choice", "bytes", "loss", "agreement", "metric"):
         table.add_column(column, justify="left" if column == "choice" else "right")
     for row in found["rows"]:
         metric = row["metric"]
@@ -200,6 +201,7 @@ def _show(name: str, found: dict[str, Any]) -> None:
             row["way"],
             "-" if metric is None else f"{row['share']:.4f}x",
             "-" if metric is None else f"{row['loss']:.2e}",
+            "-" if metric is None else f"{row['agreement']:.4f}",
             row["why"] if metric is None else f"{metric:.4f}",
         )
     console = Console()

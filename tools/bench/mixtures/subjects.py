@@ -13,6 +13,8 @@ from whet.tools.bench.quantization.minilm_models import export
 from whet.tools.bench.quantization.resnet import RESNET20
 from whet.tools.bench.quantization.sentences import (
     calibration_tokens,
+    cosines,
+    rank_correlation,
     read_pairs,
     spearman,
     spearman_of,
@@ -36,6 +38,8 @@ class Subject:
     """One family of formats, so that bits are all that differs."""
     metric: Callable[[Path], float]
     """Judges a file; larger is better."""
+    agreement: Callable[[Path], float]
+    """How far a file's answers are those of the source, up to 1; chance helps nobody here."""
     evaluate: Callable[..., float | Array]
     """Judges a loaded model on the part that it is told, as ``whet.compile`` wants it."""
 
@@ -47,20 +51,31 @@ def resnet20(assets: Path, folder: Path, threads: int) -> Subject:
     test = np.load(assets / "cifar10" / "test_dev.npz")
     images = RESNET20.read(test["x"])
 
-    def right(model: Runner, part: str = "all") -> Array:
-        x, labels = images[PARTS[part]], test["labels"][PARTS[part]]
+    def answers(model: Runner, part: str = "all") -> Array:
+        x = images[PARTS[part]]
         found = [model.run({"x": x[k : k + 500]})[0].argmax(1) for k in range(0, len(x), 500)]
-        return np.asarray(np.concatenate(found) == labels, np.float64)
+        return np.concatenate(found)
+
+    def right(model: Runner, part: str = "all") -> Array:
+        return np.asarray(answers(model, part) == test["labels"][PARTS[part]], np.float64)
 
     def accuracy(path: Path) -> float:
         with Worker(path, RuntimeOptions(threads)) as worker:
             return float(right(worker).mean())
 
+    source = assets / RESNET20.file
+    with Worker(source, RuntimeOptions(threads)) as worker:
+        wanted = answers(worker)
+
+    def same(path: Path) -> float:
+        with Worker(path, RuntimeOptions(threads)) as worker:
+            return float(np.mean(answers(worker) == wanted))
+
     steps = ",".join(
         f"quantize-static{{prefer=size,ends=same,weight_bits={bits}}}" for bits in (8, 4, 3, 2)
     )
     calibration = {"x": RESNET20.read(train["x"][:2048])}
-    return Subject(assets / RESNET20.file, calibration, steps, accuracy, right)
+    return Subject(source, calibration, steps, accuracy, same, right)
 
 
 def minilm(assets: Path, folder: Path, threads: int) -> Subject:
@@ -71,10 +86,17 @@ def minilm(assets: Path, folder: Path, threads: int) -> Subject:
     steps = ",".join(f"quantize-weights{{prefer=size,bits={bits}}}" for bits in (8, 4, 2))
     tokens = calibration_tokens(read_pairs(assets / "stsb", "train"), tokenizer())
 
+    with Worker(source, RuntimeOptions(threads)) as worker:
+        wanted = cosines(worker, pairs)
+
+    def same(path: Path) -> float:
+        with Worker(path, RuntimeOptions(threads)) as worker:
+            return rank_correlation(cosines(worker, pairs), wanted)
+
     def alike(model: Runner, part: str = "all") -> float:
         return spearman_of(model, pairs[PARTS[part]])
 
-    return Subject(source, tokens, steps, lambda path: spearman(path, pairs, threads), alike)
+    return Subject(source, tokens, steps, lambda path: spearman(path, pairs, threads), same, alike)
 
 
 SUBJECTS: Mapping[str, Callable[[Path, Path, int], Subject]] = {

@@ -12,7 +12,9 @@ from whet.backends.worker import Worker
 from whet.tools.bench.quantization.contest import Feeds
 from whet.tools.bench.quantization.minilm_models import package
 
-__all__ = ["Pair", "calibration_tokens", "read_pairs", "spearman", "spearman_of", "tokenizer"]
+__all__ = [
+    "Pair", "calibration_tokens", "cosines", "rank_correlation", "read_pairs", "spearman", "spearman_of", "tokenizer",
+]  # fmt: skip
 
 Pair = tuple[str, str, float]
 _LONGEST = 256
@@ -54,16 +56,25 @@ def spearman(model: Path, pairs: Sequence[Pair], threads: int) -> float:
 
 def spearman_of(model: Runner, pairs: Sequence[Pair]) -> float:
     """Return the rank correlation between cosines of embeddings and scores, for a loaded model."""
+    return rank_correlation(cosines(model, pairs), [score for *_, score in pairs])
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return Spearman's correlation."""
     from scipy.stats import spearmanr
 
+    return float(cast("Any", spearmanr(one, other)).statistic)
+
+
+def cosines(model: Runner, pairs: Sequence[Pair]) -> list[float]:
+    """Return the cosine of the embeddings of each pair."""
     sentences = sorted({s for pair in pairs for s in pair[:2]}, key=lambda s: (len(s), s))
     tokens = tokenizer()
     vectors: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
     for start in range(0, len(sentences), _BATCH):
         part = sentences[start : start + _BATCH]
         vectors.update(zip(part, _embed(model, _feeds(tokens, part)), strict=True))
-    cosines = [float(vectors[one] @ vectors[two]) for one, two, _ in pairs]
-    return float(cast("Any", spearmanr(cosines, [score for *_, score in pairs])).statistic)
+    return [float(vectors[one] @ vectors[two]) for one, two, _ in pairs]
 
 
 def _embed(model: Runner, feeds: Feeds) -> np.ndarray[Any, np.dtype[np.float64]]:
