@@ -32,6 +32,8 @@ _RIDGES: dict[BasisKind, tuple[float, ...]] = {
 _SWEEPS = 3
 _STEPS = 80
 _FINEST = 1e-13
+_NOTHING = 1e-10
+"""A direction of the factors with less than this share of the largest one's energy is no more than rounding."""
 _SHARE = 1e-3
 """Conjugate gradients stop when the residual has shrunk to this share of the ridge, which blurs the rest."""
 
@@ -287,22 +289,29 @@ def _solve(moments: _Moments) -> Doubles:
 
 
 def _turn(moments: _Moments, w: Doubles, z: Doubles) -> Doubles:
-    """Return the best W for a given Z, searched from ``w`` on."""
+    """Return the best W for a given Z, searched from ``w`` on.
+
+    The columns of Z are made orthonormal first: those beyond the rank that there is are next to nothing, and equations
+    with them as they are would be anything but well posed.
+    """
     inner = z.swapaxes(-1, -2) @ moments.right[:, None] @ z
-    size = np.trace(inner.mean(0), axis1=-2, axis2=-1)[:, None, None] / inner.shape[-1]
-    inner = inner + 1e-14 * np.maximum(size, 1e-300) * np.eye(inner.shape[-1])
-    inverse_own, inverse_inner = _inverse(moments.left.mean(0)), _inverse(inner.mean(0))
-    count = len(inner)
+    values, vectors = np.linalg.eigh(inner.mean(0))
+    kept = values > _NOTHING * np.maximum(values[:, -1:], 1e-300)
+    sizes = np.sqrt(np.where(kept, values, 1.0))[:, None]
+    whiten, back = (np.where(kept[:, None], vectors * f, 0.0) for f in (1 / sizes, sizes))
+    inner = whiten.swapaxes(-1, -2) @ inner @ whiten
+    inverse_own, count = _inverse(moments.left.mean(0)), len(inner)
 
     def operator(w: Doubles) -> Doubles:
         parts = (g @ w @ k for g, k in zip(moments.left, inner, strict=True))
         return sum(parts, start=np.zeros_like(w))
 
     def precondition(residual: Doubles) -> Doubles:
-        return inverse_own @ residual @ inverse_inner / count
+        return inverse_own @ residual / count
 
-    target = (moments.cross @ z).sum(0)
-    return _conjugate_gradients(operator, precondition, target, w, moments.limit)
+    target = (moments.cross @ (z @ whiten)).sum(0)
+    found = _conjugate_gradients(operator, precondition, target, w @ back, moments.limit)
+    return found @ whiten.swapaxes(-1, -2)
 
 
 def _inverse(matrix: Doubles) -> Doubles:
