@@ -29,10 +29,9 @@ Likelihood = Literal["categorical", "gaussian", "next"]
 class Fisher(Analysis[Mapping[str, Array]]):
     """Measure the mean squared gradient of weights, by name, through the twin; needs torch.
 
-    ``categorical`` takes the last axis of the first output for logits and draws labels from the model's own
-    distribution, ``gaussian`` takes the outputs for means and draws around them with their squared norm for a variance
-    (both the true Fisher matrix), ``next`` is a language model's: the label of a position is the token at the next one
-    (the empirical one).
+    ``categorical`` takes the last axis of the first output for logits of the model's own distribution, ``gaussian``
+    takes the outputs for means, with their squared norm for a variance (both the true Fisher matrix, by draws),
+    ``next`` is a language model's: the label of a position is the token at the next one (the empirical one).
     """
 
     names: tuple[str, ...]

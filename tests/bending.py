@@ -37,16 +37,26 @@ def model(name: str, seed: int = 0) -> onnx_ir.Model:
 
 
 def problem(
-    name: str, loss: Loss, *, labelled: bool = False, batch: int = 5, seed: int = 0
+    name: str,
+    loss: Loss,
+    *,
+    labelled: bool = False,
+    batch: int = 5,
+    seed: int = 0,
+    repeat: int = 1,
 ) -> Problem:
-    """Return a problem in float64 over all weights of a network."""
+    """Return a problem in float64 over all weights of a network.
+
+    With ``repeat`` the same samples come so often: the mean loss is the same, and there are more draws in a batch.
+    """
     net = model(name, seed)
     weights = list(NETWORKS[name][1])
     rng = np.random.default_rng(seed + 1)
     shape = [SAMPLES, *(int(d) for d in net.graph.inputs[0].shape[1:])]
     x = rng.standard_normal(shape).astype(np.float32)
-    labels = rng.integers(0, CLASSES, SAMPLES)
-    cuts = [slice(k, k + batch) for k in range(0, SAMPLES, batch)]
+    labels = np.tile(rng.integers(0, CLASSES, SAMPLES), repeat)
+    x = np.concatenate([x] * repeat)
+    cuts = [slice(k, k + batch) for k in range(0, len(x), batch)]
     return Problem(
         net, weights, [{"x": x[c]} for c in cuts], loss,
         [labels[c] for c in cuts] if labelled else None, torch.float64,

@@ -12,7 +12,6 @@ from whet.passes.workbench import Context
 from whet.solve.offers import Market, make_market
 from whet.solve.variants import Variant, change, take_apart
 
-RNG = np.random.default_rng(3)
 NETWORK = """
 (float[N,64] x) => (float[N,8] y) {
     a = MatMul (x, w1) b = Relu (a) c = MatMul (b, w2) d = Relu (c) y = MatMul (d, w3)

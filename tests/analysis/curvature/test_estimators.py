@@ -97,15 +97,15 @@ def test_the_top_eigenvalue_is_that_of_the_dense_matrix(name: str, loss: Loss) -
 
 
 def test_gradient_grams_are_the_mean_curvature_of_the_outputs() -> None:
-    of = problem("dense", OwnValues())
-    found = gradient_grams(of, {"y": 1, "b": 1}, draws=500)
+    of = problem("dense", OwnValues(), repeat=500, batch=6000)
+    found = gradient_grams(of, {"y": 1, "b": 1}, draws=8)
     y = torch.cat([of.twin(*inputs)[0].detach() for inputs, _ in of.batches()])
     wanted = np.eye(bending.CLASSES) * float((1 / y.square().sum(1)).mean())
-    assert np.abs(found["y"] - wanted).max() <= 0.08 * wanted[0, 0]
+    assert np.abs(found["y"] - wanted).max() <= 0.05 * wanted[0, 0]
     bend = 1 - torch.tanh(_before_tanh(of)).square()
     slopes = of.weights["w2"].detach().T * bend[:, None] / y.norm(dim=1)[:, None, None]
     exact = torch.einsum("nci,ncj->ij", slopes, slopes).numpy() / len(y)
-    assert np.abs(found["b"] - exact).max() <= 0.08 * np.abs(exact).max()
+    assert np.abs(found["b"] - exact).max() <= 0.05 * np.abs(exact).max()
 
 
 def _before_tanh(of: Problem) -> torch.Tensor:
@@ -136,17 +136,17 @@ def test_batches_change_nothing() -> None:
 
 
 def test_several_positions_count_as_their_mean() -> None:
-    logits = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(30, 30, dtype=torch.float64)
-    for _ in range(1000):
-        value = OwnDistribution().draws([logits], generator).sum()
-        (slope,) = torch.autograd.grad(value, logits)
-        total += slope.reshape(-1, 1) * slope.reshape(1, -1) / 1000
+    one = torch.randn(1, 5, 3, dtype=torch.float64, generator=generator)
+    logits = one.repeat(20000, 1, 1).requires_grad_()
+    value = OwnDistribution().draws([logits], generator).sum()
+    (slopes,) = torch.autograd.grad(value, logits)
+    rows = slopes.flatten(1)
     hessian = torch.autograd.functional.hessian(
-        lambda z: OwnDistribution().values([z], None).sum(), logits.detach()
-    ).reshape(30, 30)
-    assert float((total.diagonal() - hessian.diagonal()).abs().max()) < 0.03
+        lambda z: OwnDistribution().values([z], None).sum(), one
+    ).reshape(15, 15)
+    found = rows.T @ rows / len(rows)
+    assert float((found - hessian).abs().max()) < 0.03 * float(hessian.max())
 
 
 def test_block_means() -> None:
