@@ -1,8 +1,10 @@
 """A genetic algorithm over plans, for where losses do not add up: it looks only at measured losses.
 
 Elitist, with tournaments of two, uniform crossover and one mutation per child on average (Holland, 1975; the kind of
-search that Compressor and LLaMA-NAS use). Children beyond a limit are made smaller, decision after decision, before
-they are measured.
+search that Compressor and LLaMA-NAS use). Generations are small: a measurement is expensive, and a hundred of them go
+further in fifteen generations than in five. Children beyond a limit are made smaller, decision after decision, before
+they are measured. Where a generation brings nothing new, neighbours of the best plans take its place, and where there
+are none, children that are mutated more and more.
 """
 
 import dataclasses
@@ -14,12 +16,13 @@ import numpy as np
 from whet.errors import UsageError
 from whet.solve.allocation import Doubles, Indices, Limits, Plan, Problem
 from whet.solve.executor import Executor, InProcess
+from whet.solve.neighbours import neighbours
 from whet.solve.program import solve
 
 __all__ = ["Measured", "genetic"]
 
 _PATIENCE = 20
-"""Generations without a new plan, mutated more each time, after which all plans are taken to have been seen."""
+"""Generations without a new plan or neighbour, mutated more each time, after which all plans have been seen."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,7 @@ def genetic(
     measure: Callable[[Plan], float],
     *,
     evaluations: int = 200,
-    population: int = 20,
+    population: int = 8,
     seed: int = 0,
     start: Sequence[Plan] = (),
     executor: Executor | None = None,
@@ -46,11 +49,11 @@ def genetic(
     """Return the plan of least measured loss within the limits on bytes and milliseconds.
 
     The first generation holds the solver's plan, those of ``start`` that fit, and mutations of these. ``measure`` is
-    called at most ``evaluations`` times, never twice for a plan; a loss that is not a number counts as infinite. The
-    limit on loss is not looked at: loss is what is minimized. ``better`` hears of every new best plan as soon as its
-    generation is measured, so that a search that the caller stops, by an exception, has still given something. Equal
-    seeds give equal results, on any executor. Raises Impossible, and UsageError for less than one evaluation or two
-    plans.
+    called ``evaluations`` times, less often only where no more plans keep the limits, and never twice for a plan; a
+    loss that is not a number counts as infinite. The limit on loss is not looked at: loss is what is minimized.
+    ``better`` hears of every new best plan as soon as its loss is known, so that a search that the caller stops, by an
+    exception, has still given something. Equal seeds give equal results, on any executor. Raises Impossible, and
+    UsageError for less than one evaluation or two plans.
     """
     if evaluations < 1 or population < 2:
         raise UsageError(
@@ -65,7 +68,13 @@ def genetic(
         search.barren = 0 if measured.made > before else search.barren + 1
         if measured.made >= evaluations or search.barren >= _PATIENCE:
             return measured.best()
-        plans = search.children(measured.ranked()[:population], population)
+        ranked = measured.ranked()
+        plans = measured.new(search.children(ranked[:population], population))
+        if not plans and not search.barren:
+            near = (
+                neighbours(problem, p, search.limits, measured.made + population) for p in ranked
+            )
+            plans = next(filter(None, map(measured.new, near)), [])[:population]
 
 
 class _Measurements:
@@ -86,10 +95,13 @@ class _Measurements:
     def made(self) -> int:
         return len(self.losses)
 
+    def new(self, plans: Sequence[Plan]) -> list[Plan]:
+        """Return those not measured yet, each once."""
+        return [plan for plan in dict.fromkeys(plans) if plan not in self.losses]
+
     def add(self, plans: Sequence[Plan]) -> None:
         """Measure the plans that are new, as far as the budget goes."""
-        new = [plan for plan in dict.fromkeys(plans) if plan not in self.losses]
-        new = new[: self.evaluations - self.made]
+        new = self.new(plans)[: self.evaluations - self.made]
         for plan, loss in zip(new, self.executor.map(self.measure, new), strict=True):
             least = min(self.losses.values(), default=math.inf)
             self.losses[plan] = math.inf if math.isnan(loss) else float(loss)
@@ -113,6 +125,7 @@ class _Search:
         self.rng = np.random.default_rng(seed)
         self.sizes: Indices = np.diff(problem.table.start)
         self.fallback = solve(problem, limits, "loss").plan
+        self.use = self._used()
         self.barren = 0
 
     def first(self, start: Sequence[Plan], population: int) -> list[Plan]:
@@ -142,27 +155,23 @@ class _Search:
         return np.where(changed, drawn, choices)
 
     def _inside(self, choices: Indices) -> Plan:
-        """Return the plan with decisions made smaller in random order until it keeps the limits."""
-        kept = choices.copy()
-        smallest = self._smallest()
-        for decision in (None, *self.rng.permutation(len(kept))):
-            if decision is not None:
-                kept[decision] = smallest[decision]
-            plan = Plan(tuple(int(k) for k in kept))
-            if self.problem.fits(plan, self.limits):
-                return plan
-        return self.fallback
+        """Return the plan with decisions made smaller, one at random after the other, until it keeps the limits."""
+        table = self.problem.table
+        rows = table.start[:-1] + choices
+        while not self.problem.fits(table.plan(rows), self.limits):
+            smaller = np.flatnonzero(self.use < self.use[rows][table.owner])
+            if not len(smaller):
+                return self.fallback
+            decision = self.rng.choice(np.unique(table.owner[smaller]))
+            rows[decision] = self.rng.choice(smaller[table.owner[smaller] == decision])
+        return table.plan(rows)
 
-    def _smallest(self) -> Indices:
-        """Return per decision the option that uses least of what is limited, each as a share of its limit."""
+    def _used(self) -> Doubles:
+        """Return how much of what is limited each option uses, as a share of its limit."""
         table = self.problem.table
         use: Doubles = np.zeros(len(table.loss))
         for quantity in ("bytes", "ms"):
             if (limit := self.limits.of(quantity)) is not None:
                 share = table.column(quantity) / max(limit, 1e-300)
                 use = use + np.where(np.isnan(share), np.inf, share)
-        starts = table.start
-        return np.array(
-            [int(np.argmin(use[starts[d] : starts[d + 1]])) for d in range(len(self.sizes))],
-            np.intp,
-        )
+        return use

@@ -48,6 +48,7 @@ def test_in_process_is_in_order_and_here() -> None:
     ]
     with pytest.raises(CalibrationError, match="sample 2 is not finite"):
         list(InProcess().map(refuse, [1, 2, 3]))
+    assert next(InProcess().map(refuse, [1, 2, 3])) == 1
 
 
 @needs_dask
