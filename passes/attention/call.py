@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import onnx_ir
 
 from whet.errors import Mismatch
-from whet.ir.values import attribute_float, attribute_int, is_op
+from whet.ir.values import attribute_float, attribute_int, is_constant, is_op
 
-__all__ = ["AttentionCall", "AttentionSizes", "read_attention"]
+__all__ = ["AttentionCall", "AttentionSizes", "read_attention", "read_masked"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,3 +110,12 @@ def read_attention(node: onnx_ir.Node) -> AttentionCall:
         scale=attribute_float(node, "scale", 0.0) if "scale" in node.attributes else None,
         softcap=attribute_float(node, "softcap", 0.0),
     )
+
+
+def read_masked(node: onnx_ir.Node) -> AttentionCall | None:
+    """Read an ``Attention`` whose mask the graph computes; None for another, or one that is not in the one form."""
+    try:
+        call = read_attention(node)
+    except Mismatch:
+        return None
+    return None if call.mask is None or is_constant(call.mask) else call

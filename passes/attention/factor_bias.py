@@ -13,7 +13,7 @@ from whet.analysis.activations import observed_shapes
 from whet.errors import Mismatch
 from whet.ir.values import constant, is_constant
 from whet.passes.attention.break_even import Payoff, check_pays
-from whet.passes.attention.call import AttentionCall, AttentionSizes, read_attention
+from whet.passes.attention.call import AttentionCall, AttentionSizes, read_masked
 from whet.passes.attention.emission import Emitter
 from whet.passes.attention.expression import (
     HEAD,
@@ -74,7 +74,9 @@ class FactorBias(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Visit every Attention with a bias that the graph computes."""
-        calls = [call for node in work.nodes("Attention") if (call := _with_bias(node)) is not None]
+        calls = [
+            call for node in work.nodes("Attention") if (call := read_masked(node)) is not None
+        ]
         operands = [v for c in calls for v in (c.q, c.k, c.v, c.mask) if v is not None]
         context = work.context
         shapes = observed_shapes(work.model, operands, context.bindings, context.threads)
@@ -143,14 +145,6 @@ def _measured_width(
     if not found:
         raise reasons[-1]
     return min(found, key=lambda payoff: payoff.ms_after).rank
-
-
-def _with_bias(node: onnx_ir.Node) -> AttentionCall | None:
-    try:
-        call = read_attention(node)
-    except Mismatch:
-        return None
-    return None if call.mask is None or is_constant(call.mask) else call
 
 
 @dataclasses.dataclass

@@ -7,9 +7,8 @@ import onnx_ir
 
 from whet.analysis.activations import observed_shapes
 from whet.errors import Mismatch
-from whet.ir.values import is_constant
 from whet.passes.attention.break_even import Payoff, check_pays
-from whet.passes.attention.call import AttentionCall, AttentionSizes, read_attention
+from whet.passes.attention.call import AttentionCall, AttentionSizes, read_masked
 from whet.passes.attention.emission import Emitter
 from whet.passes.attention.factor_functions import emit_function
 from whet.passes.attention.factors import append_factors
@@ -74,11 +73,8 @@ class FitBiasFactors(Pass):
     def apply(self, work: Workbench) -> None:
         """Visit every Attention whose mask is computed from the input."""
         for node in work.nodes("Attention"):
-            try:
-                call = read_attention(node)
-            except Mismatch:
-                continue
-            if call.mask is None or is_constant(call.mask):
+            call = read_masked(node)
+            if call is None:
                 continue
             try:
                 bias = read_input_bias(call)

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import onnx_ir
 
 from whet.errors import Mismatch
-from whet.ir.values import dimensions, is_constant, is_op
-from whet.passes.attention.call import AttentionCall, read_attention
+from whet.ir.values import dimensions, is_op
+from whet.passes.attention.call import AttentionCall, read_masked
 from whet.passes.attention.emission import Emitter
 from whet.passes.attention.expression import QUERY, Expression, axes_of
 from whet.passes.attention.masks import Mask, read_mask, write_mask
@@ -42,11 +42,8 @@ class SimplifyMask(Pass):
     def apply(self, work: Workbench) -> None:
         """Visit every Attention."""
         for node in work.nodes("Attention"):
-            try:
-                call = read_attention(node)
-            except Mismatch:
-                continue
-            if call.mask is None or is_constant(call.mask):
+            call = read_masked(node)
+            if call is None:
                 continue
             self._visit(work, call)
 

@@ -1,7 +1,7 @@
 """Correct the mean error that quantization left in every channel."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -19,12 +19,12 @@ from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.arrays import affine, dequantize, quantize
 from whet.passes.quantization.algorithms.formats import INT8_ACTIVATION, UINT8
 from whet.passes.quantization.integer_spelling import decode
+from whet.passes.quantization.judging import Feeds, fitted_and_judged
 from whet.passes.workbench import Workbench
 
 __all__ = ["CorrectBiases"]
 
 Floats = NDArray[np.float64]
-Feeds = Mapping[str, Array]
 _SEEN_THROUGH = ("QuantizeLinear", "DequantizeLinear", "Relu", "LeakyRelu", "Clip", "Identity")
 _OPERAND = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "MatMulNBits": 5}
 """Operator -> which operand is its bias."""
@@ -58,7 +58,7 @@ class CorrectBiases(Pass):
             for site in sites:
                 work.decline(site.node, "needs calibration data")
             return
-        fitted, held_out = _split(work.context.calibration[: self.batches])
+        fitted, held_out = fitted_and_judged(work.context.calibration[: self.batches])
         try:
             wanted = [_means(original, sites, part, work, old=True) for part in (fitted, held_out)]
         except CannotRun as error:
@@ -84,13 +84,6 @@ class _Site:
     @property
     def value(self) -> onnx_ir.Value:
         return self.node.outputs[0]
-
-
-def _split(batches: Sequence[Feeds]) -> tuple[list[Feeds], list[Feeds]]:
-    """Return what corrections are computed from and judged by: every fourth batch is held out, if there are two."""
-    held_out = [batch for k, batch in enumerate(batches) if k % 4 == 1]
-    fitted = [batch for k, batch in enumerate(batches) if k % 4 != 1]
-    return fitted, held_out or fitted
 
 
 def _sites(original: onnx_ir.Model, work: Workbench) -> Iterator[_Site]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,14 +19,13 @@ from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.approximation import Doubles, Floats, Layer, LowRank
 from whet.passes.quantization.algorithms.eora import paying_rank, repairing_path
 from whet.passes.quantization.choice import FLOAT
+from whet.passes.quantization.judging import fitted_and_judged
 from whet.passes.quantization.linear import Linear, read_linear
 from whet.passes.quantization.linear_response import Product, find_product, response
 from whet.passes.quantization.storage import spell
 from whet.passes.workbench import Workbench
 
 __all__ = ["RepairLowRank"]
-
-Feeds = Mapping[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +111,7 @@ class _Run:
         self._pass = options
         self._work = work
         self._original = original
-        self._fit, self._judge = _split(work.context.calibration, work.context.held_out)
+        self._fit, self._judge = fitted_and_judged(work.context.calibration, work.context.held_out)
         self._left = float("inf")
         """Milliseconds that further paths may add."""
 
@@ -226,17 +225,6 @@ class _Run:
 
         label = f"path [{rows},{inputs}] x [{inputs},{rank}] x [{rank},{outputs}]"
         return prices.lookup(label, {FLOAT: kernel(feeds, body, work.opset)}).get(FLOAT, 0.0)
-
-
-def _split(
-    calibration: Sequence[Feeds], held_out: Sequence[Feeds]
-) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
-    """Return what to fit on and what to judge by: without data held out, every fourth batch judges if there are two."""
-    if held_out:
-        return calibration, held_out
-    apart = [batch for k, batch in enumerate(calibration) if k % 4 == 1]
-    rest = [batch for k, batch in enumerate(calibration) if k % 4 != 1]
-    return rest, apart or rest
 
 
 class _Judge:

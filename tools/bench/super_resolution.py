@@ -8,6 +8,8 @@ is nearest to its middle is kept.
 import argparse
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import logging
 import tempfile
@@ -27,7 +29,7 @@ from whet.printing import new_table, summarize, titled
 from whet.tools.bench.png import read_png
 from whet.tools.sweep.bias_recipes import RECIPES, is_bias_pass, write_recipe
 
-__all__ = ["luma", "main", "psnr", "upscale"]
+__all__ = ["decibels", "fed", "luma", "main", "psnr", "quality", "read_pairs", "upscale"]
 
 _SCALE = 2
 _WINDOW = 64
@@ -50,6 +52,12 @@ def psnr(image: Array, truth: Array, border: int = _SCALE) -> float:
     return float(10 * np.log10(255**2 / np.mean(away**2)))
 
 
+def decibels(source: Path, judge: Callable[[Path], float]) -> Callable[[Path], str]:
+    """Return what says a model's decibels, and how far they are from the source's."""
+    judge = functools.cache(judge)
+    return lambda path: f"{judge(path):.3f} dB ({judge(path) - judge(source):+.3f})"
+
+
 def upscale(run: Callable[[Array], Array], image: Array) -> Array:
     """Enlarge ``[height, width, 3]`` of 0..255 with what enlarges ``[1, 3, 64, 64]`` of 0..1; the result is rounded.
 
@@ -60,7 +68,7 @@ def upscale(run: Callable[[Array], Array], image: Array) -> Array:
     for top in _starts(height):
         for left in _starts(width):
             window = image[top : top + _WINDOW, left : left + _WINDOW]
-            made = run(_fed(window))[0].transpose(1, 2, 0)
+            made = run(fed(window))[0].transpose(1, 2, 0)
             # Later windows overwrite all but the first half of what they share with earlier ones.
             down, right = (_SCALE * (_OVERLAP // 2 if start else 0) for start in (top, left))
             rows = slice(_SCALE * top + down, _SCALE * (top + _WINDOW))
@@ -99,7 +107,7 @@ def measure(assets: Path, recipes: Sequence[str], images: int, threads: int) -> 
     source = folder / "ngswin_x2.onnx"
     if not source.is_file():
         raise FileNotFoundError(f"no file '{source}'")
-    pairs = _pairs(folder / "Set5", images)
+    pairs = dict(itertools.islice(read_pairs(folder / "Set5", _SCALE).items(), images))
     with tempfile.TemporaryDirectory() as scratch:
         models, said = {"source": source}, {"source": list[str]()}
         for name in recipes:
@@ -111,11 +119,11 @@ def measure(assets: Path, recipes: Sequence[str], images: int, threads: int) -> 
         return _rows(models, said, pairs, threads)
 
 
-def _pairs(folder: Path, count: int) -> dict[str, tuple[Array, Array]]:
-    """Return name -> (low, high) resolution."""
+def read_pairs(folder: Path, scale: int) -> dict[str, tuple[Array, Array]]:
+    """Return name -> picture made smaller by ``scale``, picture."""
     found: dict[str, tuple[Array, Array]] = {}
-    for path in sorted((folder / "HR").glob("*.png"))[:count]:
-        low = folder / "LR_bicubic" / "X2" / f"{path.stem}x2.png"
+    for path in sorted((folder / "HR").glob("*.png")):
+        low = folder / "LR_bicubic" / f"X{scale}" / f"{path.stem}x{scale}.png"
         found[path.stem] = (read_png(low), read_png(path))
     if not found:
         raise FileNotFoundError(f"no images in '{folder / 'HR'}'")
@@ -130,7 +138,7 @@ def _compile(
     threads: int,
 ) -> list[str]:
     """Compile; where factors are wanted always, the gate that would take slow ones back stays off."""
-    windows = [_fed(low[:_WINDOW, :_WINDOW]) for low, _ in pairs.values()]
+    windows = [fed(low[:_WINDOW, :_WINDOW]) for low, _ in pairs.values()]
     artifact = compile(
         source,
         calibration={"lr": np.concatenate(windows)},
@@ -149,7 +157,7 @@ def _compile(
     return said
 
 
-def _fed(window: Array) -> Array:
+def fed(window: Array) -> Array:
     """Return ``[1, 3, height, width]`` in 0..1."""
     scaled = (window.astype(np.float32) / 255).transpose(2, 0, 1)[None]
     return np.ascontiguousarray(scaled)
@@ -161,19 +169,20 @@ def _rows(
     pairs: Mapping[str, tuple[Array, Array]],
     threads: int,
 ) -> list[Row]:
-    feeds = {"lr": _fed(next(iter(pairs.values()))[0][:_WINDOW, :_WINDOW])}
+    feeds = {"lr": fed(next(iter(pairs.values()))[0][:_WINDOW, :_WINDOW])}
     with contextlib.ExitStack() as stack:
         workers = [
             stack.enter_context(Worker(path, RuntimeOptions(threads))) for path in models.values()
         ]
         times = compare_speed(workers, [feeds] * len(workers), rounds=9)
         return [
-            Row(name, _quality(worker, pairs), time, said[name])
+            Row(name, quality(worker, pairs), time, said[name])
             for name, worker, time in zip(models, workers, times, strict=True)
         ]
 
 
-def _quality(worker: Worker, pairs: Mapping[str, tuple[Array, Array]]) -> dict[str, float]:
+def quality(worker: Worker, pairs: Mapping[str, tuple[Array, Array]]) -> dict[str, float]:
+    """Return the decibels of each picture, enlarged window by window."""
     found: dict[str, float] = {}
     for name, (low, high) in pairs.items():
         made = upscale(lambda window: worker.run({"lr": window})[0], low)

@@ -3,7 +3,7 @@
 Ranges come from windows of the same five pictures at a third and a quarter of their size: there are no other pictures.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 from whet.backends.base import RuntimeOptions
 from whet.backends.worker import Worker
 from whet.compiler import compile
+from whet.ir.values import Array
 from whet.report import Report
-from whet.tools.bench.png import read_png
-from whet.tools.bench.quantization.contest import contest
+from whet.tools.bench.quantization.contest import contest, standings
 from whet.tools.bench.quantization.rlfn import windows
-from whet.tools.bench.super_resolution import psnr, upscale
+from whet.tools.bench.super_resolution import decibels, quality, read_pairs
 
 __all__ = ["ngswin"]
 
@@ -47,16 +47,10 @@ def ngswin(assets: Path, folder: Path, threads: int) -> Iterator[str]:
         models[name], said[name] = artifact.folder / "model.onnx", artifact.report
     feeds = {"lr": np.ascontiguousarray(seen[:1])}
     times = contest(models, feeds, threads, rounds=7)
-    first = 0.0
-    for name, path in models.items():
-        quality = _quality(path, pictures, threads)
-        first = first or quality
-        size = path.stat().st_size
-        yield (
-            f"ngswin {name:20} {times[name]!s:28} "
-            f"{times[name].median / times['float32'].median:.3f}x the time, {size:10,} bytes, "
-            f"{size / source.stat().st_size:.3f}x, {quality:.3f} dB ({quality - first:+.3f})"
-        )
+    pairs = read_pairs(pictures, 2)
+    judge = decibels(source, lambda path: _mean(path, pairs, threads))
+    for name, line in standings("ngswin", models, times, judge):
+        yield line
         if name in said:
             yield from _spared(name, said[name])
 
@@ -69,11 +63,6 @@ def _spared(name: str, report: Report) -> Iterator[str]:
         yield f"ngswin {name}: {len(rows) - _SHOWN} more stay in float"
 
 
-def _quality(model: Path, pictures: Path, threads: int) -> float:
-    found: list[float] = []
+def _mean(model: Path, pairs: Mapping[str, tuple[Array, Array]], threads: int) -> float:
     with Worker(model, RuntimeOptions(threads)) as worker:
-        for path in sorted((pictures / "HR").glob("*.png")):
-            low = read_png(pictures / "LR_bicubic" / "X2" / f"{path.stem}x2.png")
-            made = upscale(lambda window: worker.run({"lr": window})[0], low)
-            found.append(psnr(made, read_png(path)[: made.shape[0], : made.shape[1]]))
-    return float(np.mean(found))
+        return float(np.mean(list(quality(worker, pairs).values())))

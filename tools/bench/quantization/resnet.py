@@ -10,7 +10,7 @@ from whet.backends.base import RuntimeOptions
 from whet.backends.worker import Worker
 from whet.compiler import compile
 from whet.ir.values import Array
-from whet.tools.bench.quantization.contest import contest
+from whet.tools.bench.quantization.contest import contest, standings
 from whet.tools.bench.quantization.peers import best_static
 from whet.tools.bench.quantization.recipes import RECIPES, write_recipe
 
@@ -75,14 +75,13 @@ def _lines(network: Network, assets: Path, folder: Path, threads: int) -> Iterat
             )
             models[recipe] = ours / "model.onnx"
         times = contest(models, feeds, threads)
-        for name, path in models.items():
-            share = times[name].median / times["float32"].median
-            size = path.stat().st_size
-            yield (
-                f"{network.name} batch {batch:4} {name:30} {times[name]!s:28} {share:.3f}x the time, "
-                f"{size:9,} bytes, {size / source.stat().st_size:.3f}x, "
-                f"top-1 {_accuracy(path, images, test['labels'], threads):.4f}"
-            )
+
+        def judge(path: Path) -> str:
+            return f"top-1 {_accuracy(path, images, test['labels'], threads):.4f}"
+
+        title = f"{network.name} batch {batch:4}"
+        for _, line in standings(title, models, times, judge):
+            yield line
 
 
 def _accuracy(path: Path, images: Array, labels: Array, threads: int) -> float:

@@ -13,10 +13,10 @@ from whet.backends.worker import Worker
 from whet.compiler import compile
 from whet.ir.values import Array
 from whet.tools.bench.png import read_png
-from whet.tools.bench.quantization.contest import contest
+from whet.tools.bench.quantization.contest import contest, standings
 from whet.tools.bench.quantization.peers import best_static
 from whet.tools.bench.quantization.recipes import LIMITED, RECIPES, write_recipe
-from whet.tools.bench.super_resolution import psnr
+from whet.tools.bench.super_resolution import decibels, fed, psnr, read_pairs
 
 __all__ = ["rlfn", "windows"]
 
@@ -46,16 +46,10 @@ def rlfn(assets: Path, folder: Path, threads: int) -> Iterator[str]:
         )
         models[recipe] = ours / "model.onnx"
     times = contest(models, feeds, threads, opened=3)
-    first = 0.0
-    for name, path in models.items():
-        quality = _quality(path, pictures, threads)
-        first = first or quality
-        size = path.stat().st_size
-        yield (
-            f"rlfn {_SIDE}x{_SIDE} {name:30} {times[name]!s:28} "
-            f"{times[name].median / times['float32'].median:.3f}x the time, {size:9,} bytes, "
-            f"{size / source.stat().st_size:.3f}x, {quality:.3f} dB ({quality - first:+.3f})"
-        )
+    pairs = read_pairs(pictures, _SCALE)
+    judge = decibels(source, lambda path: _mean(path, pairs, threads))
+    for _, line in standings(f"rlfn {_SIDE}x{_SIDE}", models, times, judge):
+        yield line
 
 
 def windows(pictures: Path, scales: Sequence[int]) -> Array:
@@ -67,30 +61,18 @@ def windows(pictures: Path, scales: Sequence[int]) -> Array:
             down, right = (max(0, side - _WINDOW) for side in image.shape[:2])
             for k in range(3):
                 top, left = down * k // 2, right * (2 * k % 3) // 2
-                found.append(_fed(image[top : top + _WINDOW, left : left + _WINDOW]))
+                found.append(fed(image[top : top + _WINDOW, left : left + _WINDOW]))
     whole = [window for window in found if window.shape[2:] == (_WINDOW, _WINDOW)]
     if not whole:
         raise FileNotFoundError(f"no pictures in '{pictures}'")
     return np.concatenate(whole)
 
 
-def _fed(image: Array) -> Array:
-    return np.ascontiguousarray((image.astype(np.float32) / 255).transpose(2, 0, 1)[None])
-
-
-def _pairs(pictures: Path) -> Mapping[str, tuple[Array, Array]]:
-    low = pictures / "LR_bicubic" / f"X{_SCALE}"
-    return {
-        path.stem: (read_png(low / f"{path.stem}x{_SCALE}.png"), read_png(path))
-        for path in sorted((pictures / "HR").glob("*.png"))
-    }
-
-
-def _quality(model: Path, pictures: Path, threads: int) -> float:
+def _mean(model: Path, pairs: Mapping[str, tuple[Array, Array]], threads: int) -> float:
     found: list[float] = []
     with Worker(model, RuntimeOptions(threads)) as worker:
-        for low, high in _pairs(pictures).values():
-            made = worker.run({"lr": _fed(low)})[0][0].transpose(1, 2, 0)
+        for low, high in pairs.values():
+            made = worker.run({"lr": fed(low)})[0][0].transpose(1, 2, 0)
             shown = np.rint(np.clip(made, 0, 1) * 255)
             found.append(psnr(shown, high[: shown.shape[0], : shown.shape[1]], _SCALE))
     return float(np.mean(found))
