@@ -52,7 +52,7 @@ def test_a_map_of_measurements_and_what_lies_beyond() -> None:
     assert found.inverse(3.5) == 1.5
 
 
-@settings(max_examples=30)
+@settings(max_examples=50)
 @given(st.integers(0, 1000), st.booleans())
 def test_factors_that_made_the_measurements_are_found(seed: int, interacting: bool) -> None:
     problem = random_problem(seed, 4, 3, draws=5 if interacting else 0)

@@ -45,7 +45,7 @@ def test_the_optimum_is_exact(seed: int, rows: int, whole: bool) -> None:
     assert found.bound == found.value
 
 
-@settings(max_examples=25)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.integers(1, 2))
 def test_a_small_core_grows_until_nothing_better_is_outside(seed: int, rows: int) -> None:
     made = program(seed, rows, 5)

@@ -49,7 +49,7 @@ def test_without_interactions_the_plan_is_the_optimum(
     assert found.ms == problem.ms(found.plan)
 
 
-@settings(max_examples=40)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), objectives)
 def test_with_interactions_it_is_never_worse_than_without(seed: int, objective: Objective) -> None:
     problem = random_problem(seed, 4, 4, draws=5)

@@ -52,7 +52,7 @@ def contenders(problem: Problem, s: np.ndarray, counts: np.ndarray, limits: Limi
     ]
 
 
-@settings(max_examples=15)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.floats(0, 1))
 def test_all_keep_the_limit_and_none_beats_the_solver(seed: int, part: float) -> None:
     problem, s, counts = layers(seed)
@@ -92,7 +92,7 @@ def test_greedy_by_ratio_takes_the_cheapest_error_per_byte_first() -> None:
         ratio_greedy(problem, Limits(bytes=47), errors)
 
 
-@settings(max_examples=40)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000))
 def test_hawq_takes_the_least_omega_of_a_size(seed: int) -> None:
     problem = random_problem(seed, 4, 4)
