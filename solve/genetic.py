@@ -9,13 +9,12 @@ are none, children that are mutated more and more.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from whet.errors import UsageError
 from whet.solve.allocation import Doubles, Indices, Limits, Plan, Problem
-from whet.solve.executor import Executor, InProcess
 from whet.solve.neighbours import neighbours
 from whet.solve.program import solve
 
@@ -23,6 +22,10 @@ __all__ = ["Measured", "genetic"]
 
 _PATIENCE = 20
 """Generations without a new plan or neighbour, mutated more each time, after which all plans have been seen."""
+
+
+Measure = Callable[[Sequence[Plan]], Iterable[float]]
+"""Maps plans, which do not depend on each other, to their losses, one after the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,22 +40,21 @@ class Measured:
 def genetic(
     problem: Problem,
     limits: Limits,
-    measure: Callable[[Plan], float],
+    measure: Measure,
     *,
     evaluations: int = 200,
     population: int = 8,
     seed: int = 0,
     start: Sequence[Plan] = (),
-    executor: Executor | None = None,
     better: Callable[[Measured], None] = lambda _found: None,
 ) -> Measured:
     """Return the plan of least measured loss within the limits on bytes and milliseconds.
 
     The first generation holds the solver's plan, those of ``start`` that fit, and mutations of these. ``measure`` is
-    called ``evaluations`` times, less often only where no more plans keep the limits, and never twice for a plan; a
+    asked for ``evaluations`` losses, for fewer only where no more plans keep the limits, and never twice for a plan; a
     loss that is not a number counts as infinite. The limit on loss is not looked at: loss is what is minimized.
     ``better`` hears of every new best plan as soon as its loss is known, so that a search that the caller stops, by an
-    exception, has still given something. Equal seeds give equal results, on any executor. Raises Impossible, and
+    exception, has still given something. Equal seeds give equal results. Raises Impossible, and
     UsageError for less than one evaluation or two plans.
     """
     if evaluations < 1 or population < 2:
@@ -60,7 +62,7 @@ def genetic(
             f"{evaluations} evaluations of {population} plans, expected 1 or more of 2 or more"
         )
     search = _Search(problem, limits.without("loss"), seed)
-    measured = _Measurements(measure, executor or InProcess(), evaluations, better)
+    measured = _Measurements(measure, evaluations, better)
     plans = search.first(start, population)
     while True:
         before = measured.made
@@ -82,13 +84,11 @@ class _Measurements:
 
     def __init__(
         self,
-        measure: Callable[[Plan], float],
-        executor: Executor,
+        measure: Measure,
         evaluations: int,
         better: Callable[[Measured], None],
     ) -> None:
-        self.measure, self.executor = measure, executor
-        self.evaluations, self.better = evaluations, better
+        self.measure, self.evaluations, self.better = measure, evaluations, better
         self.losses: dict[Plan, float] = {}
 
     @property
@@ -102,7 +102,7 @@ class _Measurements:
     def add(self, plans: Sequence[Plan]) -> None:
         """Measure the plans that are new, as far as the budget goes."""
         new = self.new(plans)[: self.evaluations - self.made]
-        for plan, loss in zip(new, self.executor.map(self.measure, new), strict=True):
+        for plan, loss in zip(new, self.measure(new), strict=True):
             least = min(self.losses.values(), default=math.inf)
             self.losses[plan] = math.inf if math.isnan(loss) else float(loss)
             if self.losses[plan] < least or self.made == 1:

@@ -280,7 +280,9 @@ class Search:
         genetic(
             self._problem,
             self._judge.limits,
-            lambda plan: self._trials.losses(self._problem, [plan], "bred")[0].measured.loss,
+            lambda plans: [
+                trial.measured.loss for trial in self._trials.losses(self._problem, plans, "bred")
+            ],
             evaluations=_BRED,
             seed=self._seed,
             better=lambda found: self._offer(self._try(found.plan, None, "bred")),

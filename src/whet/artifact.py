@@ -29,8 +29,6 @@ class Artifact:
     manifest: Mapping[str, Any]
     report: Report | None = None
     _runner: Runner | None = dataclasses.field(default=None, repr=False)
-    keep: tempfile.TemporaryDirectory[str] | None = dataclasses.field(default=None, repr=False)
-    """Holds the temporary folder of an artifact that has not been saved."""
 
     @property
     def inputs(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def compile(
         keep.cleanup()
         raise
     if output is None:
-        artifact.keep = keep
+        weakref.finalize(artifact, keep.cleanup)
     else:
         keep.cleanup()
     assert artifact.report is not None

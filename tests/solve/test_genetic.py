@@ -1,6 +1,8 @@
 """The genetic algorithm where losses do not add up."""
 
+import functools
 import itertools
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -12,6 +14,11 @@ from whet.errors import Impossible, UsageError
 from whet.solve.allocation import Decision, Indices, Limits, Option, Plan, Problem
 from whet.solve.genetic import Measured, genetic
 from whet.solve.program import solve
+
+
+def each(measure: Callable[[Plan], float]) -> Callable[[Sequence[Plan]], Iterable[float]]:
+    """Return a function that measures plans one after the other."""
+    return functools.partial(map, measure)
 
 
 def rough(problem: Problem, seed: int) -> dict[Plan, float]:
@@ -29,9 +36,9 @@ def test_with_enough_measurements_it_finds_the_optimum(seed: int) -> None:
     fitting = [loss for plan, loss in table.items() if problem.fits(plan, limits)]
     if not fitting:
         with pytest.raises(Impossible):
-            genetic(problem, limits, table.__getitem__)
+            genetic(problem, limits, each(table.__getitem__))
         return
-    found = genetic(problem, limits, table.__getitem__, evaluations=500)
+    found = genetic(problem, limits, each(table.__getitem__), evaluations=500)
     assert problem.fits(found.plan, limits)
     assert found.loss == table[found.plan] == min(fitting)
     assert found.evaluations == len(fitting)
@@ -43,7 +50,9 @@ def test_it_uses_all_its_measurements_and_one_seed_gives_one_result(seed: int, c
     problem = random_problem(seed, 4, 4)
     table = rough(problem, seed)
     runs = [
-        genetic(problem, Limits(), table.__getitem__, evaluations=count, population=4, seed=seed)
+        genetic(
+            problem, Limits(), each(table.__getitem__), evaluations=count, population=4, seed=seed
+        )
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
@@ -92,7 +101,7 @@ def test_it_beats_random_search_where_losses_do_not_add_up(
     gains: list[float] = []
     for seed in range(6):
         loss = Coupled(seed, decisions, options)
-        found = genetic(loss.problem, loss.limits, loss, evaluations=evaluations, seed=seed)
+        found = genetic(loss.problem, loss.limits, each(loss), evaluations=evaluations, seed=seed)
         assert found.evaluations == evaluations
         gains.append(loss.random_search(seed, evaluations) - found.loss)
     assert np.mean(gains) > 2 * np.std(gains, ddof=1) / np.sqrt(len(gains))
@@ -101,15 +110,17 @@ def test_it_beats_random_search_where_losses_do_not_add_up(
 def test_it_is_seeded_and_never_measures_twice() -> None:
     loss = Coupled(3, 12, 4)
     heard: list[Measured] = []
-    found = genetic(loss.problem, loss.limits, loss, evaluations=300, better=heard.append)
+    found = genetic(loss.problem, loss.limits, each(loss), evaluations=300, better=heard.append)
     assert len(loss.calls) == len(set(loss.calls)) == found.evaluations == 300
     assert all(loss.problem.fits(plan, loss.limits) for plan in loss.calls)
     assert [m.loss for m in heard] == sorted((m.loss for m in heard), reverse=True)
     assert heard[-1].plan == found.plan
     assert heard[0].plan == solve(loss.problem, loss.limits).plan
     assert found.loss == min(loss(plan) for plan in set(loss.calls))
-    assert genetic(loss.problem, loss.limits, loss, evaluations=300) == found
-    others = {genetic(loss.problem, loss.limits, loss, seed=s, evaluations=99) for s in range(4)}
+    assert genetic(loss.problem, loss.limits, each(loss), evaluations=300) == found
+    others = {
+        genetic(loss.problem, loss.limits, each(loss), seed=s, evaluations=99) for s in range(4)
+    }
     assert len({other.plan for other in others}) > 1
 
 
@@ -124,10 +135,10 @@ def test_a_search_that_is_interrupted_has_given_the_best_so_far(stop: int) -> No
 
     heard: list[Measured] = []
     with pytest.raises(KeyboardInterrupt):
-        genetic(loss.problem, loss.limits, until, better=heard.append)
+        genetic(loss.problem, loss.limits, each(until), better=heard.append)
     assert len(loss.calls) == stop
     assert heard[-1].loss == min(map(loss, loss.calls[:stop]))
-    whole = genetic(loss.problem, loss.limits, loss, evaluations=stop)
+    whole = genetic(loss.problem, loss.limits, each(loss), evaluations=stop)
     assert (whole.plan, whole.loss) == (heard[-1].plan, heard[-1].loss)
 
 
@@ -135,9 +146,9 @@ def test_it_never_ends_worse_than_where_it_starts() -> None:
     problem = random_problem(5, 6, 4)
     table = rough(problem, 1)
     best = min(table, key=table.__getitem__)
-    found = genetic(problem, Limits(), table.__getitem__, evaluations=5, start=[best])
+    found = genetic(problem, Limits(), each(table.__getitem__), evaluations=5, start=[best])
     assert found.plan == best
-    one = genetic(problem, Limits(), table.__getitem__, evaluations=1)
+    one = genetic(problem, Limits(), each(table.__getitem__), evaluations=1)
     assert one == Measured(solve(problem, Limits()).plan, one.loss, 1)
 
 
@@ -145,7 +156,7 @@ def test_a_loss_that_is_no_number_loses() -> None:
     problem = random_problem(5, 3, 3)
     good = list(all_plans(problem))[-1]
     found = genetic(
-        problem, Limits(), lambda plan: 1.0 if plan == good else float("nan"), start=[good]
+        problem, Limits(), each(lambda plan: 1.0 if plan == good else float("nan")), start=[good]
     )
     assert found.plan == good
 
@@ -153,4 +164,4 @@ def test_a_loss_that_is_no_number_loses() -> None:
 def test_nonsense_is_refused() -> None:
     problem = random_problem(5, 3, 3)
     with pytest.raises(UsageError, match="0 evaluations of 8 plans"):
-        genetic(problem, Limits(), lambda _plan: 0.0, evaluations=0)
+        genetic(problem, Limits(), each(lambda _plan: 0.0), evaluations=0)
