@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Objective = Literal["loss", "bytes", "ms"]
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Doubles = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Indices = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
 
@@ -137,6 +138,14 @@ class Table:
     directions: Doubles | None
     """``[n, draws]`` divided by sqrt(draws), so that interactions are inner products; None without interactions."""
 
+    @functools.cached_property
+    def products(self) -> Floats | None:
+        """All inner products of directions ``[n, n]``, in single precision."""
+        if self.directions is None:
+            return None
+        narrow = self.directions.astype(np.float32)
+        return np.asarray(narrow @ narrow.T)
+
     def column(self, quantity: Objective) -> Doubles:
         """Return one of the three prices of all options ``[n]``."""
         return {"loss": self.loss, "bytes": self.bytes, "ms": self.ms}[quantity]
@@ -174,15 +183,13 @@ class Problem:
 
     def loss(self, plan: Plan) -> float:
         """Return the predicted loss, interactions included."""
-        taken = self._taken(plan)
-        vectors = [option.directions for option in taken if option.directions is not None]
-        diagonal = math.fsum(option.loss for option in taken)
-        if not vectors:
+        diagonal = math.fsum(option.loss for option in self._taken(plan))
+        table = self.table
+        if table.directions is None:
             return diagonal
-        stacked: Doubles = np.asarray(np.stack(vectors), np.float64)
-        whole = float(np.square(stacked.sum(axis=0)).sum())
-        pairs = (whole - float(np.square(stacked).sum())) / 2
-        return diagonal + pairs / len(vectors[0])
+        v = table.directions[table.rows(plan)]
+        total = v.sum(axis=0)
+        return diagonal + (float(total @ total) - float(np.vdot(v, v))) / 2
 
     def bytes(self, plan: Plan) -> int:
         """Return the size on disk, the fixed part included."""

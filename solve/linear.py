@@ -125,6 +125,9 @@ def _relax(program: Linear) -> tuple[Doubles, float] | None:
 
 def multipliers(program: Linear) -> Doubles | None:
     """Return what the linear relaxation gains per unit of every limit ``[rows]``, or None if it has no solution."""
+    if len(program.usage) == 1:
+        price = _multiplier(program)
+        return None if price is None else np.array([price])
     scale = _largest(program.cost)
     usage, room, sizes = _rows(program)
     once = _membership(program.start)
@@ -142,6 +145,32 @@ def multipliers(program: Linear) -> Doubles | None:
     if found.status != 0 or not len(usage):
         return np.zeros(len(usage))
     return np.asarray(np.maximum(-found.ineqlin.marginals, 0.0) * scale / sizes)
+
+
+def _multiplier(program: Linear) -> float | None:
+    """Return the multiplier of a single limit by bisection: the least at which the cheapest options keep it."""
+    cost, usage, room = program.cost, program.usage[0], float(program.limit[0] - program.fixed[0])
+    first, sizes = program.start[:-1], np.diff(program.start)
+    least = float(np.minimum.reduceat(usage, first).sum())
+    if least > room:
+        return None
+
+    def used(price: float) -> float:
+        shadow = cost + price * usage
+        cheapest = shadow <= np.repeat(np.minimum.reduceat(shadow, first), sizes)
+        return float(np.minimum.reduceat(np.where(cheapest, usage, np.inf), first).sum())
+
+    if used(0.0) <= room:
+        return 0.0
+    low, high = 0.0, _largest(cost) / _largest(usage)
+    while used(high) > room:
+        low, high = high, 4 * high
+        if not math.isfinite(high):
+            return low
+    while high - low > 1e-13 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if used(middle) > room else (low, middle)
+    return high
 
 
 def _solve(program: Linear, core: np.ndarray, bound: float, end: float) -> Found | None:

@@ -17,6 +17,9 @@ from whet.solve.linearization import QUANTITIES, linearize
 
 __all__ = ["Solution", "solve"]
 
+_WORTH = 1e-3
+"""Interactions are made linear once more where that gained more than this share the last time."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
@@ -39,7 +42,7 @@ def solve(
     objective: Objective = "loss",
     *,
     seconds: float = 30.0,
-    rounds: int = 3,
+    rounds: int = 2,
 ) -> Solution:
     """Return the plan that minimizes ``objective`` and keeps ``limits``.
 
@@ -128,9 +131,10 @@ class _Search:
             if inside is None:
                 return best
             found = improve(self.problem, self.limits, self.objective, inside)
-            if self._key(found) >= self._key(best):
+            before, best = best, min(best, found, key=self._key)
+            least, most = (self.problem.value(p, self.objective) for p in (best, before))
+            if most - least <= _WORTH * abs(most):
                 return best
-            best = found
         return best
 
     def _repair(self, plan: Plan) -> Plan | None:
