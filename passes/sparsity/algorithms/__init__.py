@@ -1,0 +1,1 @@
+"""Sparsity on arrays: masks, what they cost, what the remaining weights become."""
