@@ -54,7 +54,9 @@ def _scattered(build: Builder, found: Distances, name: str, opset: int) -> onnx_
     numbers = _numbers(build, found.numbers, (len(found.numbers),), found.bits, name, opset)
     fill = onnx_ir.tensor(found.background.reshape(1), name="value")
     count = build.ints(int(np.prod(found.shape)))
-    empty = build.op("ConstantOfShape", count, attributes={"value": onnx_ir.AttrTensor("value", fill)})
+    empty = build.op(
+        "ConstantOfShape", count, attributes={"value": onnx_ir.AttrTensor("value", fill)}
+    )
     how = {"axis": 0}
     full = build.op("ScatterElements", empty, _added_up(build, gaps), numbers, attributes=how)
     return build.op("Reshape", full, build.ints(*found.shape))

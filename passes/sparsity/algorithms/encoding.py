@@ -52,7 +52,9 @@ class Bitmask(Encoding):
 
     def values(self) -> Array:
         """Return the array."""
-        table = np.concatenate([np.full((1, self.height * self.width), self.background), self.numbers])
+        table = np.concatenate(
+            [np.full((1, self.height * self.width), self.background), self.numbers]
+        )
         flat = self.mask.reshape(-1).astype(np.int32)
         units = table[np.cumsum(flat) * flat].reshape(*self.mask.shape, self.height, self.width)
         return units.transpose(0, 2, 1, 3).reshape(self.shape)
@@ -81,7 +83,9 @@ class Distances(Encoding):
     @property
     def nbytes(self) -> int:
         """Return distances and numbers."""
-        return packed_bytes(self.gaps.size, self.gap_bits) + packed_bytes(self.numbers.size, self.bits)
+        return packed_bytes(self.gaps.size, self.gap_bits) + packed_bytes(
+            self.numbers.size, self.bits
+        )
 
 
 def background_of(array: Array) -> Array:
@@ -132,10 +136,14 @@ def _masked(
     mask = places.reshape(form).any((1, 3))
     numbers = blocks[mask].reshape(-1, height * width)
     kept = mask.astype(np.uint8)
-    return Bitmask(array.shape, background, np.ascontiguousarray(numbers), bits, kept, height, width)
+    return Bitmask(
+        array.shape, background, np.ascontiguousarray(numbers), bits, kept, height, width
+    )
 
 
-def _distances(array: Array, places: Array, background: Array, bits: int, gap_bits: int) -> Distances:
+def _distances(
+    array: Array, places: Array, background: Array, bits: int, gap_bits: int
+) -> Distances:
     """Return places as distances of at most 2^bits - 1, entries of the background between those farther apart."""
     where = np.flatnonzero(places)
     steps = np.diff(where, prepend=0)

@@ -45,26 +45,27 @@ class Pattern:
     def pooled(self, scores: Array) -> Doubles:
         """Return the sum over each unit, ``[outputs / height, inputs / width]``."""
         outputs, inputs = scores.shape
-        parts = scores.reshape(outputs // self.height, self.height, inputs // self.width, self.width)
+        parts = scores.reshape(
+            outputs // self.height, self.height, inputs // self.width, self.width
+        )
         return np.asarray(parts.sum((1, 3), dtype=np.float64))
 
     def spread(self, units: Array) -> Array:
         """Return what every unit has at each of its weights, ``[outputs, inputs]``."""
         return np.repeat(np.repeat(units, self.height, 0), self.width, 1)
 
-    def keep(self, scores: Array, count: int) -> Array:
-        """Return where weights stay when the ``count`` units of the least summed scores go; of equals the first.
+    def keep(self, prices: Array, count: int) -> Array:
+        """Return where weights stay when the ``count`` cheapest units go; of equals the first.
 
-        N:M patterns take their own count out of every group.
+        ``prices`` are those of units. N:M patterns take their own count out of every group.
         """
-        pooled = self.pooled(scores)
         if self.share is not None:
-            return self._groups(pooled)
-        kept = np.ones(pooled.size, np.bool)
-        kept[np.argsort(pooled, axis=None, kind="stable")[:count]] = False
-        return self.spread(kept.reshape(pooled.shape))
+            return self._groups(prices)
+        kept = np.ones(prices.size, np.bool)
+        kept[np.argsort(prices, axis=None, kind="stable")[:count]] = False
+        return self.spread(kept.reshape(prices.shape))
 
-    def _groups(self, scores: Doubles) -> Array:
+    def _groups(self, scores: Array) -> Array:
         groups = scores.reshape(len(scores), -1, self.members)
         ranks = np.argsort(np.argsort(groups, -1, kind="stable"), -1, kind="stable")
         return np.asarray((ranks >= self.removable).reshape(scores.shape))
@@ -85,7 +86,9 @@ def read_pattern(text: str) -> Pattern:
         return Pattern(text)
     found = _SHAPES.fullmatch(text)
     if found is None:
-        raise ValueError(f"pattern '{text}' is none of unstructured, N:M (such as 2:4), RxC (such as 4x1)")
+        raise ValueError(
+            f"pattern '{text}' is none of unstructured, N:M (such as 2:4), RxC (such as 4x1)"
+        )
     first, second = int(found[1]), int(found[3])
     if found[2] == "x":
         if not first or not second:

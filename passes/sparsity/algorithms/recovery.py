@@ -5,7 +5,7 @@ error of the outputs counts),
 
     w_S = [H_SS]⁻¹ (H w⁰)_S
 
-minimizes (w - w⁰)ᵀ H (w - w⁰) over all w that are zero outside of S. Where the inputs themselves have changed, from x to
+minimizes (w - w⁰)ᵀ H (w - w⁰) over all w that are zero outside of S. Where the inputs have changed, from x to
 x̂, least squares against the original outputs has E[x̂ x̂ᵀ] for H and w⁰ᵀ E[x x̂ᵀ] on the right.
 """
 
@@ -26,7 +26,9 @@ def damped(hessian: Doubles, damping: float) -> Doubles:
     """Return H + damping * mean(diag H) * I; inputs that were never seen get the mean itself."""
     diagonal = np.diagonal(hessian, axis1=-2, axis2=-1)
     seen = diagonal > 0
-    level = np.where(seen, diagonal, 0).sum(-1, keepdims=True) / np.maximum(seen.sum(-1, keepdims=True), 1)
+    level = np.where(seen, diagonal, 0).sum(-1, keepdims=True) / np.maximum(
+        seen.sum(-1, keepdims=True), 1
+    )
     level = np.where(level > 0, level, 1.0)
     found = np.array(hessian, np.float64)
     places = np.arange(hessian.shape[-1])

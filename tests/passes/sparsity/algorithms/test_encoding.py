@@ -22,9 +22,7 @@ TYPES = (np.float32, np.float16, np.int8, np.uint8, np.int32, ml_dtypes.bfloat16
     st.floats(0, 1),
     st.integers(0, 1 << 16),
 )
-def test_every_bit_comes_back(
-    kind: type, shape: tuple[int, ...], share: float, seed: int
-) -> None:
+def test_every_bit_comes_back(kind: type, shape: tuple[int, ...], share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     array = (rng.integers(-9, 9, shape) * (rng.random(shape) < share)).astype(kind)
     found = encode(array, background_of(array))

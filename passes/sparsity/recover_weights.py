@@ -1,0 +1,172 @@
+"""Give the weights that stay their best numbers, layer by layer on what the pruned network computes.
+
+Each weight in graph order: least squares against the outputs of the network as it was, from inputs x̂ of the network
+pruned so far (the sequential scheme of SparseGPT and Optimal Brain Compression), the bias being one more weight.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir
+
+from whet.analysis.activations import observe
+from whet.ir.values import Array
+from whet.passes.quantization.algorithms.approximation import Doubles, Floats
+from whet.passes.quantization.input_moments import InputMoments, moments_of
+from whet.passes.sparsity.algorithms.recovery import masked_least_squares
+from whet.passes.sparsity.targets import Target, set_bias, set_weight
+from whet.passes.workbench import Context
+
+__all__ = ["Recovered", "recover"]
+
+Feeds = Mapping[str, Array]
+_DAMPINGS = (1e-4, 1e-2, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovered:
+    """What became of one weight."""
+
+    matrix: Floats
+    bias: Array | None
+    """None where it stays as it is."""
+    before: float
+    """Squared error of the outputs over their square on data held out, without the update."""
+    after: float
+    """With it; equal to ``before`` where it was not kept."""
+
+    @property
+    def kept(self) -> bool:
+        """Tell whether the update was kept."""
+        return self.after < self.before
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """Mean products of a group's inputs before, x, and now, x̂, with a 1 at the end of each."""
+
+    old: Doubles
+    cross: Doubles
+    """E[x x̂ᵀ]."""
+    new: Doubles
+
+
+def recover(
+    original: onnx_ir.Model,
+    pruned: onnx_ir.Model,
+    targets: Sequence[Target],
+    start: Mapping[str, Floats],
+    masks: Mapping[str, Array],
+    context: Context,
+) -> dict[str, Recovered]:
+    """Update weight after weight in ``pruned``, a copy of ``original`` with the weights of ``start``."""
+    nodes = {node.name: node for node in pruned.graph}
+    found: dict[str, Recovered] = {}
+    for target in targets:
+        fit, judge = (
+            list(_pairs(original, pruned, target, batches, context.threads))
+            for batches in (context.calibration, context.judge)
+        )
+        made = _update(target, start[target.name], masks[target.name], fit, judge)
+        found[target.name] = made
+        if made.kept:
+            set_weight(pruned, target.name, target.stored(made.matrix))
+        if made.bias is not None:
+            set_bias(pruned, nodes[target.node.name], made.bias)
+    return found
+
+
+def _update(
+    target: Target, start: Floats, keep: Array, fit: Sequence[_Pair], judge: Sequence[_Pair]
+) -> Recovered:
+    """Return the best of several dampings on data held out, or the start where none is better."""
+    bias = target.bias()
+    zero = np.zeros(len(start))
+    before = _error(target, start, zero, judge)
+    best = Recovered(start, None, before, before)
+    for damping in _DAMPINGS:
+        matrix, shift = _solved(target, start, keep, fit, damping, bias is not None)
+        after = _error(target, matrix, shift, judge)
+        if after < best.after:
+            moved = None if bias is None else np.asarray(bias + shift, np.float32)
+            best = Recovered(matrix, moved, before, after)
+    return best
+
+
+def _solved(
+    target: Target,
+    start: Floats,
+    keep: Array,
+    pairs: Sequence[_Pair],
+    damping: float,
+    takes_bias: bool,
+) -> tuple[Floats, Doubles]:
+    """Return weights and what is added to the bias."""
+    matrices: list[Floats] = []
+    shifts: list[Doubles] = []
+    for rows, pair in zip(target.groups, pairs, strict=True):
+        wanted: Doubles = target.matrix[rows].astype(np.float64)
+        new, cross = pair.new[:-1, :-1], pair.cross[:-1, :-1]
+        mean_new, mean_old = pair.new[:-1, -1], pair.old[:-1, -1]
+        if takes_bias:
+            new = new - np.outer(mean_new, mean_new)
+            cross = cross - np.outer(mean_old, mean_new)
+        level = damping * max(float(np.diagonal(new).mean()), np.finfo(np.float32).tiny)
+        system = new + level * np.eye(len(new))
+        right = wanted @ cross + level * start[rows]
+        solved = masked_least_squares(start[rows], system, keep[rows], right)
+        matrices.append(solved)
+        shift = wanted @ mean_old - solved @ mean_new
+        shifts.append(shift if takes_bias else np.zeros(len(solved)))
+    return np.concatenate(matrices), np.concatenate(shifts)
+
+
+def _error(target: Target, matrix: Floats, shift: Doubles, pairs: Sequence[_Pair]) -> float:
+    """Return E||W x - Ŵ x̂ - shift||² / E||W x||²."""
+    lost = whole = 0.0
+    for rows, pair in zip(target.groups, pairs, strict=True):
+        wanted: Doubles = np.pad(target.matrix[rows].astype(np.float64), ((0, 0), (0, 1)))
+        made: Doubles = np.column_stack([matrix[rows].astype(np.float64), shift[rows]])
+        energy = float(np.vdot(wanted @ pair.old, wanted))
+        crossed = float(np.vdot(wanted @ pair.cross, made))
+        lost += energy - 2 * crossed + float(np.vdot(made @ pair.new, made))
+        whole += energy
+    return max(lost, 0.0) / max(whole, np.finfo(float).tiny)
+
+
+def _pairs(
+    original: onnx_ir.Model,
+    pruned: onnx_ir.Model,
+    target: Target,
+    batches: Sequence[Feeds],
+    threads: int,
+) -> Iterator[_Pair]:
+    """Yield the products for each group, over all readers that multiply with the weight."""
+    sums: list[list[Doubles]] = []
+    for node in target.weight.products:
+        asked = moments_of(node)
+        assert asked is not None
+        assert node.inputs[0] is not None
+        names = [node.inputs[0].name or ""]
+        old = observe(original, names, batches, threads=threads)
+        new = observe(pruned, names, batches, threads=threads)
+        for (_, before), (_, now) in zip(old, new, strict=True):
+            both = zip(_rows(asked, before), _rows(asked, now), strict=True)
+            parts = [[x.T @ x, x.T @ y, y.T @ y] for x, y in both]
+            sums = (
+                [[np.asarray(p, np.float64) for p in part] for part in parts]
+                if not sums
+                else [
+                    [s + p for s, p in zip(total, part, strict=True)]
+                    for total, part in zip(sums, parts, strict=True)
+                ]
+            )
+    for total in sums:
+        count = max(float(total[0][-1, -1]), 1.0)
+        yield _Pair(*(s / count for s in total))
+
+
+def _rows(asked: InputMoments, array: Array) -> Iterator[Array]:
+    for rows in asked.vectors(array):
+        yield np.column_stack([rows, np.ones(len(rows), rows.dtype)])
