@@ -46,10 +46,11 @@ class Recovered:
 class _Pair:
     """Mean products of a group's inputs before, x, and now, x̂, with a 1 at the end of each."""
 
-    old: Doubles
     cross: Doubles
     """E[x x̂ᵀ]."""
     new: Doubles
+    old: Doubles
+    """Zeros where nobody asks for it."""
 
 
 def recover(
@@ -65,8 +66,8 @@ def recover(
     found: dict[str, Recovered] = {}
     for target in targets:
         fit, judge = (
-            list(_pairs(original, pruned, target, batches, context.threads))
-            for batches in (context.calibration, context.judge)
+            list(_pairs(original, pruned, target, batches, context.threads, judged=judged))
+            for batches, judged in ((context.calibration, False), (context.judge, True))
         )
         made = _update(target, start[target.name], masks[target.name], fit, judge)
         found[target.name] = made
@@ -108,7 +109,7 @@ def _solved(
     for rows, pair in zip(target.groups, pairs, strict=True):
         wanted: Doubles = target.matrix[rows].astype(np.float64)
         new, cross = pair.new[:-1, :-1], pair.cross[:-1, :-1]
-        mean_new, mean_old = pair.new[:-1, -1], pair.old[:-1, -1]
+        mean_new, mean_old = pair.new[:-1, -1], pair.cross[:-1, -1]
         if takes_bias:
             new = new - np.outer(mean_new, mean_new)
             cross = cross - np.outer(mean_old, mean_new)
@@ -141,9 +142,12 @@ def _pairs(
     target: Target,
     batches: Sequence[Feeds],
     threads: int,
+    *,
+    judged: bool,
 ) -> Iterator[_Pair]:
     """Yield the products for each group, over all readers that multiply with the weight."""
-    sums: list[list[Doubles]] = []
+    size = target.matrix.shape[1] + 1
+    sums: Doubles = np.zeros((target.weight.groups, 3, size, size))
     for node in target.weight.products:
         asked = moments_of(node)
         assert asked is not None
@@ -153,18 +157,13 @@ def _pairs(
         new = observe(pruned, names, batches, threads=threads)
         for (_, before), (_, now) in zip(old, new, strict=True):
             both = zip(_rows(asked, before), _rows(asked, now), strict=True)
-            parts = [[x.T @ x, x.T @ y, y.T @ y] for x, y in both]
-            sums = (
-                [[np.asarray(p, np.float64) for p in part] for part in parts]
-                if not sums
-                else [
-                    [s + p for s, p in zip(total, part, strict=True)]
-                    for total, part in zip(sums, parts, strict=True)
-                ]
-            )
+            for total, (x, y) in zip(sums, both, strict=True):
+                total[0] += x.T @ y
+                total[1] += y.T @ y
+                if judged:
+                    total[2] += x.T @ x
     for total in sums:
-        count = max(float(total[0][-1, -1]), 1.0)
-        yield _Pair(*(s / count for s in total))
+        yield _Pair(*(total / max(float(total[1, -1, -1]), 1.0)))
 
 
 def _rows(asked: InputMoments, array: Array) -> Iterator[Array]:

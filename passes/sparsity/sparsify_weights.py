@@ -58,6 +58,7 @@ class SparsifyWeights(Pass):
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
+    bound: ClassVar[float | None] = 0.9
     gated: ClassVar[bool] = True
 
     sparsity: float = 0.5
@@ -77,7 +78,7 @@ class SparsifyWeights(Pass):
     """Fewer store what remains on a grid of so many bits (2 to 8) with a scale for each output."""
     store: bool = True
     """Store without the zeros where that is smaller."""
-    minimum: int = 256
+    minimum: int = 1024
     """Weights of fewer elements stay as they are."""
 
     def apply(self, work: Workbench) -> None:
@@ -135,6 +136,9 @@ class SparsifyWeights(Pass):
 
     def _obstacle(self, target: Target, pattern: Pattern) -> str:
         size, name = target.matrix.size, f"'{target.name}'"
+        origins = {node.metadata_props.get("whet.from") or "" for node in target.weight.readers}
+        if any(origin.startswith(self.name) for origin in origins):
+            return f"{name} has lost its share already"
         if size < self.minimum:
             return f"{name} has {size} weights, fewer than {self.minimum}"
         if any(attribute_int(node, "transA", 0) for node in target.weight.products):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import onnx_ir
 
+from whet.errors import Mismatch
 from whet.ir.array import Array
 from whet.passes.proposal import Builder
 from whet.passes.quantization.algorithms.approximation import Doubles, Floats, Layer
@@ -16,6 +17,7 @@ from whet.passes.sparsity.targets import Target
 
 __all__ = ["Form", "form_of", "spell_form"]
 
+_BY_CHANNEL = 13
 _FLOAT = int(onnx_ir.DataType.FLOAT)
 
 
@@ -83,6 +85,8 @@ def spell_form(build: Builder, form: Form, target: Target, opset: int) -> onnx_i
     name = target.name or "weight"
     if form.encoding is not None:
         value = spell_sparse(build, form.encoding, name, opset=opset)
+    elif form.bits == 8 and form.scales is not None:
+        return _grid(build, form, name, opset)
     elif form.bits < 32:
         shape = form.array.shape
         value = spell_integers(build, form.array, form.bits, shape, name, opset=min(opset, 20))
@@ -92,3 +96,16 @@ def spell_form(build: Builder, form: Form, target: Target, opset: int) -> onnx_i
         return value
     real = build.op("Cast", value, attributes={"to": _FLOAT})
     return build.op("Mul", real, build.constant(form.scales, f"{name}.scale"))
+
+
+def _grid(build: Builder, form: Form, name: str, opset: int) -> onnx_ir.Value:
+    """Spell what is stored in whole bytes as the standard does, so that nobody folds it."""
+    if opset < _BY_CHANNEL:
+        raise Mismatch(
+            f"opset {opset} has one scale for all outputs, opset {_BY_CHANNEL} one for each"
+        )
+    assert form.scales is not None
+    axis = form.scales.shape.index(form.scales.size)
+    codes = build.constant(form.array, f"{name}.codes")
+    scales = build.constant(form.scales.reshape(-1), f"{name}.scale")
+    return build.op("DequantizeLinear", codes, scales, attributes={"axis": axis})
