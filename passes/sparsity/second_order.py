@@ -19,7 +19,7 @@ from whet.passes.sparsity.pricing import Priced, by_fisher
 from whet.passes.sparsity.targets import Target, with_weights
 from whet.passes.workbench import Workbench
 
-__all__ = ["Pruned", "prune_by_fisher", "prune_by_gradients"]
+__all__ = ["Pruned", "judged", "prune_by_fisher", "prune_by_gradients"]
 
 _TRUST = (0.1, 0.5)
 """Shares of the Gram matrix in the Fisher blocks that are tried."""
@@ -67,7 +67,7 @@ def prune_by_fisher(
         masks = {p.target.name: p.mask(n) for p, n in zip(priced, counts(priced), strict=True)}
         weights = {t.name: _updated(t, hessians[t.name], masks[t.name]) for t in targets}
         how = f"Fisher blocks with {trust:.0%} Gram"
-        found.append(Pruned(masks, weights, how, _judged(work, targets, weights, judge)))
+        found.append(Pruned(masks, weights, how, judged(work, targets, weights, judge)))
     return min(found, key=lambda p: p.error)
 
 
@@ -128,9 +128,10 @@ def _updated(target: Target, hessian: Doubles, keep: Array) -> Floats:
     return masked_least_squares(rows, hessian, mask).reshape(target.matrix.shape)
 
 
-def _judged(
+def judged(
     work: Workbench, targets: Sequence[Target], weights: dict[str, Floats], judge: OutputError
 ) -> float:
+    """Return ||new - old|| / ||old|| of the outputs with other weights."""
     return judge.of(onnx_ir.to_proto(with_weights(work.model, targets, weights)))
 
 
@@ -158,7 +159,7 @@ def prune_by_gradients(
     for damping in _DAMPINGS:
         masks, weights = _staged(targets, pattern, counts, rows, damping * level)
         how = f"M-FAC, damping {damping:g}"
-        found.append(Pruned(masks, weights, how, _judged(work, targets, weights, judge)))
+        found.append(Pruned(masks, weights, how, judged(work, targets, weights, judge)))
     return min(found, key=lambda p: p.error)
 
 

@@ -57,7 +57,7 @@ class Bitmask(Encoding):
         )
         flat = self.mask.reshape(-1).astype(np.int32)
         units = table[np.cumsum(flat) * flat].reshape(*self.mask.shape, self.height, self.width)
-        return units.transpose(0, 2, 1, 3).reshape(self.shape)
+        return np.asarray(units.transpose(0, 2, 1, 3).reshape(self.shape))
 
     @property
     def nbytes(self) -> int:
@@ -78,7 +78,7 @@ class Distances(Encoding):
         """Return the array."""
         flat = np.full(int(np.prod(self.shape)), self.background)
         flat[np.cumsum(self.gaps.astype(np.int64))] = self.numbers[:, 0]
-        return flat.reshape(self.shape)
+        return np.asarray(flat.reshape(self.shape))
 
     @property
     def nbytes(self) -> int:
@@ -135,7 +135,7 @@ def _masked(
     blocks = array.reshape(form).transpose(0, 2, 1, 3)
     mask = places.reshape(form).any((1, 3))
     numbers = blocks[mask].reshape(-1, height * width)
-    kept = mask.astype(np.uint8)
+    kept = np.asarray(mask, np.uint8)
     return Bitmask(
         array.shape, background, np.ascontiguousarray(numbers), bits, kept, height, width
     )

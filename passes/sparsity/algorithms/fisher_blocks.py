@@ -42,7 +42,8 @@ class FisherBlocks:
 
     def add(self, gradients: Array, samples: int) -> None:
         """Add gradients ``[count, outputs, inputs]``, each the sum over independent draws of some samples."""
-        parts = gradients.reshape(len(gradients), -1, self._size).transpose(1, 2, 0)
+        rows: Floats = np.asarray(gradients, np.float32)
+        parts = rows.reshape(len(rows), -1, self._size).transpose(1, 2, 0)
         self._total += parts @ parts.transpose(0, 2, 1)
         self._samples += samples
 

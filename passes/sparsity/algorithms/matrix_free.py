@@ -19,13 +19,15 @@ import scipy.linalg
 from whet.ir.array import Array
 from whet.passes.quantization.algorithms.approximation import Doubles
 
+Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool]]
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 __all__ = ["inverse_diagonal", "moved", "prices"]
 
 _PORTION = 1 << 16
 """Weights that are looked at together."""
 
 
-def prices(weights: Array, gradients: Array, alive: Array, damping: float) -> Doubles:
+def prices(weights: Array, gradients: Array, alive: Mask, damping: float) -> Doubles:
     """Return ½ w² / [F⁻¹]_jj for each of ``[d]`` weights; infinite where it is gone already.
 
     ``gradients`` are ``[m, d]``; those of weights that are gone do not count.
@@ -35,12 +37,12 @@ def prices(weights: Array, gradients: Array, alive: Array, damping: float) -> Do
     return np.where(alive, found, np.inf)
 
 
-def inverse_diagonal(gradients: Array, alive: Array, damping: float) -> Doubles:
+def inverse_diagonal(gradients: Array, alive: Mask, damping: float) -> Doubles:
     """Return the diagonal of F⁻¹ over the weights that are there; 1 / damping elsewhere."""
     root = np.linalg.cholesky(_system(gradients, alive, damping))
     found: Doubles = np.empty(gradients.shape[1])
     for part in _portions(gradients.shape[1]):
-        columns = gradients[:, part] * alive[part]
+        columns = _living(gradients, alive, part)
         solved = np.asarray(
             scipy.linalg.solve_triangular(root, columns, lower=True, check_finite=False)
         )
@@ -48,26 +50,31 @@ def inverse_diagonal(gradients: Array, alive: Array, damping: float) -> Doubles:
     return np.maximum(found, np.finfo(float).tiny)
 
 
-def moved(weights: Array, gradients: Array, alive: Array, gone: Array, damping: float) -> Doubles:
+def moved(weights: Array, gradients: Array, alive: Mask, gone: Mask, damping: float) -> Doubles:
     """Return the weights after those of ``gone`` went, out of those ``alive``; the rest has made up for it."""
     stays = alive & ~gone
     pushed: Doubles = np.zeros(len(gradients))
     for part in _portions(len(weights)):
-        pushed += gradients[:, part].astype(np.float64) @ np.where(gone[part], weights[part], 0.0)
+        away: Doubles = np.where(gone[part], weights[part], 0.0)
+        pushed += gradients[:, part].astype(np.float64) @ away
     dual = np.linalg.solve(_system(gradients, stays, damping), pushed)
     found: Doubles = np.where(stays, weights, 0.0).astype(np.float64)
     for part in _portions(len(weights)):
-        found[part] += np.where(stays[part], dual @ gradients[:, part], 0.0)
+        found[part] += dual @ _living(gradients, stays, part)
     return found
 
 
-def _system(gradients: Array, alive: Array, damping: float) -> Doubles:
+def _system(gradients: Array, alive: Mask, damping: float) -> Doubles:
     count = len(gradients)
     total: Doubles = count * damping * np.eye(count)
     for part in _portions(gradients.shape[1]):
-        columns = gradients[:, part] * alive[part]
+        columns = _living(gradients, alive, part)
         total += columns @ columns.T
     return total
+
+
+def _living(gradients: Array, alive: Mask, part: slice) -> Floats:
+    return np.asarray(np.where(alive[part], gradients[:, part], 0), np.float32)
 
 
 def _portions(count: int) -> list[slice]:

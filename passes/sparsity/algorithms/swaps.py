@@ -17,6 +17,7 @@ import numpy as np
 from whet.ir.array import Array
 from whet.passes.quantization.algorithms.approximation import Doubles
 
+Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool]]
 __all__ = ["exchange", "loss_of_mask"]
 
 _GAIN = 1e-6
@@ -25,7 +26,8 @@ _GAIN = 1e-6
 
 def loss_of_mask(weights: Array, hessian: Doubles, keep: Array) -> float:
     """Return the least ½ (w - w⁰)ᵀ H (w - w⁰) for one row."""
-    return float(_swept(weights.astype(np.float64), hessian, keep)[-1, -1]) / 2
+    kept: Mask = np.asarray(keep, np.bool)
+    return float(_swept(weights.astype(np.float64), hessian, kept)[-1, -1]) / 2
 
 
 def exchange(
@@ -36,7 +38,7 @@ def exchange(
     ``hessian`` is ``[inputs, inputs]``, or one for each row. With ``members`` a weight only takes the place of one in
     the same group of that many. At most ``most`` exchanges in a row.
     """
-    found = keep.copy()
+    found: Mask = np.array(keep, np.bool)
     for row in range(len(weights)):
         own = hessian if hessian.ndim == 2 else hessian[row]
         _exchange_row(weights[row].astype(np.float64), own, found[row], members, most)
@@ -44,7 +46,7 @@ def exchange(
 
 
 def _exchange_row(
-    weights: Doubles, hessian: Doubles, keep: Array, members: int | None, most: int
+    weights: Doubles, hessian: Doubles, keep: Mask, members: int | None, most: int
 ) -> None:
     if keep.all() or not keep.any():
         return
@@ -70,7 +72,7 @@ def _best_addition(table: Doubles, keep: Array) -> int:
     return int(np.argmax(np.where(keep, -np.inf, gain)))
 
 
-def _best_removal(table: Doubles, keep: Array, added: int, members: int | None) -> int:
+def _best_removal(table: Doubles, keep: Mask, added: int, members: int | None) -> int:
     """Return the cheapest weight that stays; the one that just came may go again."""
     curvature = np.diagonal(table)[:-1]
     cost = np.square(table[:-1, -1]) / np.where(curvature < 0, -curvature, np.inf)
@@ -80,7 +82,7 @@ def _best_removal(table: Doubles, keep: Array, added: int, members: int | None) 
     return int(np.argmin(np.where(allowed & (curvature < 0), cost, np.inf)))
 
 
-def _swept(weights: Doubles, hessian: Doubles, keep: Array) -> Doubles:
+def _swept(weights: Doubles, hessian: Doubles, keep: Mask) -> Doubles:
     """Return the table for the mask, all places of S swept at once; [H_SS]⁻¹ has a minus in front of it."""
     size = len(weights)
     table = np.empty((size + 1, size + 1))
