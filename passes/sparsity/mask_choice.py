@@ -48,8 +48,8 @@ def choose(
         return _by_loss(options, work, pattern, targets, method)
     makers = {
         "magnitude": lambda t: _relative(by_magnitude(t, pattern)),
-        "wanda": lambda t: by_wanda(t, pattern),
-        "gram": lambda t: by_gram(t, pattern, _most(options)),
+        "wanda": lambda t: _relative(by_wanda(t, pattern)),
+        "gram": lambda t: by_gram(t, pattern),
     }
     priced = [makers[method](t) for t in targets]
     counts = _counts(options, work, pattern, priced)
@@ -64,11 +64,6 @@ def choose(
     return Chosen(masks, weights, how)
 
 
-def _most(options: "SparsifyWeights") -> float:
-    """Return the largest share that a row may have to lose."""
-    return options.sparsity if options.budget == "uniform" and options.sparsity > 0.9 else 0.97
-
-
 def _counts(
     options: "SparsifyWeights", work: Workbench, pattern: Pattern, priced: Sequence[Priced]
 ) -> list[int]:
@@ -76,8 +71,8 @@ def _counts(
 
 
 def _relative(priced: Priced) -> Priced:
-    """Return prices as shares of the layer's sum of squares."""
-    whole = max(float(np.square(priced.target.matrix, dtype=np.float64).sum()), 1e-300)
+    """Return prices as shares of the layer's sum, so that they can be compared between layers."""
+    whole = max(float(priced.prices.sum()), np.finfo(float).tiny)
     return dataclasses.replace(priced, prices=priced.prices / whole)
 
 
@@ -131,7 +126,7 @@ def _by_loss(
     asked = (options.gradients, options.likelihood)
     found: Pruned
     if method == "fisher":
-        found = prune_by_fisher(work, targets, pattern, counts, _most(options), *asked)
+        found = prune_by_fisher(work, targets, pattern, counts, *asked)
     else:
         found = prune_by_gradients(work, targets, pattern, counts, *asked)
     return Chosen(found.masks, found.weights, dict.fromkeys(found.masks, found.how))

@@ -44,11 +44,8 @@ def by_wanda(target: Target, pattern: Pattern) -> Priced:
     return _plain(target, pattern, pattern.pooled(np.concatenate(parts)))
 
 
-def by_gram(target: Target, pattern: Pattern, share: float) -> Priced:
-    """Price by what the error of the outputs grows, all other weights making up for it, relative to the outputs.
-
-    ``share`` is the most that may go.
-    """
+def by_gram(target: Target, pattern: Pattern) -> Priced:
+    """Price by what the error of the outputs grows, all other weights making up for it, relative to the outputs."""
     energy = sum(
         float(np.vdot(w @ gram, w))
         for rows, gram in _parts(target)
@@ -59,20 +56,20 @@ def by_gram(target: Target, pattern: Pattern, share: float) -> Priced:
     if target.matrix.shape[1] > _EXACT:
         return _by_columns(target, pattern, inverses, scale)
     parts = [
-        _traced(target.matrix[rows], inverse, pattern, share)
+        _traced(target.matrix[rows], inverse, pattern)
         for (rows, _), inverse in zip(_parts(target), inverses, strict=True)
     ]
     return _plain(target, pattern, scale * np.concatenate(parts))
 
 
-def by_fisher(target: Target, pattern: Pattern, share: float, hessian: Doubles) -> Priced:
+def by_fisher(target: Target, pattern: Pattern, hessian: Doubles) -> Priced:
     """Price by what the loss grows: ``hessian`` has the blocks of each row, ``[blocks, size, size]``."""
     outputs, inputs = target.matrix.shape
     size = hessian.shape[-1]
     count = inputs // size
     weights = target.matrix.reshape(outputs, count, size)
     inverses = np.linalg.inv(hessian).reshape(outputs, count, size, size)
-    prices = [_traced(weights[:, k], inverses[:, k], pattern, share) for k in range(count)]
+    prices = [_traced(weights[:, k], inverses[:, k], pattern) for k in range(count)]
     return _plain(target, pattern, np.concatenate(prices, 1))
 
 
@@ -103,7 +100,7 @@ def _parts(target: Target) -> list[tuple[slice, Doubles]]:
     return list(zip(target.groups, target.grams, strict=True))
 
 
-def _traced(weights: Array, inverse: Doubles, pattern: Pattern, share: float) -> Doubles:
+def _traced(weights: Array, inverse: Doubles, pattern: Pattern) -> Doubles:
     """Return the marginal costs of units in the order in which each row loses them, never falling."""
     outputs, inputs = weights.shape
     found = np.full((outputs // pattern.height, inputs // pattern.width), np.inf)
@@ -111,6 +108,6 @@ def _traced(weights: Array, inverse: Doubles, pattern: Pattern, share: float) ->
     for row in range(len(found)):
         part = slice(row * pattern.height, (row + 1) * pattern.height)
         own = inverse if inverse.ndim == 2 else inverse[part]
-        gone = eliminate(wide[part], own, pattern, share)
+        gone = eliminate(wide[part], own, pattern)
         found[row, gone.order] = np.maximum.accumulate(gone.costs)
     return found

@@ -53,17 +53,16 @@ def prune_by_fisher(
     targets: Sequence[Target],
     pattern: Pattern,
     counts: Counts,
-    most: float,
     gradients: int,
     likelihood: Likelihood,
 ) -> Pruned:
-    """Prune by Fisher blocks, as much steadied as is best; ``most`` is the largest share a row may lose."""
+    """Prune by Fisher blocks, as much steadied as is best."""
     blocks = _measure(work, targets, pattern, gradients, likelihood)
     judge = OutputError(work.model, work.context, _JUDGES)
     found: list[Pruned] = []
     for trust in _TRUST:
         hessians = {t.name: _steadied(t, blocks[t.name], trust) for t in targets}
-        priced = [by_fisher(t, pattern, most, hessians[t.name]) for t in targets]
+        priced = [by_fisher(t, pattern, hessians[t.name]) for t in targets]
         masks = {p.target.name: p.mask(n) for p, n in zip(priced, counts(priced), strict=True)}
         weights = {t.name: _updated(t, hessians[t.name], masks[t.name]) for t in targets}
         how = f"Fisher blocks with {trust:.0%} Gram"

@@ -90,7 +90,7 @@ class SparsifyWeights(Pass):
         try:
             _check_zeros(targets, self.sparsity if pattern.share is None else pattern.share)
             _Run(self, work, pattern, targets).rewrite()
-        except Mismatch as reason:
+        except (Mismatch, CannotRun) as reason:
             for target in targets:
                 work.decline(target.node, str(reason))
 
@@ -198,12 +198,7 @@ class _Run:
             return {}
         original = work.model.clone()
         pruned = with_weights(original, self._targets, chosen.weights)
-        try:
-            return recover(
-                original, pruned, self._targets, chosen.weights, chosen.masks, work.context
-            )
-        except CannotRun as error:
-            raise Mismatch(f"the network cannot be observed: {error}") from error
+        return recover(original, pruned, self._targets, chosen.weights, chosen.masks, work.context)
 
     def _sampler(self) -> Sampler | None:
         context = self._work.context

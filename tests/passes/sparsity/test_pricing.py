@@ -20,7 +20,7 @@ def test_prices_have_the_form_of_the_units() -> None:
             for priced in (
                 by_magnitude(target, pattern),
                 by_wanda(target, pattern),
-                by_gram(target, pattern, 0.9),
+                by_gram(target, pattern),
             ):
                 assert priced.prices.shape == wanted
                 assert priced.mask(5).sum() == target.matrix.size - 5 * high * wide
@@ -28,7 +28,7 @@ def test_prices_have_the_form_of_the_units() -> None:
 
 def test_gram_prices_add_up_to_the_relative_loss() -> None:
     target = targets_of(bench_of(network()))[0]
-    priced = by_gram(target, PLAIN, 1.0)
+    priced = by_gram(target, PLAIN)
     row = np.argsort(priced.prices[0])[:4]
     keep = np.ones((1, 12), np.bool)
     keep[0, row] = False
@@ -44,10 +44,10 @@ def test_gram_prices_add_up_to_the_relative_loss() -> None:
 def test_fisher_blocks_of_the_gram_matrix_rank_like_it() -> None:
     target = targets_of(bench_of(network()))[0]
     hessian = np.tile(damped(target.grams[0], 1e-3), (16, 1, 1))
-    one, other = by_fisher(target, PLAIN, 0.9, hessian), by_gram(target, PLAIN, 0.9)
+    one, other = by_fisher(target, PLAIN, hessian), by_gram(target, PLAIN)
     assert (one.mask(60) == other.mask(60)).all()
     halves = np.stack([m[k : k + 6, k : k + 6] for m in hessian for k in (0, 6)])
-    assert by_fisher(target, PLAIN, 0.9, halves).prices.shape == (16, 12)
+    assert by_fisher(target, PLAIN, halves).prices.shape == (16, 12)
 
 
 def test_what_needs_data_says_so() -> None:

@@ -36,7 +36,7 @@ def test_both_lose_less_than_magnitudes() -> None:
     plain = by_size()
     work = bench_of(network())
     targets = targets_of(work)
-    blocks = prune_by_fisher(work, targets, PLAIN, counts, 0.97, 150, "gaussian")
+    blocks = prune_by_fisher(work, targets, PLAIN, counts, 150, "gaussian")
     free = prune_by_gradients(work, targets, PLAIN, counts, 150, "gaussian")
     for found in (blocks, free):
         assert found.error < plain
@@ -55,7 +55,7 @@ def test_groups_of_four() -> None:
         return [p.prices.size // 2 for p in priced]
 
     for found in (
-        prune_by_fisher(work, targets, pattern, half, 0.97, 64, "gaussian"),
+        prune_by_fisher(work, targets, pattern, half, 64, "gaussian"),
         prune_by_gradients(work, targets, pattern, half, 64, "gaussian"),
     ):
         for mask in found.masks.values():
