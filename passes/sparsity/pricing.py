@@ -51,7 +51,7 @@ def by_gram(target: Target, pattern: Pattern) -> Priced:
         for rows, gram in _parts(target)
         for w in [target.matrix[rows].astype(np.float64)]
     )
-    inverses = [np.linalg.inv(damped(gram, _DAMPING)) for _, gram in _parts(target)]
+    inverses = [_inverse(damped(gram, _DAMPING)) for _, gram in _parts(target)]
     scale = 1.0 / max(energy, np.finfo(float).tiny)
     if target.matrix.shape[1] > _EXACT:
         return _by_columns(target, pattern, inverses, scale)
@@ -68,9 +68,13 @@ def by_fisher(target: Target, pattern: Pattern, hessian: Doubles) -> Priced:
     size = hessian.shape[-1]
     count = inputs // size
     weights = target.matrix.reshape(outputs, count, size)
-    inverses = np.linalg.inv(hessian).reshape(outputs, count, size, size)
+    inverses = _inverse(hessian).reshape(outputs, count, size, size)
     prices = [_traced(weights[:, k], inverses[:, k], pattern) for k in range(count)]
     return _plain(target, pattern, np.concatenate(prices, 1))
+
+
+def _inverse(matrices: Doubles) -> Doubles:
+    return np.asarray(np.linalg.inv(matrices), np.float64)
 
 
 def _plain(target: Target, pattern: Pattern, prices: Doubles) -> Priced:

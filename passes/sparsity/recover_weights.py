@@ -21,6 +21,7 @@ from whet.passes.workbench import Context
 __all__ = ["Recovered", "recover"]
 
 Feeds = Mapping[str, Array]
+_TINY = float(np.finfo(np.float32).tiny)
 _DAMPINGS = (1e-4, 1e-2, 1.0)
 
 
@@ -90,7 +91,11 @@ def _update(
         matrix, shift = _solved(target, start, keep, fit, damping, bias is not None)
         after = _error(target, matrix, shift, judge)
         if after < best.after:
-            moved = None if bias is None else np.asarray(bias + shift, np.float32)
+            moved = (
+                None
+                if bias is None
+                else np.asarray(np.add(bias, shift, dtype=np.float64), np.float32)
+            )
             best = Recovered(matrix, moved, before, after)
     return best
 
@@ -113,7 +118,7 @@ def _solved(
         if takes_bias:
             new = new - np.outer(mean_new, mean_new)
             cross = cross - np.outer(mean_old, mean_new)
-        level = damping * max(float(np.diagonal(new).mean()), np.finfo(np.float32).tiny)
+        level = damping * max(float(np.diagonal(new).mean()), _TINY)
         system = new + level * np.eye(len(new))
         right = wanted @ cross + level * start[rows]
         solved = masked_least_squares(start[rows], system, keep[rows], right)
@@ -166,6 +171,7 @@ def _pairs(
         yield _Pair(*(total / max(float(total[1, -1, -1]), 1.0)))
 
 
-def _rows(asked: InputMoments, array: Array) -> Iterator[Array]:
+def _rows(asked: InputMoments, array: Array) -> Iterator[Floats]:
+    """Yield vectors with a 1 at the end, for each group."""
     for rows in asked.vectors(array):
-        yield np.column_stack([rows, np.ones(len(rows), rows.dtype)])
+        yield np.asarray(np.column_stack([rows, np.ones(len(rows))]), np.float32)
