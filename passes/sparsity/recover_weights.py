@@ -14,6 +14,7 @@ from whet.analysis.activations import observe
 from whet.ir.values import Array
 from whet.passes.quantization.algorithms.approximation import Doubles, Floats
 from whet.passes.quantization.input_moments import InputMoments, moments_of
+from whet.passes.quantization.judging import fitted_and_judged
 from whet.passes.sparsity.algorithms.recovery import masked_least_squares
 from whet.passes.sparsity.targets import Target, set_bias, set_weight
 from whet.passes.workbench import Context
@@ -64,11 +65,12 @@ def recover(
 ) -> dict[str, Recovered]:
     """Update weight after weight in ``pruned``, a copy of ``original`` with the weights of ``start``."""
     nodes = {node.name: node for node in pruned.graph}
+    fitted, judged = fitted_and_judged(context.calibration, context.held_out)
     found: dict[str, Recovered] = {}
     for target in targets:
         fit, judge = (
-            list(_pairs(original, pruned, target, batches, context.threads, judged=judged))
-            for batches, judged in ((context.calibration, False), (context.judge, True))
+            list(_pairs(original, pruned, target, batches, context.threads, squares=squares))
+            for batches, squares in ((fitted, False), (judged, True))
         )
         made = _update(target, start[target.name], masks[target.name], fit, judge)
         found[target.name] = made
@@ -148,7 +150,7 @@ def _pairs(
     batches: Sequence[Feeds],
     threads: int,
     *,
-    judged: bool,
+    squares: bool,
 ) -> Iterator[_Pair]:
     """Yield the products for each group, over all readers that multiply with the weight."""
     size = target.matrix.shape[1] + 1
@@ -165,7 +167,7 @@ def _pairs(
             for total, (x, y) in zip(sums, both, strict=True):
                 total[0] += x.T @ y
                 total[1] += y.T @ y
-                if judged:
+                if squares:
                     total[2] += x.T @ x
     for total in sums:
         yield _Pair(*(total / max(float(total[1, -1, -1]), 1.0)))
