@@ -35,6 +35,10 @@ _ALL = (
     _Benchmark("whet.tools.bench.canonicalize", ("--nodes", "600", "--rounds", "3")),
     _Benchmark("whet.tools.bench.quantization", ("--only", "resnet20")),
     _Benchmark("whet.tools.bench.mixtures", ("--plans", "10", "--sizes", "18")),
+    _Benchmark(
+        "whet.tools.bench.sparsity",
+        ("--images", "256", "--shares", "0.5", "--only", "magnitude", "Gram OBS"),
+    ),
     _Benchmark("whet.tools.bench.calibration", ("--images", "64", "--rounds", "3")),
     _Benchmark("whet.tools.bench.peers", ("--networks", "1")),
     _Benchmark("whet.tools.bench.stories", ("--judge", "16")),

@@ -27,7 +27,7 @@ from whet.passes.sparsity.sparsify_weights import SparsifyWeights
 from whet.passes.workbench import Context, Workbench
 from whet.tools.bench.quantization.resnet import RESNET20
 
-__all__ = ["CONTENDERS", "GOALS", "Row", "main", "measure"]
+__all__ = ["CONTENDERS", "GOALS", "Row", "contenders", "main", "measure", "missed"]
 
 _BATCH = 64
 
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     dense = normalize(load_model(source))
     yield Row("dense", "", _top1(dense, images, labels), _bytes(dense), 0.0, "", 0.0)
     for what in options.shares:
-        for name, step in _contenders(what, options):
+        for name, step in contenders(what, options):
             model, start = dense.clone(), time.perf_counter()
             work = _apply(model, step, data)
             seconds = time.perf_counter() - start
@@ -88,7 +88,8 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
             )
 
 
-def _contenders(what: str, options: argparse.Namespace) -> Iterator[tuple[str, SparsifyWeights]]:
+def contenders(what: str, options: argparse.Namespace) -> Iterator[tuple[str, SparsifyWeights]]:
+    """Yield the passes of one share or pattern, by name."""
     fixed = ":" in what
     pattern = what if fixed or "x" in what else "unstructured"
     share = 0.5 if pattern != "unstructured" else float(what)
@@ -153,10 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json is not None:
         found = [dataclasses.asdict(row) for row in rows]
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    missed = _missed(rows)
-    for line in missed:
+    lines = missed(rows)
+    for line in lines:
         print(line)
-    return 1 if missed else 0
+    return 1 if lines else 0
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -177,7 +178,7 @@ def _table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _missed(rows: Sequence[Row]) -> list[str]:
+def missed(rows: Sequence[Row]) -> list[str]:
     """Return which goals the rows miss, as sentences."""
     found: list[str] = []
     for what in dict.fromkeys(row.what for row in rows[1:]):
