@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir
 
 from whet.analysis.activations import Sampler, first_samples
+from whet.analysis.output_damage import OutputError
 from whet.errors import Mismatch, UsageError
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, attribute_int
@@ -26,6 +27,8 @@ from whet.passes.workbench import Workbench
 
 __all__ = ["SparsifyWeights"]
 
+_JUDGES = 512
+"""Samples held out that updates of all layers together are judged by."""
 _ROUNDING = 0.01
 """Counts of units are whole numbers: sparsity may miss what is wanted by so much."""
 Method = Literal["auto", "magnitude", "wanda", "gram", "fisher", "mfac"]
@@ -174,6 +177,8 @@ class _Run:
             dataclasses.replace(t, grams=tuple(grams.get(t.weight.value, ()))) for t in found
         ]
         self._pattern = pattern
+        self._left_out = ""
+        """Why no update was kept."""
         self._names = {
             node: [v.name or "" for v in _operands(node)] for w in weights for node in w.readers
         }
@@ -188,17 +193,27 @@ class _Run:
             matrix = chosen.weights[target.name] if result is None else result.matrix
             try:
                 form = form_of(target, matrix, self._pass.bits, store=self._pass.store)
-                self._propose(target, form, chosen.how[target.name], result, sample)
+                self._propose(
+                    target, form, chosen.how[target.name] + self._left_out, result, sample
+                )
             except Mismatch as reason:
                 self._work.decline(target.node, str(reason))
 
     def _recovered(self, chosen: Chosen) -> Mapping[str, Recovered]:
+        """Return what updates by layer make of the weights; nothing where they move the model's outputs away."""
         work = self._work
         if not self._pass.update or not work.context.calibration:
             return {}
         original = work.model.clone()
         pruned = with_weights(original, self._targets, chosen.weights)
-        return recover(original, pruned, self._targets, chosen.weights, chosen.masks, work.context)
+        judge = OutputError(original, work.context, _JUDGES)
+        before = judge.of(onnx_ir.to_proto(pruned))
+        found = recover(original, pruned, self._targets, chosen.weights, chosen.masks, work.context)
+        after = judge.of(onnx_ir.to_proto(pruned))
+        if after < before:
+            return found
+        self._left_out = f", not updated: outputs' error {before:.2g}, {after:.2g} with updates"
+        return {}
 
     def _sampler(self) -> Sampler | None:
         context = self._work.context
