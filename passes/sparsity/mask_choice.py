@@ -1,7 +1,7 @@
 """Choose which weights go, by the method and budget that the pass was given."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,7 +46,7 @@ def choose(
         raise Mismatch(f"method={method} needs calibration data")
     if method in ("fisher", "mfac"):
         return _by_loss(options, work, pattern, targets, method)
-    makers = {
+    makers: dict[str, Callable[[Target], Priced]] = {
         "magnitude": lambda t: _relative(by_magnitude(t, pattern)),
         "wanda": lambda t: _relative(by_wanda(t, pattern)),
         "gram": lambda t: by_gram(t, pattern),

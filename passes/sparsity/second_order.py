@@ -1,6 +1,7 @@
 """Masks and weights from gradients of the loss: Fisher blocks (oBERT) and M-FAC, dampings judged on data held out."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -190,7 +191,7 @@ def _staged(
         prices = matrix_free.prices(weights, rows, alive, damping)
         prices[~alive] = -np.inf
         priced = [
-            Priced(t, pooled, lambda n, pooled=pooled: pattern.keep(pooled, n))
+            Priced(t, pooled, functools.partial(pattern.keep, pooled))
             for t, part in zip(targets, _split(prices, targets), strict=True)
             for pooled in [pattern.pooled(part)]
         ]
