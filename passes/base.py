@@ -76,6 +76,10 @@ class Damage:
     """Which data the error was measured on: held-out or calibration samples, or random numbers."""
     curvature: float | None = None
     """The increase of the loss that second derivatives predict; None where nobody computed any."""
+    sparsity: float | None = None
+    """Share of the site's weights that are zero, where the pass decides about it."""
+    rank: int | None = None
+    """Of the factors that replace or repair something."""
 
     @property
     def sqnr(self) -> float:

@@ -166,6 +166,7 @@ class _Run:
             bytes_after=sum(pair.bytes for pair in pairs),
             ms_before=None if payoff is None else payoff.ms_before,
             ms_after=None if payoff is None else payoff.ms_after,
+            rank=rank,
         )
         proposal = Proposal(
             (call.node, *plan.nodes), ((call.node.outputs[0], result),), tuple(build.nodes),

@@ -214,4 +214,5 @@ def _damage(proposal: Proposal, fit: Fit, payoff: Payoff | None) -> Damage:
         bytes_after=sum(weight.nbytes for weight in weights),
         ms_before=None if payoff is None else payoff.ms_before,
         ms_after=None if payoff is None else payoff.ms_after,
+        rank=fit.rank,
     )

@@ -190,6 +190,7 @@ class _Run:
                 bytes_before=0,
                 bytes_after=path.nbytes,
                 measured_on="held-out data" if held_out else "calibration data",
+                rank=len(path.right),
             )
         )
         return True

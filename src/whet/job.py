@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import shutil
 import tempfile
 import time
@@ -15,6 +14,7 @@ import onnx_ir
 
 from whet.analysis.calibration import Dataset, batch_size, read_dataset
 from whet.analysis.kernel_prices import KernelPrices
+from whet.analysis.weight_histograms import find_histogram
 from whet.artifact import Artifact, replace_folder
 from whet.backends.base import RuntimeOptions, Target
 from whet.backends.gate import NeverWorse
@@ -23,11 +23,13 @@ from whet.backends.onnxruntime import runtime_fusions
 from whet.backends.probe import find_bindings
 from whet.backends.worker import Turns, Worker
 from whet.comparison import check_agreement, hold_against, output_limit, record
+from whet.drawing import graph_record
 from whet.errors import BrokenPass, InvalidModel, UnsupportedTarget
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
 from whet.ir.sites import find_enclosed
 from whet.ir.values import Array, weight_count
+from whet.layers import list_layers
 from whet.manifest import versions, write_manifest
 from whet.metric import Metric, interval
 from whet.options import Data, Evaluate, Options, read_max_ram
@@ -35,8 +37,10 @@ from whet.passes.pipeline import Pipeline, Step
 from whet.passes.recipes import Recipe, canonical, exact
 from whet.passes.workbench import Context
 from whet.preparation import Prepared
-from whet.printing import to_plain
-from whet.report import Agreement, Cost, Report
+from whet.printing import row_by_row, to_plain
+from whet.profiling import profile
+from whet.report import SCHEMA, Agreement, Cost, Limits, Profile, Provenance, Report
+from whet.reproduction import reproduce
 from whet.searching import Searched, behind, search
 from whet.solve.apply_plan import ApplyPlan
 from whet.solve.grafting import Grafter
@@ -50,6 +54,11 @@ _QUICK = 5.0
 """Seconds that scoring the source may take for lossy passes to be scored one by one."""
 _LARGE = 1 << 29
 """Models of more bytes are loaded one at a time: the source and its result together take twice the memory."""
+
+_PROFILED = 100.0
+"""Milliseconds that a run of the source may take for operators to be profiled: thirteen runs of it and of the result."""
+_SHOWN = 8
+"""Layers whose weights are shown."""
 
 
 @dataclasses.dataclass
@@ -81,6 +90,9 @@ class _Result:
     costs: tuple[Cost, Cost]
     metric: tuple[Scores, Scores] | None
     slower: bool
+    model: onnx_ir.Model
+    source: onnx_ir.Model
+    """As it was before any pass."""
 
 
 class Job:
@@ -127,20 +139,23 @@ class Job:
             scene = _Scene(prepared, bindings, expected, before, metric)
             untouched = prepared.model.clone()
             model, steps = self._transform(scene, data)
-            result = self._realize(scene, model, steps)
+            result = self._realize(scene, model, steps, untouched)
             if (
                 self._searched is None
                 and result.slower
                 and any(step.coverage.changed for step in steps)
             ):
                 self._take_back(result, steps)
-                result = self._realize(scene, untouched, steps)
-        report = self._report(prepared, steps, result)
-        text = json.dumps(report.to_json(), indent=1, default=str)
-        (self._folder / "report.json").write_text(text)
+                result = self._realize(scene, untouched, steps, untouched)
+            report = self._report(scene, steps, result)
+        report.limits = self._limits(report)
+        report.provenance = self._provenance(prepared, call, result)
+        (self._folder / "report.json").write_text(row_by_row(report.to_json()))
         return Artifact(self._folder, result.manifest, report)
 
-    def _realize(self, scene: "_Scene", model: onnx_ir.Model, steps: list[Step]) -> "_Result":
+    def _realize(
+        self, scene: "_Scene", model: onnx_ir.Model, steps: list[Step], source: onnx_ir.Model
+    ) -> "_Result":
         """Lower a model, and hold what comes out against the source in a fresh process."""
         files = self._lower(model)
         manifest = write_manifest(
@@ -160,7 +175,7 @@ class Job:
             if scene.metric:
                 metric = scene.metric.of_source(scene.before), scene.metric.of(after)
             costs = self._costs(scene, model, files, times, after)
-        return _Result(manifest, agreements, costs, metric, worse)
+        return _Result(manifest, agreements, costs, metric, worse, model, source)
 
     def _take_back(self, result: "_Result", steps: list[Step]) -> None:
         """Record that the whole result was slower than the source, so that the source's own graph is shipped."""
@@ -170,8 +185,10 @@ class Job:
             if step.coverage.changed and not step.reverted:
                 step.reverted = reason
 
-    def _report(self, prepared: Prepared, steps: list[Step], result: "_Result") -> Report:
-        return Report(
+    def _report(self, scene: "_Scene", steps: list[Step], result: "_Result") -> Report:
+        prepared, model = scene.prepared, result.model
+        search = None if self._searched is None else self._searched.to_json()
+        report = Report(
             origin=prepared.origin,
             target=self._target.name,
             recipe=str(self._recipe),
@@ -186,10 +203,46 @@ class Job:
             interval=None
             if result.metric is None
             else interval(*result.metric, self._options.seed),
-            search=None if self._searched is None else self._searched.to_json(),
+            search=search,
             kernels=self._kernels,
             enclosed=find_enclosed(prepared.model),
+            graph=graph_record(model),
+            profile=self._profile(scene, model, result.costs[0].time),
             seconds=time.perf_counter() - self._start,
+        )
+        report.layers = list_layers(model, steps, report.advice, search)
+        sites = [row.site for row in report.damage[:_SHOWN]]
+        spread = (find_histogram(result.source, model, site) for site in sites)
+        report.histograms = [found for found in spread if found is not None]
+        return report
+
+    def _profile(
+        self, scene: "_Scene", model: onnx_ir.Model, time: Timing | None
+    ) -> Profile | None:
+        """Profile source and result where that takes no time to speak of."""
+        short = time is not None and time.median < _PROFILED
+        if not short or self._turns is not None or self._target.name != "onnxruntime":
+            return None
+        self._options.progress("profile the operators")
+        feeds = scene.bindings.feeds(model, 0, self._options.seed)
+        paths = (scene.prepared.source, self._folder / "model.onnx")
+        try:
+            return profile(paths, feeds, self._options.runtime, scene.bindings.choices[0])
+        except CannotRun as error:
+            self._notes.append(f"the operators could not be profiled: {error}")
+            return None
+
+    def _limits(self, report: Report) -> Limits:
+        limits = self._options.budget.limits(report.before.bytes)
+        return Limits(*limits, missed=tuple(self.missed(report)))
+
+    def _provenance(self, prepared: Prepared, call: Call, result: "_Result") -> Provenance:
+        data = {"--calibration": call.calibration, "--labels": call.labels}
+        data |= {} if call.evaluate is None else {"--evaluate": ()}
+        source = result.manifest["source"]
+        command = reproduce(prepared.label, data, self._options, self._output)
+        return Provenance(
+            command, self._options.seed, source["origin"], source["sha256"], result.manifest["files"]
         )
 
     def missed(self, report: Report) -> list[str]:
@@ -344,12 +397,12 @@ class Job:
                 folder, files, made, scene.prepared, self._options, self._recipe, self._target
             )
             record = {
-                "schema": 1,
+                "schema": SCHEMA,
                 "interrupted": True,
                 "measured": dataclasses.asdict(trial.measured),
                 "drop": trial.drop,
             }
-            (folder / "report.json").write_text(json.dumps(to_plain(record), indent=1, default=str))
+            (folder / "report.json").write_text(row_by_row(to_plain(record)))
             replace_folder(folder, self._output)
 
     def _lower(self, model: onnx_ir.Model) -> list[str]:

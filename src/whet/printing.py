@@ -1,5 +1,6 @@
 """How results are shown: tables in one style for people, plain data for machines."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["new_table", "summarize", "titled", "to_plain"]
+__all__ = ["new_table", "row_by_row", "summarize", "titled", "to_plain"]
 
 _QUOTED = re.compile(r"'[^']*'")
 """Names in a reason, which would keep equal reasons apart."""
+_LINE = 1000
+"""What is longer is broken into lines."""
 
 
 def new_table() -> Table:
@@ -47,3 +50,21 @@ def to_plain(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [to_plain(item) for item in cast("Sequence[Any]", data)]
     return data
+
+
+def row_by_row(data: Any, indent: int = 0) -> str:
+    """Return JSON with everything that fits on a line on one, such as the rows of a table; ends with a newline."""
+    return _rows(data, indent) + "\n"
+
+
+def _rows(data: Any, indent: int) -> str:
+    line = json.dumps(data, default=str)
+    if len(line) + indent <= _LINE or not isinstance(data, list | dict):
+        return line
+    pad = "\n" + " " * (indent + 1)
+    if isinstance(data, dict):
+        entries = cast("dict[str, Any]", data).items()
+        inner = [f"{json.dumps(key)}: {_rows(value, indent + 1)}" for key, value in entries]
+        return "{" + ",".join(pad + item for item in inner) + pad[:-1] + "}"
+    items = [_rows(item, indent + 1) for item in cast("list[Any]", data)]
+    return "[" + ",".join(pad + item for item in items) + pad[:-1] + "]"

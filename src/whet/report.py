@@ -12,8 +12,12 @@ from rich.console import Console, Group
 from rich.markup import escape
 
 from whet.advice import Advice, advise
+from whet.analysis.machine_peak import Peak
+from whet.analysis.weight_histograms import Histogram
 from whet.backends.measure import Timing
+from whet.backends.operator_times import OperatorTime
 from whet.ir.sites import Enclosed
+from whet.layers import Layer
 from whet.passes.attention.break_even import Payoff
 from whet.passes.base import Damage, Fidelity
 from whet.passes.pipeline import Step
@@ -21,7 +25,10 @@ from whet.printing import new_table, summarize, titled, to_plain
 from whet.search_report import searched
 from whet.solve.drop_interval import Interval
 
-__all__ = ["Agreement", "Cost", "Report"]
+__all__ = ["SCHEMA", "Agreement", "Cost", "Limits", "Profile", "Provenance", "Report"]
+
+SCHEMA = 2
+"""Number of the schema of ``report.json``: larger when keys go or change their meaning, the same when some are added."""
 
 _ADVISED = 3
 """Sites to take back that are named; report.json has all of them."""
@@ -57,6 +64,41 @@ class Agreement:
     """The error that a compile without lossy passes may not exceed."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """What each operator takes inside the runtime, profiled run by run."""
+
+    before: list[OperatorTime]
+    after: list[OperatorTime]
+    peak: Peak
+    binding: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The budget in numbers; None does not limit."""
+
+    drop: float | None
+    bytes: int | None
+    ms: float | None
+    missed: tuple[str, ...] = ()
+    """Which limits the measured result breaks, in words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What a result was made from and how."""
+
+    command: str
+    """The command that makes it again; ``…`` stands for objects of a program."""
+    seed: int
+    source: str
+    sha256: str
+    """Of the source's file."""
+    files: Mapping[str, Mapping[str, int | str]]
+    """File of the artifact -> its bytes and digest."""
+
+
 @dataclasses.dataclass
 class Report:
     """The whole story of one compile."""
@@ -85,6 +127,18 @@ class Report:
     enclosed: list[Enclosed] = dataclasses.field(default_factory=list[Enclosed])
     """What lies in bodies of If, Loop and Scan, which passes leave alone."""
     seconds: float = 0.0
+    layers: list[Layer] = dataclasses.field(default_factory=list[Layer])
+    """Every layer of the result: what became of it, and what it costs."""
+    histograms: list[Histogram] = dataclasses.field(default_factory=list[Histogram])
+    """How the weights of the worst layers are spread, before and after."""
+    graph: Mapping[str, Any] | None = None
+    """The graph of the result, for a drawing; None if it is too large for one."""
+    profile: Profile | None = None
+    """What each operator takes inside the runtime, and the most that the machine can do."""
+    limits: Limits | None = None
+    """The budget in numbers, and which of it the result breaks."""
+    provenance: Provenance | None = None
+    """What it was made from, and the command that makes it again."""
 
     @property
     def damage(self) -> list[Damage]:
@@ -103,18 +157,27 @@ class Report:
         return max((a.relative_error for a in self.agreements), default=0.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; the schema is this class. Numbers that are not finite become text."""
+        """Return plain data, as docs/report_schema.md describes it. Numbers that are not finite become text."""
         data = dataclasses.asdict(self)
         for step, plain in zip(self.steps, data["steps"], strict=True):
             # asdict takes a Counter apart and counts the pieces.
             plain["coverage"]["proofs"] = dict(step.coverage.proofs)
+            plain["coverage"]["declined"] = _by_reason(step.coverage.declined)
+            plain["coverage"]["near_misses"] = _by_reason(step.coverage.near_misses)
+            plain["coverage"]["damage"] = len(step.coverage.damage)
         data["damage"] = [
             {**dataclasses.asdict(row), "sqnr": row.sqnr, "predicted_loss": row.predicted_loss}
             for row in self.damage
         ]
         data["revert_first"] = [dataclasses.asdict(advice) for advice in self.advice]
-        found: dict[str, Any] = to_plain({"schema": 1, **data})
+        found: dict[str, Any] = to_plain({"schema": SCHEMA, **data})
         return found
+
+    def _repr_html_(self) -> str:
+        """Show the page in a notebook."""
+        from whet.tools.report.notebook import in_frame
+
+        return in_frame(self.to_json())
 
     def __str__(self) -> str:
         """Print the ledger and the table before/after, a hundred columns wide."""
@@ -293,6 +356,14 @@ class Report:
             listed = ", ".join(f"{k} x{v}" for k, v in list(self.fusions.items())[:8])
             lines.append(f"{self.target} itself fuses further: {escape(listed)}")
         return lines
+
+
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Turn site -> reason into reason -> sites: many say the same."""
+    found: dict[str, list[str]] = {}
+    for site, reason in reasons.items():
+        found.setdefault(reason, []).append(site)
+    return found
 
 
 def _named(body: Enclosed) -> str:

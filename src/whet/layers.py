@@ -1,0 +1,152 @@
+"""Every layer of a result on one line: what became of it, what that cost, and what it weighs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir
+
+from whet.advice import Advice
+from whet.ir.sites import Site, find_sites
+from whet.ir.values import constant
+from whet.passes.base import Damage, Fidelity
+from whet.passes.pipeline import Step
+
+__all__ = ["Layer", "list_layers"]
+
+_COUNTED = 1 << 26
+"""Weights of more elements are not counted for zeros: they would have to be read from disk whole."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer of the result."""
+
+    site: str
+    kind: str
+    """linear, convolution, embedding or attention; of a changed layer, the pass that changed it."""
+    format: str
+    """What it became; ``float`` where it was left as it is."""
+    bits: float | None
+    """On disk for each weight of the original, scales and tables included."""
+    sparsity: float | None
+    """Share of its weights that are zero, where that is known."""
+    rank: int | None
+    error: float | None
+    """||new - old|| / ||old|| of its output; None where nothing was changed."""
+    measured_on: str
+    predicted_loss: float | None
+    bytes_before: int
+    bytes_after: int
+    ms_before: float | None
+    ms_after: float | None
+    """Milliseconds of its kernel alone, where both forms were priced."""
+    why: str
+    """Why it has this format."""
+    revert: int | None
+    """Its place in the list of what to take back first, from 1 on."""
+    avoided: float | None
+    """Share of the predicted loss of all layers that taking it back avoids."""
+
+
+def list_layers(
+    model: onnx_ir.Model,
+    steps: Sequence[Step],
+    advice: Sequence[Advice],
+    search: Mapping[str, Any] | None,
+) -> list[Layer]:
+    """Return the layers of a result, changed ones first by loss, then those left as they are, in graph order."""
+    rows = [(step, row) for step in steps if not step.reverted for row in step.coverage.damage]
+    rows.sort(key=lambda pair: (-pair[1].predicted_loss, -pair[1].error))
+    ranked = {a.site: (k, a.avoided) for k, a in reversed(list(enumerate(advice, 1)))}
+    reasons = _reasons(steps, search)
+    changed = [
+        _changed(step, row, reasons.get(row.site, ""), *ranked.get(row.site, (None, None)))
+        for step, row in rows
+    ]
+    taken = {layer.site for layer in changed}
+    lossy = {step.name for step, _ in rows}
+    kept = [
+        _kept(model, site, reasons.get(site.name, ""))
+        for site in find_sites(model)
+        if site.name not in taken and _maker(model, site) not in lossy
+    ]
+    return changed + kept
+
+
+def _changed(
+    step: Step, row: Damage, why: str, place: int | None, avoided: float | None
+) -> Layer:
+    weights = row.bytes_before / 4
+    return Layer(
+        site=row.site,
+        kind=step.name,
+        format=row.format,
+        bits=8 * row.bytes_after / weights if weights else None,
+        sparsity=row.sparsity,
+        rank=row.rank,
+        error=row.error,
+        measured_on=row.measured_on,
+        predicted_loss=row.predicted_loss,
+        bytes_before=row.bytes_before,
+        bytes_after=row.bytes_after,
+        ms_before=row.ms_before,
+        ms_after=row.ms_after,
+        why=why,
+        revert=place,
+        avoided=avoided,
+    )
+
+
+def _kept(model: onnx_ir.Model, site: Site, why: str) -> Layer:
+    weight = model.graph.initializers.get(site.weights[0]) if site.weights else None
+    tensor = None if weight is None else weight.const_value
+    return Layer(
+        site=site.name,
+        kind=site.kind.value,
+        format="float" if tensor is None else tensor.dtype.name.lower(),
+        bits=None if tensor is None or not tensor.size else 8 * tensor.nbytes / tensor.size,
+        sparsity=_zeros(weight),
+        rank=None,
+        error=None,
+        measured_on="",
+        predicted_loss=None,
+        bytes_before=site.bytes,
+        bytes_after=site.bytes,
+        ms_before=None,
+        ms_after=None,
+        why=why,
+        revert=None,
+        avoided=None,
+    )
+
+
+def _zeros(weight: onnx_ir.Value | None) -> float | None:
+    if weight is None or weight.const_value is None or weight.const_value.size > _COUNTED:
+        return None
+    array = constant(weight)
+    if array is None or not array.size:
+        return None
+    return 1.0 - float(np.count_nonzero(array)) / array.size
+
+
+def _maker(model: onnx_ir.Model, site: Site) -> str:
+    """Return the pass that a site's node comes from; empty for a node of the source."""
+    if not site.weights or site.weights[0] not in model.graph.initializers:
+        return ""
+    for node in model.graph.initializers[site.weights[0]].consumers():
+        if (node.name or node.op_type) == site.name:
+            return str(node.metadata_props.get("whet.from") or "").partition(":")[0]
+    return ""
+
+
+def _reasons(steps: Sequence[Step], search: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return why each site is as it is: what the search says, else what the last lossy pass said that declined it."""
+    found: dict[str, str] = {}
+    for step in steps:
+        if step.fidelity == Fidelity.LOSSY.value:
+            found.update((s, f"{step.name}: {why}") for s, why in step.coverage.declined.items())
+    if search is not None:
+        found.update((d["site"], d["because"]) for d in search["decisions"])
+    return found

@@ -1,0 +1,1 @@
+"""The page of a compile, rendered from its ``report.json`` alone: one file, no network."""
