@@ -8,6 +8,7 @@ moved once (Williams, Waterman and Patterson, Roofline, CACM 52, 2009).
 import dataclasses
 import json
 import math
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,10 @@ _INTEGER = {
     "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "ConvInteger",
     "QLinearConv",
 }  # fmt: skip
+
+_DECODERS = {"DequantizeLinear", "Cast", "Mul", "Add", "Sub", "Identity"}
+_ADDED = re.compile(r"(_nchwc|_token_\d+|_quant|_fused)+$")
+"""What the runtime puts behind the names of operators that it makes."""
 
 Shapes = Sequence[tuple[str, Sequence[int]]]
 
@@ -104,7 +109,12 @@ class _File:
         self._weights: dict[str, tuple[int, ...]] = {}
         self._reads: dict[str, list[str]] = {}
         self._makers: dict[str, str] = {}
+        values = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:
+            shape = _decoded(node, sizes, values)
+            if shape is not None:
+                sizes[node.output[0]] = shape
+                continue
             self._reads[node.name] = list(node.input)
             self._makers.update((name, node.name) for name in node.output)
             weights = [sizes[name] for name in node.input if name in sizes]
@@ -113,7 +123,7 @@ class _File:
 
     def layer(self, name: str) -> str:
         """Return the node that an operator computes: fused ones are called like a node, or like what they return."""
-        name = name.removesuffix("_nchwc")
+        name = _ADDED.sub("", name)
         if name in self._reads:
             return name
         node = self._makers.get(name)
@@ -127,6 +137,19 @@ class _File:
     def weight(self, layer: str) -> tuple[int, ...] | None:
         """Return the shape of a node's largest constant operand: the runtime forgets weights that it has repacked."""
         return self._weights.get(layer)
+
+
+def _decoded(
+    node: Any, sizes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]
+) -> tuple[int, ...] | None:
+    """Return the shape of a weight that the node decodes: the runtime computes it once, when it loads."""
+    if not node.input or node.input[0] not in sizes:
+        return None
+    if node.op_type == "Reshape" and node.input[1] in values:
+        from onnx import numpy_helper
+
+        return tuple(int(d) for d in numpy_helper.to_array(values[node.input[1]]))
+    return sizes[node.input[0]] if node.op_type in _DECODERS else None
 
 
 def _rows(events: Sequence[Mapping[str, Any]], file: _File) -> list[OperatorTime]:

@@ -211,7 +211,7 @@ class Job:
             seconds=time.perf_counter() - self._start,
         )
         report.layers = list_layers(model, steps, report.advice, search)
-        sites = [row.site for row in report.damage[:_SHOWN]]
+        sites = [layer.site for layer in report.layers[:_SHOWN] if layer.error is not None]
         spread = (find_histogram(result.source, model, site) for site in sites)
         report.histograms = [found for found in spread if found is not None]
         return report

@@ -35,6 +35,8 @@ class Layer:
     rank: int | None
     error: float | None
     """||new - old|| / ||old|| of its output; None where nothing was changed."""
+    sqnr: float | None
+    """The same in dB: -20 log10(error)."""
     measured_on: str
     predicted_loss: float | None
     bytes_before: int
@@ -61,8 +63,9 @@ def list_layers(
     rows.sort(key=lambda pair: (-pair[1].predicted_loss, -pair[1].error))
     ranked = {a.site: (k, a.avoided) for k, a in reversed(list(enumerate(advice, 1)))}
     reasons = _reasons(steps, search)
+    parts = _parts(model)
     changed = [
-        _changed(step, row, reasons.get(row.site, ""), *ranked.get(row.site, (None, None)))
+        _changed(step, row, *_named(row.site, parts, reasons), *ranked.get(row.site, (None, None)))
         for step, row in rows
     ]
     taken = {layer.site for layer in changed}
@@ -76,17 +79,18 @@ def list_layers(
 
 
 def _changed(
-    step: Step, row: Damage, why: str, place: int | None, avoided: float | None
+    step: Step, row: Damage, site: str, why: str, place: int | None, avoided: float | None
 ) -> Layer:
     weights = row.bytes_before / 4
     return Layer(
-        site=row.site,
+        site=site,
         kind=step.name,
         format=row.format,
         bits=8 * row.bytes_after / weights if weights else None,
         sparsity=row.sparsity,
         rank=row.rank,
         error=row.error,
+        sqnr=row.sqnr,
         measured_on=row.measured_on,
         predicted_loss=row.predicted_loss,
         bytes_before=row.bytes_before,
@@ -110,6 +114,7 @@ def _kept(model: onnx_ir.Model, site: Site, why: str) -> Layer:
         sparsity=_zeros(weight),
         rank=None,
         error=None,
+        sqnr=None,
         measured_on="",
         predicted_loss=None,
         bytes_before=site.bytes,
@@ -139,6 +144,23 @@ def _maker(model: onnx_ir.Model, site: Site) -> str:
         if (node.name or node.op_type) == site.name:
             return str(node.metadata_props.get("whet.from") or "").partition(":")[0]
     return ""
+
+
+def _parts(model: onnx_ir.Model) -> dict[str, list[str]]:
+    """Return the first node that a rewrite took away -> all of them: a site may be called like either."""
+    found: dict[str, list[str]] = {}
+    for node in model.graph:
+        pieces = str(node.metadata_props.get("whet.from") or "").partition(":")[2].split(",")
+        found.setdefault(pieces[0], pieces)
+    return found
+
+
+def _named(
+    site: str, parts: Mapping[str, Sequence[str]], reasons: Mapping[str, str]
+) -> tuple[str, str]:
+    """Return what a search calls the site, and why it is as it is."""
+    names = (site, *parts.get(site, ()))
+    return next(((name, reasons[name]) for name in names if name in reasons), (site, ""))
 
 
 def _reasons(steps: Sequence[Step], search: Mapping[str, Any] | None) -> dict[str, str]:

@@ -9,8 +9,9 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-__all__ = ["COLOURS", "GRID", "INK", "MUTED", "Figure", "drawing", "to_svg"]
+__all__ = ["COLOURS", "INK", "MUTED", "drawing", "log_scale", "to_svg"]
 
 INK, MUTED, GRID = "#010203", "#040506", "#070809"
 COLOURS = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05")
@@ -59,6 +60,14 @@ def drawing(name: str, width: float, height: float) -> Generator[Figure]:
         figure = Figure(figsize=(width, height))
         FigureCanvasSVG(figure)
         yield figure
+
+
+def log_scale(axis: Any, base: int = 10) -> None:
+    """Make an axis logarithmic, its numbers spelled out: the page's text has no formulas."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(base, numticks=7))
+    axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def to_svg(figure: Figure, words: str) -> str:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whet.tools.report.figures import COLOURS, INK, MUTED, drawing, to_svg
+from matplotlib.ticker import NullFormatter
+
+from whet.tools.report.figures import COLOURS, INK, MUTED, drawing, log_scale, to_svg
 
 __all__ = ["break_even_plot", "histogram_plot", "layers_plot"]
 
@@ -53,11 +55,11 @@ def histogram_plot(histograms: Sequence[Record]) -> str:
                 axes.stairs(record["after"], edges, fill=True, color=COLOURS[0], alpha=0.7)
             axes.stairs(record["before"], edges, color=INK, linewidth=0.8)
             axes.set_yscale("symlog", linthresh=1)
+            axes.yaxis.set_major_formatter(NullFormatter())
             kept = record["distinct"]
             title = _short(record["site"])[-26:] + ("" if kept is None else f"\n{kept:,} values after")
             axes.set_title(title, fontsize=7)
             axes.tick_params(labelsize=6)
-            axes.tick_params(axis="y", labelleft=False)
         return to_svg(figure, "weights of the layers with most damage, before and after")
 
 
@@ -72,8 +74,8 @@ def break_even_plot(site: str, curve: Sequence[Record]) -> str:
             own = [p for p in points if p["rank"] == rank]
             axes.plot([p["length"] for p in own], [p["ms_after"] for p in own], "s-", color=colour,
                       label=f"factors of rank {rank}")  # fmt: skip
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        log_scale(axes.xaxis, 2)
+        log_scale(axes.yaxis)
         axes.set_xlabel("length")
         axes.set_ylabel("ms")
         axes.set_title(_short(site), fontsize=8)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whet.tools.report.figures import COLOURS, INK, MUTED, drawing, to_svg
+from whet.tools.report.figures import COLOURS, INK, MUTED, drawing, log_scale, to_svg
 
 __all__ = ["front_plot", "prediction_plot"]
 
@@ -23,8 +23,6 @@ def front_plot(searches: Named) -> str:
                 _plans(axes, search, key, scale, scored, colour, name)
             axes.set_xlabel(label)
             axes.set_ylabel("metric" if scored else "loss, measured")
-            if not scored:
-                axes.set_yscale("symlog", linthresh=1e-6)
         figure.axes[0].legend(fontsize=8)
         return to_svg(figure, "plans that were measured, by size, latency and metric")
 
@@ -67,8 +65,8 @@ def prediction_plot(searches: Named) -> str:
             if pairs:
                 ends = [min(min(p) for p in pairs), max(max(p) for p in pairs)]
                 axes.plot(ends, ends, "--", color=MUTED, linewidth=1)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        log_scale(axes.xaxis)
+        log_scale(axes.yaxis)
         axes.set_xlabel("loss, predicted")
         axes.set_ylabel("loss, measured")
         axes.legend(fontsize=8)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whet.tools.report.figures import COLOURS, INK, MUTED, drawing, to_svg
+from whet.tools.report.figures import COLOURS, INK, MUTED, drawing, log_scale, to_svg
 
 __all__ = ["Attained", "attained", "roofline_plot", "waterline_plot"]
 
@@ -65,8 +65,8 @@ def roofline_plot(named: Sequence[tuple[str, Sequence[Attained]]], peak: Record)
             axes.scatter([r.intensity for r in own], [r.rate / 1e9 for r in own],
                          s=[6 + 90 * r.ms / longest for r in own], facecolors="none", edgecolors=colour,
                          label=name)  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        log_scale(axes.xaxis)
+        log_scale(axes.yaxis)
         axes.set_xlabel("operations per byte")
         axes.set_ylabel("GFLOP/s")
         axes.legend(fontsize=8)
