@@ -88,6 +88,8 @@ def _weights(model: onnx_ir.Model, site: str) -> Iterator[Array]:
             array = constant(value)
             if array is not None and array.dtype.kind == "f" and array.ndim > 1:
                 yield array
+            elif array is None and value is not None:
+                yield from _computed(model, value)
 
 
 def _decoded(model: onnx_ir.Model, site: str) -> Iterator[Array]:
@@ -95,15 +97,40 @@ def _decoded(model: onnx_ir.Model, site: str) -> Iterator[Array]:
     for node in (n for n in model.graph if _stem(n.name or "") == _stem(site)):
         if node.op_type in _CODES:
             found = _from_codes(node, *_CODES[node.op_type])
-            if found is not None:
-                yield found
+        elif node.op_type == "MatMulInteger":
+            found = _from_product(node)
+        else:
+            yield from _multiplied(model, node)
             continue
-        for value in node.inputs[1:2]:
-            array = constant(value)
-            if array is not None and array.dtype.kind == "f":
-                yield array
-            elif value is not None and array is None:
-                yield from _computed(model, value)
+        if found is not None:
+            yield found
+
+
+def _multiplied(model: onnx_ir.Model, node: onnx_ir.Node) -> Iterator[Array]:
+    for value in node.inputs[1:2]:
+        array = constant(value)
+        if array is not None and array.dtype.kind == "f":
+            yield array
+        elif value is not None and array is None:
+            yield from _computed(model, value)
+
+
+def _from_product(node: onnx_ir.Node) -> Array | None:
+    """Decode the codes of a MatMulInteger: their scale is a factor of the Mul behind the Cast."""
+    codes = constant(node.inputs[1])
+    zero = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    for cast in node.outputs[0].consumers():
+        for product in cast.outputs[0].consumers():
+            factors = [v for v in product.inputs if v is not None and v is not cast.outputs[0]]
+            makers = [v.producer() for v in factors]
+            factors += [
+                v for maker in makers if maker is not None for v in maker.inputs if v is not None
+            ]
+            scale = next((a for v in factors if (a := constant(v)) is not None), None)
+            if codes is not None and scale is not None and scale.size in (1, codes.shape[-1]):
+                offset = 0 if zero is None else zero.astype(np.float32)
+                return np.asarray((codes.astype(np.float32) - offset) * scale.reshape(-1))
+    return None
 
 
 def _from_codes(node: onnx_ir.Node, codes: int, scale: int, zero: int) -> Array | None:

@@ -19,7 +19,7 @@ import numpy as np
 from whet.backends.base import RuntimeOptions
 from whet.backends.worker import Child, serve
 from whet.ir.array import Array
-from whet.ir.execute import CannotRun, Executor
+from whet.ir.execute import Executor
 
 __all__ = ["OperatorTime", "operator_times"]
 
@@ -175,7 +175,9 @@ def _row(name: str, args: Mapping[str, Any], ms: float, file: _File) -> Operator
     integer = op in _INTEGER
     if weight is not None and op in _PRODUCTS | _CONVOLUTIONS:
         fixed = max(fixed, math.prod(weight) * (1 if integer or op == "MatMulNBits" else 4))
-    return OperatorTime(name, op, layer, ms, _flops(op, reads, writes, weight), moved + fixed, integer)
+    return OperatorTime(
+        name, op, layer, ms, _flops(op, reads, writes, weight), moved + fixed, integer
+    )
 
 
 def _shapes(found: object) -> Shapes:

@@ -23,7 +23,7 @@ __all__ = ["Artifact", "check_destination", "digest", "load", "replace_folder"]
 
 @dataclasses.dataclass
 class Artifact:
-    """A compiled model in a folder: ``model.onnx`` (and its data), ``whet.json``, ``report.json``."""
+    """A compiled model in a folder: ``model.onnx`` (and its data), ``whet.json``, ``report.json`` and its page."""
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -67,6 +67,13 @@ class Artifact:
                 raise UsageError(f"cannot write '{target}': {error.strerror}") from error
             replace_folder(copy, target)
         return Artifact(target, self.manifest, self.report)
+
+    def _repr_html_(self) -> str:
+        """Show the page of the report in a notebook."""
+        from whet.tools.report.notebook import in_frame
+        from whet.tools.report.render import read_report
+
+        return in_frame(read_report(self.folder))
 
     def _check(self, given: Mapping[str, Array]) -> None:
         known = {i["name"]: i for i in self.inputs}

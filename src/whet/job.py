@@ -56,7 +56,7 @@ _LARGE = 1 << 29
 """Models of more bytes are loaded one at a time: the source and its result together take twice the memory."""
 
 _PROFILED = 100.0
-"""Milliseconds that a run of the source may take for operators to be profiled: thirteen runs of it and of the result."""
+"""Milliseconds that a run of the source may take for operators to be profiled: thirteen runs of both."""
 _SHOWN = 8
 """Layers whose weights are shown."""
 
@@ -242,7 +242,11 @@ class Job:
         source = result.manifest["source"]
         command = reproduce(prepared.label, data, self._options, self._output)
         return Provenance(
-            command, self._options.seed, source["origin"], source["sha256"], result.manifest["files"]
+            command,
+            self._options.seed,
+            source["origin"],
+            source["sha256"],
+            result.manifest["files"],
         )
 
     def missed(self, report: Report) -> list[str]:

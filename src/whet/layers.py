@@ -1,7 +1,7 @@
 """Every layer of a result on one line: what became of it, what that cost, and what it weighs."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class Layer:
     ms_after: float | None
     """Milliseconds of its kernel alone, where both forms were priced."""
     why: str
-    """Why it has this format."""
+    """Why lossy passes left it alone; what a search says is among its decisions."""
     revert: int | None
     """Its place in the list of what to take back first, from 1 on."""
     avoided: float | None
@@ -62,10 +62,11 @@ def list_layers(
     rows = [(step, row) for step in steps if not step.reverted for row in step.coverage.damage]
     rows.sort(key=lambda pair: (-pair[1].predicted_loss, -pair[1].error))
     ranked = {a.site: (k, a.avoided) for k, a in reversed(list(enumerate(advice, 1)))}
-    reasons = _reasons(steps, search)
+    reasons = _reasons(steps)
+    decided = {str(d["site"]) for d in search["decisions"]} if search is not None else set[str]()
     parts = _parts(model)
     changed = [
-        _changed(step, row, *_named(row.site, parts, reasons), *ranked.get(row.site, (None, None)))
+        _changed(step, row, _named(row.site, parts, decided), *ranked.get(row.site, (None, None)))
         for step, row in rows
     ]
     taken = {layer.site for layer in changed}
@@ -78,9 +79,7 @@ def list_layers(
     return changed + kept
 
 
-def _changed(
-    step: Step, row: Damage, site: str, why: str, place: int | None, avoided: float | None
-) -> Layer:
+def _changed(step: Step, row: Damage, site: str, place: int | None, avoided: float | None) -> Layer:
     weights = row.bytes_before / 4
     return Layer(
         site=site,
@@ -97,7 +96,7 @@ def _changed(
         bytes_after=row.bytes_after,
         ms_before=row.ms_before,
         ms_after=row.ms_after,
-        why=why,
+        why="",
         revert=place,
         avoided=avoided,
     )
@@ -155,20 +154,15 @@ def _parts(model: onnx_ir.Model) -> dict[str, list[str]]:
     return found
 
 
-def _named(
-    site: str, parts: Mapping[str, Sequence[str]], reasons: Mapping[str, str]
-) -> tuple[str, str]:
-    """Return what a search calls the site, and why it is as it is."""
-    names = (site, *parts.get(site, ()))
-    return next(((name, reasons[name]) for name in names if name in reasons), (site, ""))
+def _named(site: str, parts: Mapping[str, Sequence[str]], decided: Container[str]) -> str:
+    """Return what a search calls the site."""
+    return next((name for name in (site, *parts.get(site, ())) if name in decided), site)
 
 
-def _reasons(steps: Sequence[Step], search: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return why each site is as it is: what the search says, else what the last lossy pass said that declined it."""
+def _reasons(steps: Sequence[Step]) -> dict[str, str]:
+    """Return why each site is as it is: what the last lossy pass said that declined it."""
     found: dict[str, str] = {}
     for step in steps:
         if step.fidelity == Fidelity.LOSSY.value:
             found.update((s, f"{step.name}: {why}") for s, why in step.coverage.declined.items())
-    if search is not None:
-        found.update((d["site"], d["because"]) for d in search["decisions"])
     return found

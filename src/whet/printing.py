@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["new_table", "row_by_row", "summarize", "titled", "to_plain"]
+__all__ = ["new_table", "rounded", "row_by_row", "summarize", "titled", "to_plain"]
 
 _QUOTED = re.compile(r"'[^']*'")
 """Names in a reason, which would keep equal reasons apart."""
@@ -58,8 +58,8 @@ def row_by_row(data: Any, indent: int = 0) -> str:
 
 
 def _rows(data: Any, indent: int) -> str:
-    line = json.dumps(data, default=str)
-    if len(line) + indent <= _LINE or not isinstance(data, list | dict):
+    line = json.dumps(data, default=str, separators=(",", ": "))
+    if len(line) + indent <= _LINE or not _nested(data):
         return line
     pad = "\n" + " " * (indent + 1)
     if isinstance(data, dict):
@@ -68,3 +68,23 @@ def _rows(data: Any, indent: int) -> str:
         return "{" + ",".join(pad + item for item in inner) + pad[:-1] + "}"
     items = [_rows(item, indent + 1) for item in cast("list[Any]", data)]
     return "[" + ",".join(pad + item for item in items) + pad[:-1] + "]"
+
+
+def _nested(data: Any) -> bool:
+    """Tell whether there are tables inside: lists of numbers or words stay on one line."""
+    if isinstance(data, dict):
+        return True
+    return isinstance(data, list) and any(
+        isinstance(i, list | dict) for i in cast("list[Any]", data)
+    )
+
+
+def rounded(data: Any) -> Any:
+    """Return plain data with six digits of every number: more than any measurement has."""
+    if isinstance(data, float) and math.isfinite(data):
+        return float(f"{data:.6g}")
+    if isinstance(data, Mapping):
+        return {k: rounded(v) for k, v in cast("Mapping[object, Any]", data).items()}
+    if isinstance(data, list | tuple):
+        return [rounded(item) for item in cast("Sequence[Any]", data)]
+    return data

@@ -21,17 +21,21 @@ from whet.layers import Layer
 from whet.passes.attention.break_even import Payoff
 from whet.passes.base import Damage, Fidelity
 from whet.passes.pipeline import Step
-from whet.printing import new_table, summarize, titled, to_plain
+from whet.printing import new_table, rounded, summarize, titled, to_plain
 from whet.search_report import searched
 from whet.solve.drop_interval import Interval
 
 __all__ = ["SCHEMA", "Agreement", "Cost", "Limits", "Profile", "Provenance", "Report"]
 
 SCHEMA = 2
-"""Number of the schema of ``report.json``: larger when keys go or change their meaning, the same when some are added."""
+"""Number of the schema of ``report.json``: it grows when keys go or change their meaning, not when some are added."""
 
 _ADVISED = 3
-"""Sites to take back that are named; report.json has all of them."""
+"""Sites to take back that are named; report.json has more of them."""
+_LISTED = 100
+"""Sites to take back that are written; every layer has its place in the list."""
+_TABLES = ("layers", "search", "histograms")
+"""Parts that grow with the model: their numbers are written with six digits."""
 _NAMED = 8
 """Layers that are named of each body which is left alone."""
 _SPARED = 12
@@ -72,6 +76,13 @@ class Profile:
     after: list[OperatorTime]
     peak: Peak
     binding: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; the long tables as their columns' names and rows of values."""
+        found = dataclasses.asdict(self)
+        for when in ("before", "after"):
+            found[when] = _in_columns(OperatorTime, found[when])
+        return dict(rounded(found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,11 +176,11 @@ class Report:
             plain["coverage"]["declined"] = _by_reason(step.coverage.declined)
             plain["coverage"]["near_misses"] = _by_reason(step.coverage.near_misses)
             plain["coverage"]["damage"] = len(step.coverage.damage)
-        data["damage"] = [
-            {**dataclasses.asdict(row), "sqnr": row.sqnr, "predicted_loss": row.predicted_loss}
-            for row in self.damage
-        ]
-        data["revert_first"] = [dataclasses.asdict(advice) for advice in self.advice]
+        data["profile"] = None if self.profile is None else self.profile.to_json()
+        data["layers"] = _in_columns(Layer, data["layers"])
+        for name in _TABLES:
+            data[name] = rounded(data[name])
+        data["revert_first"] = [dataclasses.asdict(advice) for advice in self.advice[:_LISTED]]
         found: dict[str, Any] = to_plain({"schema": SCHEMA, **data})
         return found
 
@@ -356,6 +367,12 @@ class Report:
             listed = ", ".join(f"{k} x{v}" for k, v in list(self.fusions.items())[:8])
             lines.append(f"{self.target} itself fuses further: {escape(listed)}")
         return lines
+
+
+def _in_columns(kind: type[Layer | OperatorTime], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a long table as the names of its columns and rows of values."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {"columns": names, "rows": [[row[name] for name in names] for row in rows]}
 
 
 def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:

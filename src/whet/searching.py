@@ -68,12 +68,15 @@ class Searched:
         points = [_point(k, trial) for k, trial in enumerate(whole)]
         on_front = {whole[k].plan for k in front(points)}
         best = found.best
+        known: dict[str, int] = {}
         return {
             "rank_correlation": found.correlation,
             "source": _numbers(found.source),
             "missed": found.reason,
-            "best": None if best is None else _trial(best, found, on_front),
-            "trials": [_trial(t, found, on_front) for t in found.trials],
+            "best": None if best is None else _trial(best, found, on_front, known),
+            "trials": [_trial(t, found, on_front, known) for t in found.trials],
+            "sites": [decision.name for decision in found.problem.decisions],
+            "labels": list(known),
             "decisions": [dataclasses.asdict(reason) for reason in self.reasons],
             "idle_candidates": dict(self.idle),
         }
@@ -252,7 +255,9 @@ def _point(number: int, trial: Trial) -> Point:
     return Point(str(number), m.bytes, m.ms, -m.loss if m.scores is None else m.scores.metric)
 
 
-def _trial(trial: Trial, found: Found, on_front: set[Any]) -> dict[str, Any]:
+def _trial(trial: Trial, found: Found, on_front: set[Any], known: dict[str, int]) -> dict[str, Any]:
+    """Return a record of a trial; its plan as numbers of labels, which ``known`` collects, in the order of sites."""
+    labels = found.problem.labels(trial.plan)
     return {
         "why": trial.why,
         "predicted": _numbers(trial.predicted),
@@ -260,7 +265,7 @@ def _trial(trial: Trial, found: Found, on_front: set[Any]) -> dict[str, Any]:
         "drop": trial.drop,
         "standard_error": trial.doubt,
         "on_front": trial.plan in on_front and trial.why not in ("random", "near"),
-        "plan": found.problem.labels(trial.plan),
+        "plan": [known.setdefault(label, len(known)) for label in labels.values()],
     }
 
 

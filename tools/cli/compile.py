@@ -64,6 +64,7 @@ def _command(
     bind: options.Bind = [],  # noqa: B006 (typer makes a new list for each call)
     no_verify: options.NoVerify = False,
     no_measure: options.NoMeasure = False,
+    no_page: options.NoPage = False,
     allow_noop: options.AllowNoop = False,
     trust: options.Trust = False,
     json: options.Json = False,
@@ -89,6 +90,7 @@ def _command(
         "sizes": read_bindings(bind),
         "prove": not no_verify,
         "measure": not no_measure,
+        "page": not no_page,
         "allow_noop": allow_noop,
     }
     function = read_function(evaluate)
@@ -120,6 +122,9 @@ def _print(artifact: object, json: bool) -> None:
         return
     console = results()
     artifact.report.print(console)
+    page = artifact.folder / "report.html"
+    if page.is_file():
+        console.print(f"the whole story: [bold]{escape(str(page))}[/]", soft_wrap=True)
     console.print(f"\nwritten to [bold]{escape(str(artifact.folder))}[/]; run it:", soft_wrap=True)
     console.print(f"  {escape(_how_to_run(artifact))}", soft_wrap=True)
 

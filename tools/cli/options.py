@@ -185,6 +185,9 @@ NoMeasure = Annotated[
     bool,
     typer.Option("--no-measure", help="Time nothing; the never-worse gate is off too."),
 ]
+NoPage = Annotated[
+    bool, typer.Option("--no-page", help="Write no report.html (whet report DIR does it later).")
+]
 AllowNoop = Annotated[
     bool,
     typer.Option("--allow-noop", help="Accept a pass that was asked for and changes nothing."),

@@ -21,6 +21,7 @@ from whet.errors import WhetError
 __all__ = ["BrokenBuild", "compare", "main", "tree_files"]
 
 FOLDERS = ("ir", "passes", "analysis", "solve", "backends", "tools")
+_KINDS = ("*.py", "*.j2", "*.css", "*.js")
 _PACKAGE = "whet"
 _IMPORT = """
 import sys, pathlib, whet
@@ -38,8 +39,13 @@ class BrokenBuild(WhetError):
 
 
 def tree_files(root: Path) -> set[str]:
-    """Return the package's files as a wheel names them: every module below the root folders, and the marker."""
-    found = {f"{_PACKAGE}/{p.relative_to(root)}" for f in FOLDERS for p in (root / f).rglob("*.py")}
+    """Return the package's files as a wheel names them: modules and what pages are made of, and the marker."""
+    found = {
+        f"{_PACKAGE}/{p.relative_to(root)}"
+        for folder in FOLDERS
+        for kind in _KINDS
+        for p in (root / folder).rglob(kind)
+    }
     found |= {f"{_PACKAGE}/{p.name}" for p in (root / "src" / _PACKAGE).glob("*.py")}
     return found | {f"{_PACKAGE}/py.typed"}
 
@@ -114,7 +120,9 @@ def _wheel_files(path: Path) -> set[str]:
 
 
 def _counts(name: str) -> bool:
-    return name.startswith(f"{_PACKAGE}/") and (name.endswith((".py", "/py.typed")))
+    return name.startswith(f"{_PACKAGE}/") and (
+        name.endswith((*(kind[1:] for kind in _KINDS), "/py.typed"))
+    )
 
 
 def _check_metadata(wheel: Path, root: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whet.tools.report.layer_plots import layers_plot
-from whet.tools.report.layer_table import compared_layers, layer_bars
+from whet.tools.report.layer_table import compared_layers, layer_bars, operators
 from whet.tools.report.search_plots import front_plot, prediction_plot
 from whet.tools.report.speed_plots import attained, roofline_plot, waterline_plot
 from whet.tools.report.tables import Cell, Column, Table, big, number, text
@@ -50,7 +50,9 @@ def _plots(
     timed = [(n, r["profile"]) for n, r in named if r["profile"]]
     if timed:
         peak = timed[0][1]["peak"]
-        sides = [(name, attained(found["after"], found["peak"])) for name, found in timed]
+        sides = [
+            (name, attained(operators(found, "after"), found["peak"])) for name, found in timed
+        ]
         plots["roofline"], plots["waterline"] = roofline_plot(sides, peak), waterline_plot(sides)
     return plots
 

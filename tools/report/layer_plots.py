@@ -20,10 +20,12 @@ Bars = Sequence[tuple[str, float, Sequence[float]]]
 def layers_plot(bars: Bars, names: Sequence[str], unit: str) -> str:
     """Draw the largest layers before and after, one colour for each result."""
     shown = sorted(bars, key=lambda bar: -bar[1])[:_BARS]
-    with drawing(f"layers {unit}", 7.2, 0.8 + 0.21 * len(shown)) as figure:
+    with drawing(f"layers {unit}", 6.3, 0.8 + 0.21 * len(shown)) as figure:
         axes = figure.add_subplot()
         rows = range(len(shown))
-        axes.barh(rows, [b for _, b, _ in shown], 0.8, color="none", edgecolor=MUTED, label="before")
+        axes.barh(
+            rows, [b for _, b, _ in shown], 0.8, color="none", edgecolor=MUTED, label="before"
+        )
         height = 0.62 / max(1, len(names))
         for k, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
             shift = (k - (len(names) - 1) / 2) * height
@@ -57,7 +59,9 @@ def histogram_plot(histograms: Sequence[Record]) -> str:
             axes.set_yscale("symlog", linthresh=1)
             axes.yaxis.set_major_formatter(NullFormatter())
             kept = record["distinct"]
-            title = _short(record["site"])[-26:] + ("" if kept is None else f"\n{kept:,} values after")
+            title = _short(record["site"])[-26:] + (
+                "" if kept is None else f"\n{kept:,} values after"
+            )
             axes.set_title(title, fontsize=7)
             axes.tick_params(labelsize=6)
         return to_svg(figure, "weights of the layers with most damage, before and after")
@@ -69,7 +73,9 @@ def break_even_plot(site: str, curve: Sequence[Record]) -> str:
         axes = figure.add_subplot()
         points = sorted(curve, key=lambda p: (p["length"], p["rank"]))
         bias = dict.fromkeys((p["length"], p["ms_before"]) for p in points)
-        axes.plot([n for n, _ in bias], [ms for _, ms in bias], "o-", color=MUTED, label="with the bias")
+        axes.plot(
+            [n for n, _ in bias], [ms for _, ms in bias], "o-", color=MUTED, label="with the bias"
+        )
         for colour, rank in zip(COLOURS, sorted({p["rank"] for p in points}), strict=False):
             own = [p for p in points if p["rank"] == rank]
             axes.plot([p["length"] for p in own], [p["ms_after"] for p in own], "s-", color=colour,

@@ -6,7 +6,15 @@ from typing import Any
 
 from whet.tools.report.tables import Cell, Column, Table, big, finite, ms, number, share, text
 
-__all__ = ["compared_layers", "layer_bars", "layer_table", "layer_times", "stem"]
+__all__ = [
+    "compared_layers",
+    "layer_bars",
+    "layer_table",
+    "layer_times",
+    "layers_of",
+    "operators",
+    "stem",
+]
 
 Record = Mapping[str, Any]
 _COLUMNS = (
@@ -19,12 +27,12 @@ _COLUMNS = (
     Column("error", "measured: ||new - old|| / ||old|| of its output"),
     Column("dB", "the same as a ratio of signal to noise"),
     Column("loss ≈", "what it adds to the loss, predicted"),
-    Column("bytes", "before"),
-    Column("after", "bytes after"),
-    Column("kernel ms", "its kernel alone, before"),
-    Column("after", "its kernel alone, after"),
-    Column("ms", "inside the model, profiled, before"),
-    Column("after", "inside the model, profiled, after"),
+    Column("bytes before"),
+    Column("bytes after"),
+    Column("kernel ms before", "its kernel alone"),
+    Column("kernel ms after", "its kernel alone"),
+    Column("ms before", "inside the model, profiled"),
+    Column("ms after", "inside the model, profiled"),
     Column("revert", "place among what to take back first: damage avoided against what that costs"),
     Column("avoids", "share of the predicted loss that taking it back avoids"),
     Column("why"),
@@ -34,14 +42,25 @@ _COLUMNS = (
 def layer_table(record: Record) -> Table:
     """Return all layers of a result."""
     before, after = layer_times(record, "before"), layer_times(record, "after")
-    rows = [_row(layer, before, after) for layer in record["layers"]]
-    keep = [k for k in range(len(_COLUMNS)) if k < 2 or any(row[k].text not in ("", "–") for row in rows)]
+    decisions = (record["search"] or {}).get("decisions", ())
+    because = {decision["site"]: decision["because"] for decision in decisions}
+    rows = [_row(layer, before, after, because) for layer in layers_of(record)]
+    keep = [
+        k
+        for k in range(len(_COLUMNS))
+        if k < 2 or any(row[k].text not in ("", "–") for row in rows)
+    ]
     return Table(
         "layers", [_COLUMNS[k] for k in keep], [[row[k] for k in keep] for row in rows], choices=1
     )
 
 
-def _row(layer: Record, before: Mapping[str, float], after: Mapping[str, float]) -> list[Cell]:
+def _row(
+    layer: Record,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    because: Mapping[str, str],
+) -> list[Cell]:
     error = finite(layer["error"])
     own = stem(layer["site"])
     return [
@@ -62,7 +81,7 @@ def _row(layer: Record, before: Mapping[str, float], after: Mapping[str, float])
         ms(after.get(own)),
         big(layer["revert"]),
         share(layer["avoided"]),
-        text(layer["why"], "why"),
+        text(because.get(layer["site"], layer["why"]), "why"),
     ]
 
 
@@ -71,10 +90,25 @@ def stem(name: str) -> str:
     return re.sub(r"(\.\d+)+$", "", name)
 
 
+def layers_of(record: Record) -> list[dict[str, Any]]:
+    """Return the layers of a report."""
+    return _rows(record["layers"])
+
+
+def operators(profile: Record | None, when: str) -> list[dict[str, Any]]:
+    """Return the profiled operators of a report."""
+    return [] if profile is None else _rows(profile[when])
+
+
+def _rows(table: Record) -> list[dict[str, Any]]:
+    """Read a long table, which is written as the names of its columns and rows of values."""
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+
+
 def layer_times(record: Record, when: str) -> dict[str, float]:
     """Return profiled milliseconds by layer, all operators of the runtime that belong to it together."""
     found: dict[str, float] = {}
-    for row in (record["profile"] or {}).get(when, ()):
+    for row in operators(record["profile"], when):
         key = stem(row["layer"])
         found[key] = found.get(key, 0.0) + row["ms"]
     return found
@@ -85,7 +119,7 @@ def layer_bars(records: Sequence[Record], unit: str) -> list[tuple[str, float, l
     found: dict[str, tuple[float, list[float]]] = {}
     for k, record in enumerate(records):
         old, new = layer_times(record, "before"), layer_times(record, "after")
-        for layer in record["layers"]:
+        for layer in layers_of(record):
             key = stem(layer["site"])
             if unit == "MB":
                 before, after = layer["bytes_before"] / 1e6, layer["bytes_after"] / 1e6
@@ -95,19 +129,26 @@ def layer_bars(records: Sequence[Record], unit: str) -> list[tuple[str, float, l
                 continue
             row = found.setdefault(layer["site"], (before, [0.0] * len(records)))
             row[1][k] += after
-    return [(name, before, after) for name, (before, after) in found.items() if before or any(after)]
+    return [
+        (name, before, after) for name, (before, after) in found.items() if before or any(after)
+    ]
 
 
 def compared_layers(records: Sequence[Record], names: Sequence[str]) -> Table:
     """Return the layers of two results side by side, those that differ first."""
-    sides = [{layer["site"]: layer for layer in record["layers"]} for record in records]
+    sides = [{layer["site"]: layer for layer in layers_of(record)} for record in records]
     sites = list(dict.fromkeys(site for side in sides for site in side))
     rows: list[tuple[bool, list[Cell]]] = []
     for site in sites:
         pair = [side.get(site) for side in sides]
         formats = [None if layer is None else layer["format"] for layer in pair]
         cells = [text(site, "name")]
-        for spell, key in (("", "format"), (",.0f", "bytes_after"), (".1e", "error"), (".1e", "predicted_loss")):
+        for spell, key in (
+            ("", "format"),
+            (",.0f", "bytes_after"),
+            (".1e", "error"),
+            (".1e", "predicted_loss"),
+        ):
             for layer in pair:
                 value = None if layer is None else layer[key]
                 cells.append(number(value, spell) if spell else text(value or "–"))
@@ -115,5 +156,9 @@ def compared_layers(records: Sequence[Record], names: Sequence[str]) -> Table:
         rows.append((formats[0] == formats[1], cells))
     rows.sort(key=lambda row: row[0])
     titles = ("format", "bytes after", "error", "loss ≈")
-    columns = [Column("layer"), *(Column(f"{t}, {n}") for t in titles for n in names), Column("format")]
+    columns = [
+        Column("layer"),
+        *(Column(f"{t}, {n}") for t in titles for n in names),
+        Column("format"),
+    ]
     return Table("layers", columns, [cells for _, cells in rows], choices=len(columns) - 1)

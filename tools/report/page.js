@@ -31,6 +31,9 @@
       select.addEventListener("input", filter);
     }
     input.addEventListener("input", filter);
+    body.addEventListener("click", (event) => {
+      if (event.target.matches(".why div")) event.target.classList.toggle("open");
+    });
     all(box, "th").forEach((head, k) => {
       const sort = () => {
         const cells = rows.map((row) => row.cells[k]);

@@ -46,7 +46,9 @@ def read_report(folder: Path) -> dict[str, Any]:
         number = found.get("schema") if isinstance(found, dict) else None
         raise InvalidModel(f"'{path}' has schema {number}, this version of whet reads {SCHEMA}")
     if found.get("interrupted"):
-        raise UsageError(f"'{path}' is what an interrupted search left, without a report; compile again")
+        raise UsageError(
+            f"'{path}' is what an interrupted search left, without a report; compile again"
+        )
     return found
 
 

@@ -12,7 +12,7 @@ Named = Sequence[tuple[str, Record]]
 
 
 def front_plot(searches: Named) -> str:
-    """Draw every plan that was measured whole, those that no other one beats joined; one colour for each search."""
+    """Draw every plan that was measured whole, those that no other one beats marked; one colour for each search."""
     timed = any(t["measured"]["ms"] is not None for _, s in searches for t in _whole(s))
     scored = all(t["measured"]["metric"] is not None for _, s in searches for t in _whole(s))
     axes_of = [("bytes", "size, MB", 1e-6), *([("ms", "latency, ms", 1.0)] if timed else [])]
@@ -37,14 +37,21 @@ def _plans(
     value = "metric" if scored else "loss"
     trials = [t for t in _whole(search) if t["measured"][key] is not None]
     points = [(t["measured"][key] * scale, t["measured"][value], t) for t in trials]
-    axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], s=18, color=colour, alpha=0.5,
+    axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], s=18, color=colour, alpha=0.4,
                  label=f"{name}plans measured")  # fmt: skip
-    front = sorted((x, y) for x, y, t in points if t["on_front"])
-    axes.plot([x for x, _ in front], [y for _, y in front], "o-", color=colour, markersize=4,
-              linewidth=1, label=f"{name}beaten by none")  # fmt: skip
+    front = [(x, y) for x, y, t in points if t["on_front"]]
+    axes.plot([x for x, _ in front], [y for _, y in front], "D", color=colour, markersize=5,
+              label=f"{name}beaten by none")  # fmt: skip
     source, best = search["source"], search["best"]
     if source[key] is not None and source[value] is not None:
-        axes.plot(source[key] * scale, source[value], "*", color=MUTED, markersize=11, label=f"{name}source")
+        axes.plot(
+            source[key] * scale,
+            source[value],
+            "*",
+            color=MUTED,
+            markersize=11,
+            label=f"{name}source",
+        )
     if best is not None and best["measured"][key] is not None:
         axes.plot(best["measured"][key] * scale, best["measured"][value], "o", markersize=12,
                   markerfacecolor="none", markeredgecolor=INK, label=f"{name}taken")  # fmt: skip
@@ -61,7 +68,9 @@ def prediction_plot(searches: Named) -> str:
                 if t["why"] == "random" and t["predicted"]["loss"] > 0 and t["measured"]["loss"] > 0
             ]
             label = f"{name}rank correlation {search['rank_correlation']:.3f}"
-            axes.scatter([p for p, _ in pairs], [m for _, m in pairs], s=22, color=colour, label=label)
+            axes.scatter(
+                [p for p, _ in pairs], [m for _, m in pairs], s=22, color=colour, label=label
+            )
             if pairs:
                 ends = [min(min(p) for p in pairs), max(max(p) for p in pairs)]
                 axes.plot(ends, ends, "--", color=MUTED, linewidth=1)

@@ -10,6 +10,7 @@ __all__ = ["Attained", "attained", "roofline_plot", "waterline_plot"]
 
 _TOP = 1.25
 """Where bars end: what lies in a cache moves faster than memory does."""
+_MARKS = 300
 
 Record = Mapping[str, Any]
 
@@ -56,14 +57,17 @@ def roofline_plot(named: Sequence[tuple[str, Sequence[Attained]]], peak: Record)
         low = min((r.intensity for r in points), default=0.1) / 2
         high = max((r.intensity for r in points), default=100.0) * 4
         longest = max((r.ms for r in points), default=1.0)
-        for label, speed, style in (("int8", peak["integer"], ":"), ("float32", peak["flops"], "-")):
+        for label, speed, style in (
+            ("int8", peak["integer"], ":"),
+            ("float32", peak["flops"], "-"),
+        ):
             xs = sorted({low, min(high, max(low, speed / peak["bytes"])), high})
             ys = [min(speed, x * peak["bytes"]) / 1e9 for x in xs]
             axes.plot(xs, ys, style, color=MUTED, label=f"attainable, {label}")
         for colour, (name, rows) in zip((INK, *COLOURS), named, strict=False):
-            own = [r for r in rows if r.rate > 0 and r.intensity > 0]
+            own = _longest([r for r in rows if r.rate > 0 and r.intensity > 0])
             axes.scatter([r.intensity for r in own], [r.rate / 1e9 for r in own],
-                         s=[6 + 90 * r.ms / longest for r in own], facecolors="none", edgecolors=colour,
+                         s=[_area(r.ms / longest) for r in own], facecolors="none", edgecolors=colour,
                          label=name)  # fmt: skip
         log_scale(axes.xaxis)
         log_scale(axes.yaxis)
@@ -71,6 +75,16 @@ def roofline_plot(named: Sequence[tuple[str, Sequence[Attained]]], peak: Record)
         axes.set_ylabel("GFLOP/s")
         axes.legend(fontsize=8)
         return to_svg(figure, "roofline: attained operations a second by operations per byte")
+
+
+def _area(share: float) -> float:
+    """Return one of five sizes: each size is a shape of its own in the page."""
+    return 8.0 + 24.0 * round(4 * share)
+
+
+def _longest(rows: Sequence[Attained]) -> list[Attained]:
+    """Return the operators that take longest: marks that nobody could tell apart are not drawn."""
+    return sorted(rows, key=lambda r: -r.ms)[:_MARKS]
 
 
 def waterline_plot(named: Sequence[tuple[str, Sequence[Attained]]]) -> str:
@@ -82,18 +96,22 @@ def waterline_plot(named: Sequence[tuple[str, Sequence[Attained]]]) -> str:
     with drawing("waterline", 9.2, 1.9 * len(named)) as figure:
         for place, (name, rows) in enumerate(named, 1):
             axes = figure.add_subplot(len(named), 1, place)
-            left, gap = 0.0, 0.0
-            for r in sorted(rows, key=lambda r: r.least - r.ms):
+            left = 0.0
+            for r in sorted(_longest(rows), key=lambda r: r.least - r.ms):
                 colour = COLOURS[0] if r.rate > 0 else COLOURS[1]
                 axes.bar(left, min(r.share, _TOP), r.ms, align="edge", color=colour, linewidth=0)
                 left += r.ms
-                gap += max(0.0, r.ms - r.least)
             axes.axhline(1.0, color=INK, linewidth=1)
             axes.set_ylim(0, _TOP)
             axes.set_xlim(0, longest)
             axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-            share = gap / left if left else 0.0
-            axes.set_title(f"{name}: {left:.3g} ms in operators, {share:.0%} of it above the least", fontsize=9)
+            whole, gap = (
+                sum(x) for x in zip(*((r.ms, max(0.0, r.ms - r.least)) for r in rows), strict=True)
+            )
+            axes.set_title(
+                f"{name}: {whole:.3g} ms in operators, {gap / whole:.0%} of it above the least",
+                fontsize=9,
+            )
         figure.axes[-1].set_xlabel("ms, operators side by side, the largest gap first; "
                                    "the first colour computes, the second moves bytes only")  # fmt: skip
         return to_svg(figure, "share of the attainable throughput by operator")

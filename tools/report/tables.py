@@ -5,7 +5,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Cell", "Column", "Table", "big", "finite", "ms", "number", "ratio", "share", "size", "text"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Table",
+    "big",
+    "finite",
+    "ms",
+    "number",
+    "ratio",
+    "share",
+    "size",
+    "text",
+]
 
 Record = Mapping[str, Any]
 
@@ -37,6 +49,8 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     choices: int | None = None
     """The column whose different words are offered as a choice."""
+    left_out: int = 0
+    """Rows that are not shown."""
 
 
 def text(words: object, style: str = "") -> Cell:
@@ -87,5 +101,3 @@ def size(count: Any) -> str:
         if value >= scale:
             return f"{value / scale:.3g} {unit}"
     return f"{value:.0f} bytes"
-
-

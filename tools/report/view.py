@@ -6,12 +6,15 @@ from typing import Any
 
 from whet.tools.report.graph_drawing import Drawn, draw_graph
 from whet.tools.report.layer_plots import break_even_plot, histogram_plot, layers_plot
-from whet.tools.report.layer_table import layer_bars, layer_table
+from whet.tools.report.layer_table import layer_bars, layer_table, operators
 from whet.tools.report.search_plots import front_plot, prediction_plot
 from whet.tools.report.speed_plots import Attained, attained, roofline_plot, waterline_plot
 from whet.tools.report.tables import Cell, Column, Table, big, ms, number, ratio, size, text
 
 __all__ = ["Headline", "View", "headlines", "operator_table", "view"]
+
+_OPERATORS = 400
+"""Operators that are listed, those with the largest gap; a large model has thousands."""
 
 Record = Mapping[str, Any]
 
@@ -58,7 +61,8 @@ def view(record: Record) -> View:
         plots["weights"] = histogram_plot(record["histograms"])
     sides: list[tuple[str, list[Attained]]] = []
     if found is not None:
-        sides = [(w, attained(found[w], found["peak"])) for w in ("before", "after") if found[w]]
+        timed = [(when, operators(found, when)) for when in ("before", "after")]
+        sides = [(when, attained(rows, found["peak"])) for when, rows in timed if rows]
         plots["roofline"] = roofline_plot(sides, found["peak"])
         plots["waterline"] = waterline_plot(sides)
     return View(
@@ -88,10 +92,20 @@ def headlines(record: Record) -> list[Headline]:
                               ratio(old["median"], new["median"]), spread))  # fmt: skip
     if record["metric"]:
         old, new = record["metric"]
-        found.append(Headline("metric", f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}", _interval(record)))
+        found.append(
+            Headline("metric", f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}", _interval(record))
+        )
     if b["peak_bytes"] and a["peak_bytes"]:
         old, new = b["peak_bytes"], a["peak_bytes"]
-        found.append(Headline("peak memory", size(old), size(new), ratio(old, new), "process that loads and runs it"))
+        found.append(
+            Headline(
+                "peak memory",
+                size(old),
+                size(new),
+                ratio(old, new),
+                "process that loads and runs it",
+            )
+        )
     found.append(Headline("operators", f"{b['ops']:,}", f"{a['ops']:,}", ratio(b["ops"], a["ops"])))
     parameters = b["parameters"], a["parameters"]
     found.append(Headline("parameters", *(f"{n:,}" for n in parameters), ratio(*parameters)))
@@ -211,4 +225,5 @@ def operator_table(sides: Sequence[tuple[str, Sequence[Attained]]]) -> Table:
         for name, found in sides for r in found
     ]  # fmt: skip
     rows.sort(key=lambda row: -row[0])
-    return Table("operators", columns, [cells for _, cells in rows], choices=0)
+    shown = [cells for _, cells in rows[:_OPERATORS]]
+    return Table("operators", columns, shown, choices=0, left_out=len(rows) - len(shown))
