@@ -165,3 +165,19 @@ def test_a_cluster_finds_the_same(digits, tmp_path, monkeypatch) -> None:
 def test_workers_that_are_nowhere_are_refused(digits) -> None:
     with pytest.raises(UsageError, match="workers is 'there', expected 'here'"):
         compile(digits, budget=whet.Budget(size="20%"), workers="there")
+
+
+def test_the_record_of_a_search_has_the_documented_keys(digits, tmp_path) -> None:
+    from report_maker import make_report
+
+    artifact = compile(digits, budget=whet.Budget(size="25%"), output=tmp_path / "out")
+    assert artifact.report is not None
+    found, made_up = artifact.report.search, make_report(3).search
+    assert found is not None
+    assert made_up is not None
+    assert found.keys() == made_up.keys()
+    assert found["best"].keys() == found["trials"][0].keys() == made_up["best"].keys()
+    assert found["source"].keys() == made_up["source"].keys() == found["best"]["measured"].keys()
+    assert found["decisions"][0].keys() == made_up["decisions"][0].keys()
+    assert all(len(trial["plan"]) == len(found["sites"]) for trial in found["trials"])
+    assert max(k for trial in found["trials"] for k in trial["plan"]) < len(found["labels"])

@@ -47,7 +47,8 @@ def make_report(layers: int = 40, first: str = "layer0", seed: int = 0) -> Repor
 def _steps(sites: list[str], rng: random.Random) -> list[Step]:
     damage = [
         Damage(s, rng.choice(["int8 x uint8", "4 bits", "2 bits, lean"]), rng.random() / 10, 4000,
-               rng.randrange(200, 2000), rng.random(), rng.random(), "held-out data", rng.random() / 1e3, 0.5, 4) for s in sites
+               rng.randrange(200, 2000), rng.random(), rng.random(), "held-out data", rng.random() / 1e3, 0.5, 4)
+        for s in sites
     ]  # fmt: skip
     lossy = Coverage(
         len(sites), len(sites), len(sites), max_error=0.1, damage=damage, proofs=Coverage().proofs
