@@ -129,7 +129,9 @@ def _from_product(node: onnx_ir.Node) -> Array | None:
             scale = next((a for v in factors if (a := constant(v)) is not None), None)
             if codes is not None and scale is not None and scale.size in (1, codes.shape[-1]):
                 offset = 0 if zero is None else zero.astype(np.float32)
-                return np.asarray((codes.astype(np.float32) - offset) * scale.reshape(-1))
+                return np.asarray(
+                    (codes.astype(np.float32) - offset) * scale.astype(np.float32).reshape(-1)
+                )
     return None
 
 
@@ -146,7 +148,7 @@ def _from_codes(node: onnx_ir.Node, codes: int, scale: int, zero: int) -> Array 
     moved = integers.astype(np.float32)
     if offset is not None:
         moved = moved - offset.astype(np.float32).reshape(shape if offset.size > 1 else ())
-    return np.asarray(moved * steps.reshape(shape if steps.size > 1 else ()))
+    return np.asarray(moved * steps.astype(np.float32).reshape(shape if steps.size > 1 else ()))
 
 
 def _computed(model: onnx_ir.Model, value: onnx_ir.Value) -> Iterator[Array]:

@@ -1,4 +1,4 @@
-"""The command line: ``whet compile | plan | inspect | bench | diff | bisect | passes | report``."""
+"""The command line: ``whet compile | plan | inspect | bench | diff | bisect | passes | report | doctor``."""
 
 from whet.tools.cli.app import app, main
 

@@ -12,7 +12,7 @@ import typer.core
 import typer.rich_utils
 
 import whet
-from whet.tools.cli import bench, bisect, compile, diff, inspect, passes, plan, report
+from whet.tools.cli import bench, bisect, compile, diff, doctor, inspect, passes, plan, report
 from whet.tools.cli.console import width
 from whet.tools.cli.failures import INTERRUPTED, explain
 
@@ -64,6 +64,7 @@ diff.register(app)
 bisect.register(app)
 passes.register(app)
 report.register(app)
+doctor.register(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -56,7 +56,8 @@ _PARTS = re.compile(r' id="(?:figure|axes|text|patch|line2d|xtick|ytick|legend|P
 @contextlib.contextmanager
 def drawing(name: str, width: float, height: float) -> Generator[Figure]:
     """Give a figure of so many inches in the page's style; ``name`` keeps its marks apart from other figures'."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height))
         FigureCanvasSVG(figure)
         yield figure
@@ -66,8 +67,12 @@ def log_scale(axis: Any, base: int = 10) -> None:
     """Make an axis logarithmic, its numbers spelled out: the page's text has no formulas."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(LogLocator(base, numticks=7))
-    axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(_spelled))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _spelled(value: float, _place: int | None) -> str:
+    return f"{value:g}"
 
 
 def to_svg(figure: Figure, words: str) -> str:

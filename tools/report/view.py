@@ -108,7 +108,8 @@ def headlines(record: Record) -> list[Headline]:
         )
     found.append(Headline("operators", f"{b['ops']:,}", f"{a['ops']:,}", ratio(b["ops"], a["ops"])))
     parameters = b["parameters"], a["parameters"]
-    found.append(Headline("parameters", *(f"{n:,}" for n in parameters), ratio(*parameters)))
+    old, new = parameters
+    found.append(Headline("parameters", f"{old:,}", f"{new:,}", ratio(old, new)))
     return found
 
 
