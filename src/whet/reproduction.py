@@ -14,6 +14,7 @@ _FLAGS = {
     "minimize": "--minimize",
     "candidates": "--candidates",
     "loss": "--loss",
+    "workers": "--workers",
     "search_minutes": "--search-minutes",
     "threads": "--threads",
     "max_ram": "--max-ram",
