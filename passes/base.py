@@ -131,6 +131,10 @@ class Coverage:
         default_factory=dict[str, "list[Payoff]"]
     )
     """Attention -> what factors in place of its bias gain, at the lengths that were measured."""
+    spectra: dict[str, tuple[float, ...]] = dataclasses.field(
+        default_factory=dict[str, tuple[float, ...]]
+    )
+    """Attention -> the share of its bias's energy that is lost at rank 0, 1, …"""
 
     def add(self, other: "Coverage") -> None:
         """Add the record of a further run of the same pass; what was changed later is no longer declined."""
@@ -144,6 +148,7 @@ class Coverage:
         self.damage += other.damage
         self.spared = list(other.spared)
         self.break_even.update(other.break_even)
+        self.spectra.update(other.spectra)
         self.max_error = max(self.max_error, other.max_error)
 
     @property

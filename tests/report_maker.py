@@ -63,6 +63,7 @@ def _steps(sites: list[str], rng: random.Random) -> list[Step]:
     }
     other.near_misses = {sites[0]: "stopped at Add"}
     other.break_even = {sites[0]: [Payoff(n, 8, n / 9, n / 10, "a", "b", 4 * n) for n in (64, 512)]}
+    other.spectra = {sites[0]: (1.0, 0.2, 0.01, 1e-4, 0.0)}
     moved = (OutputDamage("y", 0.01, 0.999, 64),)
     return [
         Step("apply-plan", "lossy", "Apply.", lossy, 1.0, 1, 4000, 1000, 4, 7, outputs=moved, metric=(0.9, 0.89)),

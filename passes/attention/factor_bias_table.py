@@ -21,7 +21,12 @@ from whet.passes.attention.factors import append_factors
 from whet.passes.attention.low_rank import Real
 from whet.passes.attention.mask_patterns import pattern_factors
 from whet.passes.attention.masks import ABSORBS
-from whet.passes.attention.table_rank import Request, TableFactors, factor_table
+from whet.passes.attention.table_rank import (
+    Request,
+    TableFactors,
+    energy_lost,
+    factor_table,
+)
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.workbench import Workbench
@@ -202,6 +207,8 @@ class _Run:
         pairs: list[_Pair] = []
         if plan.table is not None:
             scale = call.factor(sizes.head)
+            name = call.node.name or call.node.op_type
+            self._work.coverage.spectra[name] = energy_lost(self._factors, plan.table, sizes)
             found = factor_table(self._factors, plan.table, sizes, samples, scale)
             pairs.append(_Pair(found.left, found.right))
         pairs += [_Pair(*pattern_factors(pattern)) for pattern in plan.patterns]

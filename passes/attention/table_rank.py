@@ -18,11 +18,13 @@ from whet.passes.attention.low_rank import (
 )
 from whet.passes.kernels import noise
 
-__all__ = ["Request", "TableFactors", "factor_table"]
+__all__ = ["Request", "TableFactors", "energy_lost", "factor_table"]
 
 _ROWS = 256
 """Queries on which the error of a rank is measured."""
 _SAMPLES = 4
+_SHOWN = 129
+"""Ranks of a spectrum that are reported."""
 _MARGIN = 0.75
 """Random operands are others when the rewrite is proven: ranks are chosen for that share of the error."""
 
@@ -55,6 +57,15 @@ class TableFactors:
             energy = 1.0 if self.request.rank else self.request.energy
             self._spectra[key] = decompose(table, energy, min(useful, self.request.rank or useful))
         return self._spectra[key]
+
+
+def energy_lost(made: TableFactors, table: Real, sizes: AttentionSizes) -> tuple[float, ...]:
+    """Return the share of the energy that is lost at rank 0, 1, …, of the head that loses most."""
+    group = sizes.heads // sizes.key_heads if table.shape[1] == sizes.heads else 1
+    lost = made.spectrum(_stack(table, group)).lost
+    whole = np.where(lost[..., :1] > 0, lost[..., :1], 1.0)
+    shares = (lost / whole).reshape(-1, lost.shape[-1]).max(axis=0)
+    return tuple(float(share) for share in np.maximum(shares[:_SHOWN], 0.0))
 
 
 def factor_table(

@@ -57,9 +57,17 @@ def commands() -> list[str]:
 
 def test_the_lines_are_found() -> None:
     assert len(commands()) >= 18
-    assert {"compile", "plan", "inspect", "bench", "diff", "bisect", "passes"} == {
-        shlex.split(line)[1] for line in commands()
-    }
+    assert {
+        "compile",
+        "plan",
+        "inspect",
+        "bench",
+        "diff",
+        "bisect",
+        "report",
+        "doctor",
+        "passes",
+    } == {shlex.split(line)[1] for line in commands()}
 
 
 @pytest.fixture(scope="module")

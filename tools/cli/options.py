@@ -21,6 +21,7 @@ __all__ = [
     "Minimize",
     "Model",
     "NoMeasure",
+    "NoPage",
     "NoVerify",
     "Optimization",
     "Recipe",

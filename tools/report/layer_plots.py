@@ -7,10 +7,12 @@ from matplotlib.ticker import NullFormatter
 
 from whet.tools.report.figures import COLOURS, INK, MUTED, drawing, log_scale, to_svg
 
-__all__ = ["break_even_plot", "histogram_plot", "layers_plot"]
+__all__ = ["break_even_plot", "histogram_plot", "layers_plot", "spectrum_plot"]
 
 _BARS = 30
 _LONG = 38
+_NOTHING = 1e-12
+"""Smaller shares are rounding."""
 
 Record = Mapping[str, Any]
 Bars = Sequence[tuple[str, float, Sequence[float]]]
@@ -87,3 +89,18 @@ def break_even_plot(site: str, curve: Sequence[Record]) -> str:
         axes.set_title(_short(site), fontsize=8)
         axes.legend(fontsize=8)
         return to_svg(figure, "milliseconds with the bias and with factors, by length")
+
+
+def spectrum_plot(site: str, lost: Sequence[float]) -> str:
+    """Draw the share of a bias's energy that is lost at each rank."""
+    with drawing(f"spectrum {site}", 4.6, 3.2) as figure:
+        axes = figure.add_subplot()
+        shown = [(rank, share) for rank, share in enumerate(lost) if share > _NOTHING]
+        axes.plot(
+            [r for r, _ in shown], [s for _, s in shown], "o-", color=COLOURS[0], markersize=3
+        )
+        log_scale(axes.yaxis)
+        axes.set_xlabel("rank")
+        axes.set_ylabel("share of the energy that is lost")
+        axes.set_title(_short(site), fontsize=8)
+        return to_svg(figure, "share of the energy of a bias that is lost at each rank")

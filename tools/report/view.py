@@ -5,7 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whet.tools.report.graph_drawing import Drawn, draw_graph
-from whet.tools.report.layer_plots import break_even_plot, histogram_plot, layers_plot
+from whet.tools.report.layer_plots import (
+    break_even_plot,
+    histogram_plot,
+    layers_plot,
+    spectrum_plot,
+)
 from whet.tools.report.layer_table import layer_bars, layer_table, operators
 from whet.tools.report.search_plots import front_plot, prediction_plot
 from whet.tools.report.speed_plots import Attained, attained, roofline_plot, waterline_plot
@@ -72,7 +77,7 @@ def view(record: Record) -> View:
         _ledger(record["steps"]),
         layer_table(record),
         plots,
-        [break_even_plot(site, curve) for site, curve in _curves(record["steps"]).items()],
+        _attention_plots(record["steps"]),
         operator_table(sides) if sides else None,
         None if record["graph"] is None else draw_graph(record["graph"], record["steps"]),
     )
@@ -200,6 +205,19 @@ def _outcome(step: Record) -> str:
 def _places(sites: Sequence[str]) -> str:
     more = len(sites) - 1
     return str(sites[0]) + (f" and {more} more" if more else "")
+
+
+def _attention_plots(steps: Sequence[Record]) -> list[str]:
+    """Draw the spectra of biases and when factors pay, equal ones once."""
+    spectra = {
+        repr(lost): (site, lost)
+        for step in reversed(steps)
+        for site, lost in reversed(step["coverage"]["spectra"].items())
+    }
+    return [
+        *(spectrum_plot(site, lost) for site, lost in reversed(spectra.values())),
+        *(break_even_plot(site, curve) for site, curve in _curves(steps).items()),
+    ]
 
 
 def _curves(steps: Sequence[Record]) -> dict[str, Sequence[Record]]:

@@ -62,7 +62,7 @@ def test_everything_is_there(page: str) -> None:
         assert wanted in text, wanted
     rows = re.findall(r'<table id="table-layers">.*?</table>', page, re.DOTALL)[0].count("<tr>")
     assert rows == 25
-    assert page.count("<figure>") == 8
+    assert page.count("<figure>") == 9
 
 
 def test_names_cannot_break_out(page: str) -> None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[3]
 FREE = {
     "versions", "fusions", "kernels", "kernels.*", "agreements[].binding", "provenance.files", "profile.binding",
     "steps[].coverage.declined", "steps[].coverage.near_misses", "steps[].coverage.proofs",
-    "steps[].coverage.break_even", "search.idle_candidates",
+    "steps[].coverage.break_even", "steps[].coverage.spectra", "search.idle_candidates",
 }  # fmt: skip
 """Objects whose keys are names of something."""
 
