@@ -16,6 +16,7 @@ from whet.backends.base import Runner, RuntimeOptions, open_runner
 from whet.errors import InvalidModel, UsageError
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
+from whet.page import add_page
 from whet.report import Report
 
 __all__ = ["Artifact", "check_destination", "digest", "load", "replace_folder"]
@@ -65,6 +66,8 @@ class Artifact:
                 shutil.copytree(self.folder, copy)
             except OSError as error:
                 raise UsageError(f"cannot write '{target}': {error.strerror}") from error
+            if self.report is not None and not (copy / "report.html").exists():
+                add_page(copy, self.report)
             replace_folder(copy, target)
         return Artifact(target, self.manifest, self.report)
 

@@ -12,6 +12,7 @@ from whet.backends.base import find_target
 from whet.errors import BudgetMissed, UsageError
 from whet.job import Call, Job
 from whet.options import Data, Evaluate, Options, read_options
+from whet.page import add_page
 from whet.passes.recipes import read_recipe
 from whet.preparation import prepare
 
@@ -63,7 +64,9 @@ def compile(
         job = Job(settings, target, recipe, scratch, None if output is None else Path(output))
         artifact = job.run(prepared, Call(calibration, labels, evaluate))
         if output is not None:
-            _add_page(artifact, settings)
+            if settings.page and artifact.report is not None:
+                settings.progress("render the report")
+                add_page(artifact.folder, artifact.report)
             replace_folder(artifact.folder, Path(output))
             artifact.folder = Path(output)
     except OSError as error:
@@ -84,23 +87,6 @@ def compile(
     if missed:
         raise BudgetMissed("; ".join(missed) + "; the artifact was written", artifact)
     return artifact
-
-
-def _add_page(artifact: Artifact, options: Options) -> None:
-    """Write ``report.html`` beside ``report.json``; what has been compiled is not lost where that fails."""
-    assert artifact.report is not None
-    if not options.page:
-        return
-    from whet.tools.report.render import MISSING, available, render, write_page
-
-    if not available():
-        artifact.report.notes.append(MISSING)
-        return
-    options.progress("render the report")
-    try:
-        write_page(render(artifact.report.to_json()), artifact.folder / "report.html")
-    except Exception as error:  # whatever a drawing stumbles over
-        artifact.report.notes.append(f"report.html could not be rendered: {error!r}")
 
 
 def _check_measurable(options: Options, *, metric: bool) -> None:

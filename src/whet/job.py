@@ -211,7 +211,9 @@ class Job:
             seconds=time.perf_counter() - self._start,
         )
         report.layers = list_layers(model, steps, report.advice, search)
-        sites = [layer.site for layer in report.layers[:_SHOWN] if layer.error is not None]
+        # All at once, the weights of a large model would count as memory of the compile.
+        shown = report.layers[: 0 if self._turns is not None else _SHOWN]
+        sites = [layer.site for layer in shown if layer.error is not None]
         spread = (find_histogram(result.source, model, site) for site in sites)
         report.histograms = [found for found in spread if found is not None]
         return report
@@ -240,7 +242,7 @@ class Job:
         data = {"--calibration": call.calibration, "--labels": call.labels}
         data |= {} if call.evaluate is None else {"--evaluate": ()}
         source = result.manifest["source"]
-        command = reproduce(prepared.label, data, self._options, self._output)
+        command = reproduce(prepared.spelled, data, self._options, self._output)
         return Provenance(
             command,
             self._options.seed,

@@ -15,8 +15,8 @@ from whet.passes.pipeline import Step
 
 __all__ = ["Layer", "list_layers"]
 
-_COUNTED = 1 << 26
-"""Weights of more elements are not counted for zeros: they would have to be read from disk whole."""
+_COUNTED = 1 << 28
+"""Zeros are not counted where weights have more bytes together: all of them would have to be read from disk."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +71,11 @@ def list_layers(
     ]
     taken = {layer.site for layer in changed}
     lossy = {step.name for step, _ in rows}
+    sites = find_sites(model)
+    small = sum(site.bytes for site in sites) <= _COUNTED
     kept = [
-        _kept(model, site, reasons.get(site.name, ""))
-        for site in find_sites(model)
+        _kept(model, site, reasons.get(site.name, ""), count=small)
+        for site in sites
         if site.name not in taken and _maker(model, site) not in lossy
     ]
     return changed + kept
@@ -102,7 +104,7 @@ def _changed(step: Step, row: Damage, site: str, place: int | None, avoided: flo
     )
 
 
-def _kept(model: onnx_ir.Model, site: Site, why: str) -> Layer:
+def _kept(model: onnx_ir.Model, site: Site, why: str, *, count: bool) -> Layer:
     weight = model.graph.initializers.get(site.weights[0]) if site.weights else None
     tensor = None if weight is None else weight.const_value
     return Layer(
@@ -110,7 +112,7 @@ def _kept(model: onnx_ir.Model, site: Site, why: str) -> Layer:
         kind=site.kind.value,
         format="float" if tensor is None else tensor.dtype.name.lower(),
         bits=None if tensor is None or not tensor.size else 8 * tensor.nbytes / tensor.size,
-        sparsity=_zeros(weight),
+        sparsity=_zeros(weight) if count else None,
         rank=None,
         error=None,
         sqnr=None,
@@ -127,8 +129,6 @@ def _kept(model: onnx_ir.Model, site: Site, why: str) -> Layer:
 
 
 def _zeros(weight: onnx_ir.Value | None) -> float | None:
-    if weight is None or weight.const_value is None or weight.const_value.size > _COUNTED:
-        return None
     array = constant(weight)
     if array is None or not array.size:
         return None

@@ -30,6 +30,8 @@ class Prepared:
     examples: Mapping[str, Array]
     cost: Cost
     """Operators and parameters of the source, functions inlined and constants lifted; its bytes as they came."""
+    spelled: str = "…"
+    """The source as a command names it; an object of a program has no name."""
 
 
 def prepare(
@@ -47,7 +49,8 @@ def prepare(
     verify(model)
     cost = Cost(len(model.graph), weight_count(model), stored_bytes(path))
     label = Path(source).name if isinstance(source, str | Path) else captured.origin
-    return Prepared(model, captured.origin, path, label, captured.feeds, cost)
+    spelled = str(source) if isinstance(source, str | Path) else "…"
+    return Prepared(model, captured.origin, path, label, captured.feeds, cost, spelled)
 
 
 def _source_file(source: object, captured: Captured, folder: Path) -> Path:

@@ -28,7 +28,7 @@ _SWITCHES = {"prove": ("--no-verify", False), "measure": ("--no-measure", False)
 def reproduce(
     source: str, data: Mapping[str, Data | None], options: Options, output: Path | None
 ) -> str:
-    """Spell the compile for a shell; ``…`` stands for what was an object of a program and has no name.
+    """Spell the compile of ``source`` for a shell; ``…`` stands for what was an object of a program and has no name.
 
     ``data`` are the files by option: ``--calibration``, ``--labels``.
     """

@@ -9,6 +9,9 @@ from commandline import Run
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
+from whet.artifact import load
+from whet.compiler import compile
+
 
 @pytest.fixture
 def out(whet: Run, model: Path, tmp_path: Path) -> Path:
@@ -103,3 +106,12 @@ def test_a_page_that_cannot_be_drawn_loses_no_artifact(
     assert result.exit_code == 0
     assert "no ink" in result.stdout
     assert (tmp_path / "out" / "model.onnx").is_file()
+
+
+def test_an_artifact_that_is_saved_has_its_page(model: Path, tmp_path: Path) -> None:
+    artifact = compile(model, recipe="exact", measure=False)
+    assert not (artifact.folder / "report.html").exists()
+    saved = artifact.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "report.html").is_file()
+    assert saved._repr_html_().startswith("<iframe")
+    assert load(tmp_path / "saved")._repr_html_().startswith("<iframe")

@@ -191,6 +191,11 @@ def test_places_where_factors_are_measured_to_be_faster_are_changed() -> None:
     (damage,) = coverage.damage
     assert (damage.ms_before, damage.ms_after) == (2.0, 1.0)
     assert [str(at.length) for at in coverage.break_even["n"]] == ["64"]
+    assert damage.rank is not None
+    lost = coverage.spectra["n"]
+    assert lost[0] == 1.0
+    assert list(lost) == sorted(lost, reverse=True)
+    assert lost[damage.rank] <= 0.005 < lost[0]
 
 
 def test_places_where_they_are_not_are_declined_with_the_length_from_which_on_they_are() -> None:
