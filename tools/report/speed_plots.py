@@ -96,11 +96,16 @@ def waterline_plot(named: Sequence[tuple[str, Sequence[Attained]]]) -> str:
     with drawing("waterline", 9.2, 1.9 * len(named)) as figure:
         for place, (name, rows) in enumerate(named, 1):
             axes = figure.add_subplot(len(named), 1, place)
-            left = 0.0
-            for r in sorted(_longest(rows), key=lambda r: r.least - r.ms):
-                colour = COLOURS[0] if r.rate > 0 else COLOURS[1]
-                axes.bar(left, min(r.share, _TOP), r.ms, align="edge", color=colour, linewidth=0)
-                left += r.ms
+            shown = sorted(_longest(rows), key=lambda r: r.least - r.ms)
+            widths = [r.ms for r in shown]
+            axes.bar(
+                [sum(widths[:k]) for k in range(len(shown))],
+                [min(r.share, _TOP) for r in shown],
+                widths,
+                align="edge",
+                color=[COLOURS[0] if r.rate > 0 else COLOURS[1] for r in shown],
+                linewidth=0,
+            )
             axes.axhline(1.0, color=INK, linewidth=1)
             axes.set_ylim(0, _TOP)
             axes.set_xlim(0, longest)
