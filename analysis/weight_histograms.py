@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import onnx
 import onnx_ir
+from onnx import helper
 
-from whet.ir.execute import CannotRun, Executor
+from whet.ir.execute import CannotRun, Executor, newest_ir_version
 from whet.ir.values import Array, constant, is_constant
 
 __all__ = ["Histogram", "find_histogram", "histogram"]
@@ -156,21 +158,17 @@ def _computed(model: onnx_ir.Model, value: onnx_ir.Value) -> Iterator[Array]:
     nodes = _behind(value)
     if not nodes:
         return
-    graph = onnx_ir.Graph(
-        [],
-        [value],
-        nodes=[],
-        opset_imports=dict(model.graph.opset_imports),
-        name="decode",
-    )
-    proto = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=min(model.ir_version, 10)))
-    proto.graph.node.extend(onnx_ir.serde.serialize_node(node) for node in nodes)
-    read = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None)
-    for fixed in read:
+    graph = onnx.GraphProto(name="decode")
+    graph.node.extend(onnx_ir.serde.serialize_node(node) for node in nodes)
+    graph.output.append(onnx.ValueInfoProto(name=value.name))
+    for fixed in dict.fromkeys(v for node in nodes for v in node.inputs if v is not None):
         if fixed.const_value is not None and fixed.producer() is None:
             tensor = onnx_ir.serde.serialize_tensor(fixed.const_value)
             tensor.name = fixed.name or ""
-            proto.graph.initializer.append(tensor)
+            graph.initializer.append(tensor)
+    opsets = [helper.make_opsetid(d, v) for d, v in sorted(model.graph.opset_imports.items())]
+    version = min(model.ir_version, newest_ir_version())
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=version)
     try:
         (found,) = Executor(proto).run({})
     except (CannotRun, ValueError):

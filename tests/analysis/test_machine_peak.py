@@ -30,5 +30,5 @@ def test_the_models_run(monkeypatch: pytest.MonkeyPatch) -> None:
     measure_peak(prices)
     for make in prices.models.values():
         data, feeds = make()
-        (found,) = Executor(onnx.load_from_string(data)).run(feeds)
+        (found,) = Executor(onnx.load_model_from_string(data)).run(feeds)
         assert np.isfinite(found).all()

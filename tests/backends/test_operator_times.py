@@ -48,9 +48,10 @@ def test_fused_convolutions_belong_to_their_layer(tmp_path: Path) -> None:
 def test_quantized_convolutions_know_their_decoded_weight(tmp_path: Path) -> None:
     codes = RNG.integers(-100, 100, (16, 16, 3, 3)).astype(np.int8)
     text = """(float[1,16,8,8] x) => (float[1,16,8,8] y) {
-        q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) w = DequantizeLinear (c, s)
+        q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) w = DequantizeLinear (c, s, zw)
         a = Conv <pads = [1, 1, 1, 1]> (d, w) b = QuantizeLinear (a, s, z) y = DequantizeLinear (b, s, z) }"""
     weights = {"c": codes, "s": np.asarray(0.1, np.float32), "z": np.asarray(128, np.uint8)}
+    weights["zw"] = np.asarray(0, np.int8)
     feeds = {"x": np.ones((1, 16, 8, 8), np.float32)}
     names = ["q", "d", "dw", "conv", "out", "back"]
     found = profile(text, weights, names, feeds, tmp_path)

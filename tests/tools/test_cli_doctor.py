@@ -44,12 +44,12 @@ def test_a_model_is_told_what_it_could_gain_and_what_to_run(whet: Run, model: Pa
     text = " ".join(result.stdout.split())
     assert "What holds lossy passes up" in text
     assert "needs calibration data" in text
-    assert "7 operators" in text or "7 operators" in text.replace(",", "")
+    assert "7 operators" in text
     assert f"whet compile {model} -o out # needs nothing; --bind batch=N" in text
     found = json.loads(whet("doctor", model, "--json").stdout)["model"]
     assert found["problems"] == []
     assert found["predicted_ops"] < found["ops"]
-    assert {row["name"] for row in found["blocked"]} >= {"quantize-static"}
+    assert any("needs calibration data" in row["reason"] for row in found["blocked"])
 
 
 def test_a_model_that_no_runtime_takes_is_sent_to_inspect(whet: Run, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def roofline_plot(named: Sequence[tuple[str, Sequence[Attained]]], peak: Record)
         points = [r for _, rows in named for r in rows if r.rate > 0 and r.intensity > 0]
         low = min((r.intensity for r in points), default=0.1) / 2
         high = max((r.intensity for r in points), default=100.0) * 4
-        longest = max((r.ms for r in points), default=1.0)
+        longest = max((r.ms for r in points), default=0.0) or 1.0
         for label, speed, style in (
             ("int8", peak["integer"], ":"),
             ("float32", peak["flops"], "-"),
@@ -92,7 +92,7 @@ def waterline_plot(named: Sequence[tuple[str, Sequence[Attained]]]) -> str:
 
     What is empty below the waterline is the time that better kernels could save.
     """
-    longest = max((sum(r.ms for r in rows) for _, rows in named), default=1.0)
+    longest = max((sum(r.ms for r in rows) for _, rows in named), default=0.0) or 1.0
     with drawing("waterline", 9.2, 1.9 * len(named)) as figure:
         for place, (name, rows) in enumerate(named, 1):
             axes = figure.add_subplot(len(named), 1, place)
@@ -114,7 +114,7 @@ def waterline_plot(named: Sequence[tuple[str, Sequence[Attained]]]) -> str:
                 sum(x) for x in zip(*((r.ms, max(0.0, r.ms - r.least)) for r in rows), strict=True)
             )
             axes.set_title(
-                f"{name}: {whole:.3g} ms in operators, {gap / whole:.0%} of it above the least",
+                f"{name}: {whole:.3g} ms in operators, {gap / (whole or 1.0):.0%} of it above the least",
                 fontsize=9,
             )
         figure.axes[-1].set_xlabel("ms, operators side by side, the largest gap first; "
