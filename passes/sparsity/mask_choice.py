@@ -8,7 +8,7 @@ import numpy as np
 
 from whet.errors import Mismatch
 from whet.ir.array import Array
-from whet.passes.quantization.algorithms.approximation import Floats, output_error
+from whet.passes.quantization.algorithms.approximation import Doubles, Floats, output_error
 from whet.passes.quantization.layers import measure_grams
 from whet.passes.sparsity.algorithms.pattern import Pattern
 from whet.passes.sparsity.algorithms.recovery import damped, masked_least_squares
@@ -54,7 +54,7 @@ def choose(
     priced = [makers[method](t) for t in targets]
     counts = _counts(options, work, pattern, priced)
     masks = {p.target.name: p.mask(n) for p, n in zip(priced, counts, strict=True)}
-    how = dict.fromkeys(masks, method)
+    how: dict[str, str] = dict.fromkeys(masks, method)
     if options.method == "auto" and data:
         _compare(work, pattern, targets, counts, masks, how)
     if options.surgeon and data:
@@ -95,7 +95,7 @@ def _compare(
             masks[target.name], how[target.name] = plain, "magnitude"
 
 
-def _loss(target: Target, mask: Array, held: Sequence[Array]) -> float:
+def _loss(target: Target, mask: Array, held: Sequence[Doubles]) -> float:
     """Return the error of the outputs on data held out after the closed-form update."""
     lost = 0.0
     for rows, gram, judge in zip(target.groups, target.grams, held, strict=True):

@@ -199,7 +199,7 @@ def _staged(
         if pattern.share is not None:
             wanted = counts(priced)
         keep = [p.mask(n) for p, n in zip(priced, wanted, strict=True)]
-        stays = np.concatenate([k.reshape(-1) for k in keep])
+        stays = np.concatenate([np.asarray(k, np.bool_).reshape(-1) for k in keep])
         weights = matrix_free.moved(weights, rows, alive, alive & ~stays, damping)
         alive &= stays
         if pattern.share is not None:

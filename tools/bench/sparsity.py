@@ -187,7 +187,7 @@ def missed(rows: Sequence[Row]) -> list[str]:
         if goal is not None and lost > goal:
             found.append(f"{what}: the best loses {lost:.4f}, {goal} are allowed")
         by_name = {row.method: row.top1 for row in rows if row.what == what}
-        order = [n for n in ("magnitude", "Gram OBS") if n in by_name]
+        order: list[str] = [n for n in ("magnitude", "Gram OBS") if n in by_name]
         order += [n for n in by_name if n.startswith("Fisher")]
         for worse, better in itertools.pairwise(order):
             if by_name[better] <= by_name[worse]:
