@@ -2,12 +2,12 @@
 
 import dataclasses
 import enum
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from whet.analysis.coupling.trace import Slot, Trace
+from whet.ir.values import static_shape
 
 __all__ = ["Family", "Group", "Kind", "Slice", "Slot", "find_families", "find_kept"]
 
@@ -42,17 +42,19 @@ class Group:
     @property
     def size(self) -> int:
         """Return how many elements of weights go if this group goes alone."""
-        total = 0
-        by_slot: dict[Slot, dict[int, int]] = defaultdict(dict)
+        return sum(self.removed().values())
+
+    def removed(self) -> dict[Slot, int]:
+        """Return how many elements every weight loses if this group goes alone."""
+        gone: dict[Slot, dict[int, int]] = defaultdict(dict)
         for part in self.slices:
-            by_slot[part.slot][part.axis] = len(part.indices)
-        for slot, gone in by_slot.items():
-            sizes = [1 if v is None else v.size for v in slot.axes]
-            shape = slot.value.shape
-            sizes = [int(d) for d in shape.numpy()] if shape is not None else sizes
-            kept = [n - gone.get(axis, 0) for axis, n in enumerate(sizes)]
-            total += int(np.prod(sizes)) - int(np.prod(kept))
-        return total
+            gone[part.slot][part.axis] = len(part.indices)
+        found: dict[Slot, int] = {}
+        for slot, lost in gone.items():
+            sizes = static_shape(slot.value) or ()
+            kept = [n - lost.get(axis, 0) for axis, n in enumerate(sizes)]
+            found[slot] = math.prod(sizes) - math.prod(kept)
+        return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
