@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from whet.analysis.coupling.trace import Axes, Rule, Use, Vector, axes_of
+from whet.analysis.coupling.trace import Axes, Rule, Use, Vector
 
 __all__ = ["ELEMENTWISE", "broadcast"]
 

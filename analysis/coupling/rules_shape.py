@@ -257,7 +257,6 @@ def _space_to_depth(use: Use) -> list[Axes | None]:
     return [(axes[0], channels, None, None)]
 
 
-
 SHAPE: Mapping[str, Rule] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
     "Concat": _concat,

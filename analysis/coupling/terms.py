@@ -80,11 +80,37 @@ class Terms:
         """Let two axes lose the same indices; ``why`` is noted where only keeping them does it."""
         if one is other or np.array_equal(one, other):
             return
+        self._match(one, other)
         for a, b in dict.fromkeys(zip(one.tolist(), other.tolist(), strict=True)):
             left, right = self.atoms(a), self.atoms(b)
             if left != right:
                 known = next(filter(None, [*self.reasons(a), *self.reasons(b)]), why)
                 self._unify(left, right, why if left and right else known)
+
+    def _match(self, one: Vector, other: Vector) -> None:
+        """Let atoms be one that take away the same indices of two products of axes."""
+        left, right = (self._places(vector) for vector in (one, other))
+        for places, atoms in left.items():
+            others = right.get(places, [])
+            if len(atoms) != 1 or len(others) != 1:
+                continue
+            a, b = self._root(atoms[0]), self._root(others[0])
+            if a != b and len(a) == len(b) == 1:
+                self._bind(next(iter(a)), b)
+
+    def _places(self, vector: Vector) -> dict[tuple[int, ...], list[int]]:
+        """Return which atoms take away which indices, for a product of axes; nothing for any other axis."""
+        entries = self.resolve(vector)
+        if max(map(len, entries), default=0) < 2:
+            return {}
+        found: dict[int, list[int]] = {}
+        for index, atoms in enumerate(entries):
+            for atom in atoms:
+                found.setdefault(atom, []).append(index)
+        places: dict[tuple[int, ...], list[int]] = {}
+        for atom, indices in found.items():
+            places.setdefault(tuple(indices), []).append(atom)
+        return places
 
     def factor(self, flat: Vector, sizes: Sequence[int], why: str) -> list[Vector]:
         """Return one vector per axis, of which ``flat`` is the outer union."""

@@ -141,9 +141,7 @@ class Trace:
             if axes is not None and any(vector is not None for vector in axes):
                 self.values[value] = tuple(map(_worth_following, axes))
 
-    def _operand(
-        self, node: onnx_ir.Node, index: int, value: onnx_ir.Value | None
-    ) -> Axes | None:
+    def _operand(self, node: onnx_ir.Node, index: int, value: onnx_ir.Value | None) -> Axes | None:
         if value is None:
             return None
         if is_constant(value):

@@ -25,9 +25,7 @@ def _sized(copy: "Shrinking", node: onnx_ir.Node) -> Made:
     place = 3 if node.op_type == "Resize" else 1
     target = node.inputs[place] if place < len(node.inputs) else None
     sizes = {
-        axis: int(kept.sum())
-        for axis, kept in enumerate(copy.outputs(node)[0])
-        if kept is not None
+        axis: int(kept.sum()) for axis, kept in enumerate(copy.outputs(node)[0]) if kept is not None
     }
     if target is None or not sizes:
         return copy.plain(node)
@@ -76,7 +74,7 @@ def _group_norm(copy: "Shrinking", node: onnx_ir.Node) -> Made:
 
 
 def _rms_norm(copy: "Shrinking", node: onnx_ir.Node) -> Made:
-    """Put the mean right: with n of N numbers left, ε becomes ε N / n and the scale is multiplied by the root of N / n."""
+    """Put the mean right: with n of N numbers left, ε becomes ε N / n, and the scale grows by the root of N / n."""
     kept = copy.inputs(node)[0][-1]
     scale = node.inputs[1]
     if kept is None:

@@ -71,7 +71,10 @@ def choose(coupled: Coupled, steps: Sequence[Step], cost: Cost, ratio: float) ->
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high) // 2
-        if 1 - cost.left(coupled, _atoms(coupled, steps[:middle])) / max(cost.whole, 1e-30) >= ratio:
+        if (
+            1 - cost.left(coupled, _atoms(coupled, steps[:middle])) / max(cost.whole, 1e-30)
+            >= ratio
+        ):
             high = middle
         else:
             low = middle + 1

@@ -112,9 +112,7 @@ class _Layer:
         total = Moments.start(inputs + (self._bias is not None), self._outputs)
         threads = work.context.threads
         for batch in batches:
-            now = dict(
-                observe(work.model, [x.name or "", y.name or ""], [batch], threads=threads)
-            )
+            now = dict(observe(work.model, [x.name or "", y.name or ""], [batch], threads=threads))
             ((_, dense),) = observe(self._dense, [self._layer.dense], [batch], threads=threads)
             for rows, wanted, found in self._rows(now[x.name or ""], dense, now[y.name or ""]):
                 total.add(rows, wanted - found, wanted)

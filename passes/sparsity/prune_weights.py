@@ -83,9 +83,7 @@ def costs(coupled: Coupled, work: Workbench, unit: str) -> Cost:
     return Cost(unit, found)
 
 
-def _macs(
-    node: onnx_ir.Node, size: float, shapes: Mapping[str, tuple[int, ...]]
-) -> float:
+def _macs(node: onnx_ir.Node, size: float, shapes: Mapping[str, tuple[int, ...]]) -> float:
     """Return the multiplications of a layer: its elements, as often as they are used."""
     shape = shapes.get(node.outputs[0].name or "", ())
     if is_op(node, "ConvTranspose") and node.inputs[0] is not None:
