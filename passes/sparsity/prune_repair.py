@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
-from whet.analysis.activations import observe
+from whet.analysis.activations import open_at
 from whet.analysis.statistics import PatchGram
 from whet.analysis.statistics.patches import patches
 from whet.errors import Mismatch
@@ -21,6 +21,8 @@ __all__ = ["Pruned", "repair"]
 
 Feeds = Mapping[str, Array]
 Kept = NDArray[np.bool_]
+_NOTHING = 1e-10
+"""An error that is rounding only."""
 _PLACES = 64
 """Patches of each sample that a convolution is fitted to, evenly spread."""
 
@@ -73,8 +75,10 @@ class _Layer:
         context = self._work.context
         fitted = context.calibration
         judged = context.held_out or fitted
-        change = refit(self._moments(fitted))
         judge = self._moments(judged)
+        if judge.error() < _NOTHING:
+            return 0.0, 0.0
+        change = refit(self._moments(fitted))
         before, after = judge.error(), judge.error(change)
         if after >= before:
             raise Mismatch(f"error {before:.3g} on data held out, {after:.3g} after the fit")
@@ -110,11 +114,11 @@ class _Layer:
         assert x is not None
         inputs = self._weight.size // self._outputs
         total = Moments.start(inputs + (self._bias is not None), self._outputs)
-        threads = work.context.threads
-        for batch in batches:
-            now = dict(observe(work.model, [x.name or "", y.name or ""], [batch], threads=threads))
-            ((_, dense),) = observe(self._dense, [self._layer.dense], [batch], threads=threads)
-            for rows, wanted, found in self._rows(now[x.name or ""], dense, now[y.name or ""]):
+        names, threads = [x.name or "", y.name or ""], work.context.threads
+        present = _values(work.model, names, batches, threads)
+        before = _values(self._dense, [self._layer.dense], batches, threads)
+        for (inputs, outputs), (dense,) in zip(present, before, strict=True):
+            for rows, wanted, found in self._rows(inputs, dense, outputs):
                 total.add(rows, wanted - found, wanted)
         return total
 
@@ -175,6 +179,19 @@ class _Layer:
         total = shift if before is None else before + shift
         name = "" if old is None else old.name or ""
         return build.constant(np.asarray(total, self._weight.dtype), name)
+
+
+def _values(
+    model: onnx_ir.Model, names: Sequence[str], batches: Sequence[Feeds], threads: int
+) -> Iterator[list[Array]]:
+    """Yield the named values batch by batch, from one session."""
+    inputs = {v.name for v in model.graph.inputs}
+    inner = [name for name in names if name not in inputs]
+    executor = open_at(model, inner, threads, optimization="basic")
+    for batch in batches:
+        used = {name: array for name, array in batch.items() if name in executor.inputs}
+        found = {**batch, **dict(zip(inner, executor.run(used, inner), strict=True))}
+        yield [found[name] for name in names]
 
 
 def _again(
