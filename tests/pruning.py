@@ -219,7 +219,14 @@ GRAPHS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
             t = Transpose<perm=[1,0]>(table)
             y = MatMul(o, t)
         }""",
-        {"table": (20, 24), "g0": (24,), "w0": (24, 32), "w1": (24, 32), "w2": (32, 24), "g1": (24,)},
+        {
+            "table": (20, 24),
+            "g0": (24,),
+            "w0": (24, 32),
+            "w1": (24, 32),
+            "w2": (32, 24),
+            "g1": (24,),
+        },
     ),
     "experts": (
         """(float[N,8] x) => (float[N,8] y) {

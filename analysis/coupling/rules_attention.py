@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from whet.analysis.coupling.rules_linear import factored
-from whet.analysis.coupling.trace import Axes, Rule, Use, Vector
+from whet.analysis.coupling.terms import Vector
+from whet.analysis.coupling.trace import Axes, Rule, Use
 
 __all__ = ["ATTENTION"]
 
@@ -51,7 +52,11 @@ def _read_apart(use: Use) -> tuple[Operand, Operand, Operand] | None:
 def _read_packed(use: Use) -> tuple[Operand, Operand, Operand] | None:
     """Return heads and dimensions of operands whose last axis holds both."""
     found: list[Operand] = []
-    counts = use.int("q_num_heads", 0), use.int("kv_num_heads", 0), use.int("kv_num_heads", 0)
+    counts = (
+        use.number("q_num_heads", 0),
+        use.number("kv_num_heads", 0),
+        use.number("kv_num_heads", 0),
+    )
     for operand, count in enumerate(counts):
         axes, sizes = use.axes(operand), use.sizes(operand)
         if axes is None or len(axes) != 3 or not count or not isinstance(sizes[2], int):
@@ -62,7 +67,7 @@ def _read_packed(use: Use) -> tuple[Operand, Operand, Operand] | None:
 
 
 def _heads(use: Use, operand: int, name: str) -> int:
-    return use.int(name, 0) or int(str(use.sizes(operand)[1]))
+    return use.number(name, 0) or int(str(use.sizes(operand)[1]))
 
 
 def _share(use: Use, heads: Vector | None, key_heads: Vector | None) -> None:
@@ -106,7 +111,7 @@ def _rotary(use: Use) -> list[Axes | None]:
     if axes is None or cosines is None or sines is None:
         return use.give_up("works on a value of unknown rank")
     size, width = use.sizes(0)[-1], axes[-1]
-    heads = use.int("num_heads", 0)
+    heads = use.number("num_heads", 0)
     if len(axes) == 3 and isinstance(size, int) and heads:
         parts = factored(use, axes[-1], (heads, size // heads))
         width, size = parts[1], size // heads
@@ -114,11 +119,11 @@ def _rotary(use: Use) -> list[Axes | None]:
         return use.give_up("is not understood in this form")
     tables = (cosines[-1], sines[-1])
     use.fix((*cosines[:-1], *sines[:-1]), "takes computed places")
-    if width is None or use.int("rotary_embedding_dim", 0) not in (0, size):
+    if width is None or use.number("rotary_embedding_dim", 0) not in (0, size):
         use.fix((width, *tables), "rotates a part of them")
         return [axes]
     pairs = width[::2], width[1::2]
-    if not use.int("interleaved", 0):
+    if not use.number("interleaved", 0):
         pairs = width[: width.size // 2], width[width.size // 2 :]
     for other in (pairs[1], *tables):
         use.join(pairs[0], other)

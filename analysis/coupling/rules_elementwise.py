@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from whet.analysis.coupling.trace import Axes, Rule, Use, Vector
+from whet.analysis.coupling.terms import Vector
+from whet.analysis.coupling.trace import Axes, Rule, Use
 
 __all__ = ["ELEMENTWISE", "broadcast"]
 
@@ -62,7 +63,7 @@ def _slope(use: Use) -> list[Axes | None]:
 def _batch_norm(use: Use) -> list[Axes | None]:
     """Join the channels with the four vectors that belong to them."""
     axes = use.axes(0)
-    if axes is None or len(axes) < 2 or use.int("training_mode", 0):
+    if axes is None or len(axes) < 2 or use.number("training_mode", 0):
         return use.give_up("is not understood in this form")
     for k in range(1, len(use.operands)):
         vector = use.axes(k)
@@ -75,7 +76,7 @@ def _along(use: Use) -> list[Axes | None]:
     axes = use.axes(0)
     if axes is None:
         return use.give_up("works on a value of unknown rank")
-    given = use.ints(1) if use.node.op_type == "CumSum" else (use.int("axis", -1),)
+    given = use.ints(1) if use.node.op_type == "CumSum" else (use.number("axis", -1),)
     if given is None or len(given) != 1:
         return use.give_up("works along a computed axis")
     use.fix((axes[given[0]],), "mixes all indices")
@@ -90,7 +91,7 @@ def _reduction(use: Use) -> list[Axes | None]:
         given = tuple(use.node.attributes["axes"].as_ints())
     if axes is None or (given is None and len(use.node.inputs) > 1):
         return use.give_up("reduces axes that are not known")
-    if given is None and use.int("noop_with_empty_axes", 0):
+    if given is None and use.number("noop_with_empty_axes", 0):
         return [axes]
     gone = {a % len(axes) for a in (range(len(axes)) if given is None else given)}
     return [_reduced(use, axes, gone)]
@@ -98,7 +99,7 @@ def _reduction(use: Use) -> list[Axes | None]:
 
 def _reduced(use: Use, axes: Axes, gone: set[int]) -> Axes:
     use.fix([axes[a] for a in gone], "reduces over them")
-    if use.int("keepdims", 1):
+    if use.number("keepdims", 1):
         return tuple(None if a in gone else axes[a] for a in range(len(axes)))
     return tuple(axes[a] for a in range(len(axes)) if a not in gone)
 
@@ -107,13 +108,13 @@ def _extreme(use: Use) -> list[Axes | None]:
     axes = use.axes(0)
     if axes is None:
         return use.give_up("works on a value of unknown rank")
-    return [_reduced(use, axes, {use.int("axis", 0) % len(axes)})]
+    return [_reduced(use, axes, {use.number("axis", 0) % len(axes)})]
 
 
 def _shape(use: Use) -> list[Axes | None]:
     """Keep what is read of a shape: only axes that never change may be read."""
     axes = use.axes(0) or ()
-    start, end = use.int("start", 0), use.int("end", len(axes))
+    start, end = use.number("start", 0), use.number("end", len(axes))
     vectors = axes[start:end]
     if all(vector is None for vector in vectors):
         return [None]

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from whet.analysis.coupling.rules_elementwise import broadcast
-from whet.analysis.coupling.trace import Axes, Rule, Use, Vector, axes_of
+from whet.analysis.coupling.terms import Vector
+from whet.analysis.coupling.trace import Axes, Rule, Use, axes_of
 from whet.ir.values import attribute_string, is_constant
 
 __all__ = ["LINEAR", "factored"]
@@ -34,8 +35,8 @@ def _gemm(use: Use) -> list[Axes | None]:
     left, right = use.axes(0), use.axes(1)
     if left is None or right is None or len(left) != 2 or len(right) != 2:
         return use.give_up("is not understood in this form")
-    left = left[::-1] if use.int("transA", 0) else left
-    right = right[::-1] if use.int("transB", 0) else right
+    left = left[::-1] if use.number("transA", 0) else left
+    right = right[::-1] if use.number("transB", 0) else right
     use.join(left[1], right[0])
     found = (left[0], right[1])
     if use.axes(2) is not None:
@@ -54,7 +55,7 @@ def _join_added(use: Use, added: Axes, axes: Axes) -> None:
 def _filters(use: Use) -> tuple[Axes, Axes, int] | None:
     """Return the axes of data and filters, and the number of groups."""
     data, filters = use.axes(0), use.axes(1)
-    return None if data is None or filters is None else (data, filters, use.int("group", 1))
+    return None if data is None or filters is None else (data, filters, use.number("group", 1))
 
 
 def _conv(use: Use) -> list[Axes | None]:

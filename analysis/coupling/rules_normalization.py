@@ -13,7 +13,7 @@ def _layer_norm(use: Use) -> list[Axes | None]:
     axes = use.axes(0)
     if axes is None:
         return use.give_up("works on a value of unknown rank")
-    first = use.int("axis", -1) % len(axes)
+    first = use.number("axis", -1) % len(axes)
     use.fix(axes[first:], "takes mean and variance over them")
     for k in range(1, len(use.operands)):
         use.fix(use.axes(k) or (), "takes mean and variance over them")
@@ -25,7 +25,7 @@ def _rms_norm(use: Use) -> list[Axes | None]:
     axes, scale = use.axes(0), use.axes(1)
     if axes is None or scale is None:
         return use.give_up("works on a value of unknown rank")
-    if use.int("axis", -1) % len(axes) != len(axes) - 1 or len(scale) != 1:
+    if use.number("axis", -1) % len(axes) != len(axes) - 1 or len(scale) != 1:
         return _layer_norm(use)
     if use.sizes(1) != use.sizes(0)[-1:]:
         use.fix((axes[-1], scale[0]), "has a single scale for them")
@@ -51,7 +51,7 @@ def _group_norm(use: Use) -> list[Axes | None]:
     """Let whole groups go: the mean is taken over the channels of one group."""
     axes = use.axes(0)
     channels = use.sizes(0)[1] if axes is not None and len(axes) > 1 else None
-    groups = use.int("num_groups", 0)
+    groups = use.number("num_groups", 0)
     if axes is None or not isinstance(channels, int) or not groups or channels % groups:
         return use.give_up("is not understood in this form")
     use.fix(axes[2:], "takes mean and variance over them")

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from whet.analysis.coupling.rules_linear import factored
-from whet.analysis.coupling.trace import Axes, Rule, Use, Vector
+from whet.analysis.coupling.terms import Vector
+from whet.analysis.coupling.trace import Axes, Rule, Use
 from whet.analysis.size_arithmetic import Size
 from whet.ir.values import attribute_ints, attribute_string
 
@@ -117,7 +118,7 @@ def _concat(use: Use) -> list[Axes | None]:
     if any(axes is None for axes in known):
         return use.give_up("joins a value of unknown rank")
     parts = [axes for axes in known if axes is not None]
-    axis = use.int("axis", 0) % len(parts[0])
+    axis = use.number("axis", 0) % len(parts[0])
     found: list[Vector | None] = []
     for k in range(len(parts[0])):
         vectors = [axes[k] for axes in parts]
@@ -148,7 +149,7 @@ def _split(use: Use) -> list[Axes | None]:
     axes = use.axes(0)
     if axes is None:
         return use.give_up("cuts a value of unknown rank")
-    axis, count = use.int("axis", 0) % len(axes), len(use.node.outputs)
+    axis, count = use.number("axis", 0) % len(axes), len(use.node.outputs)
     labels = axes[axis]
     if labels is None:
         return [axes] * count
@@ -193,7 +194,7 @@ def _gather(use: Use) -> list[Axes | None]:
     if axes is None or picked is None:
         return use.give_up("takes from a value of unknown rank")
     use.fix(picked, "reads places")
-    axis = use.int("axis", 0) % len(axes)
+    axis = use.number("axis", 0) % len(axes)
     labels, index = axes[axis], use.ints(1)
     taken: Axes = (None,) * len(picked)
     if labels is not None and (index is None or len(picked) > 1):
@@ -237,7 +238,7 @@ def _tile(use: Use) -> list[Axes | None]:
 
 
 def _depth_to_space(use: Use) -> list[Axes | None]:
-    axes, sizes, side = use.axes(0), use.sizes(0), use.int("blocksize", 1)
+    axes, sizes, side = use.axes(0), use.sizes(0), use.number("blocksize", 1)
     if axes is None or not isinstance(sizes[1], int):
         return use.give_up("is not understood in this form")
     count = sizes[1] // side**2
@@ -249,7 +250,7 @@ def _depth_to_space(use: Use) -> list[Axes | None]:
 
 
 def _space_to_depth(use: Use) -> list[Axes | None]:
-    axes, side = use.axes(0), use.int("blocksize", 1)
+    axes, side = use.axes(0), use.number("blocksize", 1)
     if axes is None:
         return use.give_up("works on a value of unknown rank")
     use.fix(axes[2:], "turns them into channels")

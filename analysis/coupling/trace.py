@@ -55,7 +55,7 @@ class Use:
         """Return the axes of an operand, None where it is missing or of unknown rank."""
         return self.operands[operand] if operand < len(self.operands) else None
 
-    def int(self, name: str, default: int) -> int:
+    def number(self, name: str, default: int) -> int:
         """Return an integer attribute."""
         return attribute_int(self.node, name, default)
 

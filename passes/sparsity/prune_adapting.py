@@ -147,10 +147,11 @@ def _split(copy: "Shrinking", node: onnx_ir.Node) -> Made:
 def _gather(copy: "Shrinking", node: onnx_ir.Node) -> Made:
     axes = copy.inputs(node)[0]
     kept = axes[attribute_int(node, "axis", 0) % len(axes)]
-    index = constant(node.inputs[1])
-    if kept is None or index is None:
+    given = constant(node.inputs[1])
+    if kept is None or given is None:
         return copy.plain(node)
-    whole = np.where(index < 0, index + kept.size, index).astype(np.int64)
+    index = given.astype(np.int64)
+    whole = np.where(index < 0, index + kept.size, index)
     if whole.ndim:
         whole = whole[kept[whole]]
     return copy.plain(node, {1: copy.build.constant((np.cumsum(kept) - 1)[whole])})

@@ -117,8 +117,8 @@ class _Layer:
         names, threads = [x.name or "", y.name or ""], work.context.threads
         present = _values(work.model, names, batches, threads)
         before = _values(self._dense, [self._layer.dense], batches, threads)
-        for (inputs, outputs), (dense,) in zip(present, before, strict=True):
-            for rows, wanted, found in self._rows(inputs, dense, outputs):
+        for (taken, given), (dense,) in zip(present, before, strict=True):
+            for rows, wanted, found in self._rows(taken, dense, given):
                 total.add(rows, wanted - found, wanted)
         return total
 
@@ -153,7 +153,7 @@ class _Layer:
             is_op(node, "Gemm") and not attribute_int(node, "transB", 0)
         )
         arranged = matrix.T if turned else matrix.reshape(self._weight.shape)
-        weight = (self._weight + arranged).astype(self._weight.dtype)
+        weight = (_wide(self._weight) + arranged).astype(self._weight.dtype)
         inputs: list[onnx_ir.Value | None] = list(node.inputs)
         inputs[1] = build.constant(weight, node.inputs[1].name or "" if node.inputs[1] else "")
         outer = node
@@ -176,7 +176,7 @@ class _Layer:
     ) -> onnx_ir.Value:
         before = constant(old)
         assert shift is not None
-        total = shift if before is None else before + shift
+        total = shift if before is None else _wide(before) + shift
         name = "" if old is None else old.name or ""
         return build.constant(np.asarray(total, self._weight.dtype), name)
 
