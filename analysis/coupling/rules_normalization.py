@@ -50,7 +50,7 @@ def _instance_norm(use: Use) -> list[Axes | None]:
 def _group_norm(use: Use) -> list[Axes | None]:
     """Let whole groups go: the mean is taken over the channels of one group."""
     axes = use.axes(0)
-    channels = use.sizes(0)[1] if axes is not None and len(axes) > 1 else None
+    channels = use.sizes(0)[1] if axes is not None else None
     groups = use.number("num_groups", 0)
     if axes is None or not isinstance(channels, int) or not groups or channels % groups:
         return use.give_up("is not understood in this form")

@@ -10,6 +10,10 @@ __all__ = ["Step", "choose", "order_steps"]
 
 _WHOLE = (Kind.HEADS,)
 """Kinds that go one by one: a head is wide enough."""
+_GAIN = 1e-3
+"""A smaller share is no gain."""
+_KERNELS = 8
+"""At most about so many sizes of a layer are measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Step:
 
 
 def order_steps(
+    coupled: Coupled,
     families: Sequence[Family],
     scores: Mapping[int, float],
     cost: Cost,
@@ -30,7 +35,7 @@ def order_steps(
     most: float,
 ) -> list[Step]:
     """Return steps in the order in which they should be made, those of one family in order of their score."""
-    queues = [_steps(family, scores, cost, multiple, most) for family in families]
+    queues = [_steps(coupled, family, scores, cost, (multiple, most)) for family in families]
     found: list[Step] = []
     while any(queues):
         best = min((queue for queue in queues if queue), key=lambda queue: queue[0].price)
@@ -39,31 +44,38 @@ def order_steps(
 
 
 def _steps(
-    family: Family, scores: Mapping[int, float], cost: Cost, multiple: int, most: float
+    coupled: Coupled,
+    family: Family,
+    scores: Mapping[int, float],
+    cost: Cost,
+    limits: tuple[int, float],
 ) -> list[Step]:
-    """Cut a family, the least score first, so that a multiple stays after each step where there is enough of it."""
+    """Cut a family, the least score first, so that a multiple stays after each step where there is enough of it.
+
+    What saves nothing goes on to the next step: runtimes work on blocks of channels.
+    """
     ranked = sorted(family.groups, key=lambda g: (scores[g.atom], g.atom))
-    width = 1 if family.kind in _WHOLE or len(ranked) < 2 * multiple else multiple
-    limit = min(len(ranked) - 1, int(most * len(ranked)))
+    slots = list(dict.fromkeys(p.slot for g in ranked for p in g.slices if p.slot in cost.of))
+    width = _width(family, limits[0], measured=cost.measured is not None)
+    limit = min(len(ranked) - 1, int(limits[1] * len(ranked)))
     found: list[Step] = []
-    start = 0
-    while (end := start + (((len(ranked) - start) % width) or width)) <= limit:
-        part = tuple(ranked[start:end])
-        saved = sum(_saved(group, cost) for group in part)
-        if saved <= 0:
-            return found
-        found.append(Step(family, part, sum(scores[g.atom] for g in part) / saved))
-        start = end
+    start, end, before = 0, 0, cost.left(coupled, (), slots)
+    while (end := end + (((len(ranked) - end) % width) or width)) <= limit:
+        after = cost.left(coupled, {g.atom for g in ranked[:end]}, slots)
+        if after < before * (1 - _GAIN):
+            part = tuple(ranked[start:end])
+            price = sum(scores[g.atom] for g in part) / (before - after)
+            found.append(Step(family, part, price))
+            start, before = end, after
     return found
 
 
-def _saved(group: Group, cost: Cost) -> float:
-    total = 0.0
-    for slot, count in group.removed().items():
-        if slot in cost.of:
-            size = slot.value.const_value.size if slot.value.const_value is not None else 1
-            total += cost.of[slot] * count / size
-    return total
+def _width(family: Family, multiple: int, *, measured: bool) -> int:
+    """Return how many groups go at a time."""
+    count = len(family.groups)
+    if family.kind in _WHOLE or count < 2 * multiple:
+        return 1
+    return max(multiple, -(-count // (_KERNELS * multiple)) * multiple) if measured else multiple
 
 
 def choose(coupled: Coupled, steps: Sequence[Step], cost: Cost, ratio: float) -> frozenset[int]:

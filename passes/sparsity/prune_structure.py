@@ -116,7 +116,7 @@ class PruneStructure(Pass):
         if cost.whole <= 0:
             raise Mismatch(f"no layer's {self.cost} are known")
         judged = scores(self.score, families, coupled, work)
-        steps = order_steps(families, judged, cost, self.multiple, self.most)
+        steps = order_steps(coupled, families, judged, cost, self.multiple, self.most)
         return choose(coupled, steps, cost, self.ratio)
 
     def _remove(

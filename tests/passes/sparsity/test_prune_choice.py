@@ -22,7 +22,7 @@ def setting(name: str) -> tuple[Coupled, Cost, dict[int, float]]:
 def test_multiples_stay() -> None:
     """Of 32 and 24 channels multiples of eight are left; of eight, which are too few, any number."""
     coupled, cost, scores = setting("inverted residual")
-    steps = order_steps(coupled.families, scores, cost, 8, 0.75)
+    steps = order_steps(coupled, coupled.families, scores, cost, 8, 0.75)
     sizes = {len(step.family.groups): len(step.groups) for step in steps}
     assert sizes == {32: 8, 8: 1}
     kept = [step for step in steps if len(step.family.groups) == 32]
@@ -32,7 +32,7 @@ def test_multiples_stay() -> None:
 def test_the_least_score_goes_first() -> None:
     """Steps of one family are in the order of their scores."""
     coupled, cost, scores = setting("residual")
-    steps = order_steps(coupled.families, scores, cost, 1, 0.9)
+    steps = order_steps(coupled, coupled.families, scores, cost, 1, 0.9)
     for family in coupled.families:
         atoms = [g.atom for step in steps if step.family is family for g in step.groups]
         assert atoms == sorted(atoms)
@@ -42,7 +42,7 @@ def test_the_least_score_goes_first() -> None:
 def test_saves_what_was_asked_for() -> None:
     """The fewest steps that reach the ratio; all of them where it cannot be reached."""
     coupled, cost, scores = setting("residual")
-    steps = order_steps(coupled.families, scores, cost, 1, 0.9)
+    steps = order_steps(coupled, coupled.families, scores, cost, 1, 0.9)
     for ratio in (0.1, 0.5):
         gone = choose(coupled, steps, cost, ratio)
         saved = 1 - cost.left(coupled, gone) / cost.whole
