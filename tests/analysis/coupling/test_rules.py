@@ -15,7 +15,7 @@ HELD = {
     "n = Tile(h, twice)": "Tile 'Tile_1' repeats them",
     "n = CumSum(h, at)": "CumSum 'CumSum_1' mixes all indices",
     "n = Gather<axis=1>(h, at)": "Gather 'Gather_1' takes one of them",
-    "n = Pad<mode=\"reflect\">(h, pads)": "Pad 'Pad_1' pads with their neighbours",
+    'n = Pad<mode="reflect">(h, pads)': "Pad 'Pad_1' pads with their neighbours",
 }
 
 
