@@ -22,13 +22,13 @@ HELD = {
 @pytest.mark.parametrize("step", HELD)
 def test_what_stays_says_why(step: str) -> None:
     """A hidden layer that an operator holds."""
-    model = network(
-        """(float[8,6] x) => (float[8,3] y)
-        <int64[1] one = {1}, int64[2] twice = {1,2}, int64 at = {1}, int64[4] pads = {0,1,0,1}> {
-            h = MatMul(x, w0) %s y = MatMul(h, w1) }"""
-        % step,
-        {"w0": (6, 8), "w1": (8, 3), "g": (8,)},
+    inputs = "(float[8,6] x) => (float[8,3] y)"
+    numbers = (
+        "<int64[1] one = {1}, int64[2] twice = {1,2}, int64 at = {1}, int64[4] pads = {0,1,0,1}>"
     )
+    body = f"{{ h = MatMul(x, w0) {step} y = MatMul(h, w1) }}"
+    weights = {"w0": (6, 8), "w1": (8, 3), "g": (8,)}
+    model = network(f"{inputs} {numbers} {body}", weights)
     coupled = Coupled(model.graph)
     assert any(HELD[step] in reason for reason in coupled.kept), list(coupled.kept)
     assert sum(len(f.groups) for f in coupled.families) < 8
