@@ -34,7 +34,7 @@ class Cut:
         self._proposal = proposal
         self._bindings = bindings
         self.samples = samples or {}
-        self._graph = proposal.old[0].graph
+        self._graph = proposal.home or proposal.old[0].graph
         self._context: dict[onnx_ir.Node, None] = dict.fromkeys(proposal.old)
         inside = {v for node in proposal.old for v in node.inputs}
         for _, new in proposal.outputs:

@@ -32,6 +32,8 @@ class Proposal:
     )
     """New node -> the old node in whose place it goes; the others go before the root. A rewrite that spans a region
     which other nodes depend on, and which depends on them, needs it."""
+    home: onnx_ir.Graph | None = None
+    """The graph around, for a comparison with nodes that are in no graph themselves; it cannot be committed."""
 
     @property
     def site(self) -> str:
