@@ -26,8 +26,8 @@ Weights = Callable[[Builder, str, Array], onnx_ir.Value]
 """Adds a factor to the graph the first time, and hands out the same value later: (builder, name, array)."""
 Spell = Callable[[Builder, onnx_ir.Node, Factored, Weights], onnx_ir.Value]
 """Spells a reader of the weight on factors."""
-_STEP = 8
-"""Ranks are multiples of it where they are larger: kernels work on vectors of so many numbers."""
+_STEPS = {64: 8, 16: 4}
+"""Ranks from the first number on are multiples of the second: kernels work on vectors."""
 _WORTH = 0.95
 """Factors must take less than this share of the time."""
 
@@ -258,7 +258,5 @@ class _Run:
 
 def _rounded(rank: int, most: int, *, up: bool) -> int:
     """Return a multiple of the kernels' step, as far as that is smaller than the weight."""
-    if rank < _STEP:
-        return rank
-    found = -(-rank // _STEP) * _STEP if up else rank // _STEP * _STEP
-    return min(found, most)
+    step = next((step for least, step in _STEPS.items() if rank >= least), 1)
+    return min(-(-rank // step) * step if up else rank // step * step, most)
