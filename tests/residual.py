@@ -30,6 +30,7 @@ def transformer(
         scales = {name: strength.get(f"{name}{k}", 0.3) for name in "af"}
         shapes = {
             "q": (SIZE, SIZE),
+            "k": (SIZE, SIZE),
             "v": (SIZE, SIZE),
             "o": (SIZE, SIZE),
             "u": (SIZE, 32),
@@ -41,7 +42,8 @@ def transformer(
         constants |= {f"{g}{k}": rng.uniform(0.5, 1.5, SIZE) for g in ("g", "i")}
         constants |= {f"{b}{k}": rng.standard_normal(SIZE) * 0.1 for b in ("b", "j")}
         attention = (
-            f"q_{k} = MatMul({{0}}, q{k}) t_{k} = Transpose<perm=[0,2,1]>({{0}}) s_{k} = MatMul(q_{k}, t_{k}) "
+            f"q_{k} = MatMul({{0}}, q{k}) k_{k} = MatMul({{0}}, k{k}) "
+            f"t_{k} = Transpose<perm=[0,2,1]>(k_{k}) s_{k} = MatMul(q_{k}, t_{k}) "
             f"m_{k} = Softmax(s_{k}) v_{k} = MatMul({{0}}, v{k}) c_{k} = MatMul(m_{k}, v_{k}) "
             f"a_{k} = MatMul(c_{k}, o{k})"
         )
