@@ -24,6 +24,7 @@ from whet.ir.values import (
     is_constant,
     is_op,
     rank,
+    static_shape,
 )
 from whet.passes.fusion.linear import Linear
 from whet.passes.proposal import Attribute, Builder, Proposal
@@ -87,6 +88,7 @@ def turned(stream: ResidualStream, bases: Bases, build: Builder, graph: onnx_ir.
     order = positions(graph)
     for node in sorted(nodes, key=lambda n: order[n]):
         written = node in stream.writers
+        turn.enter(node)
         if node in norms:
             turn.norm(norms[node])
         elif node in reads or node in stream.readers:
@@ -95,6 +97,7 @@ def turned(stream: ResidualStream, bases: Bases, build: Builder, graph: onnx_ir.
             turn.write(node)
         else:
             turn.copy(node)
+        turn.leave(node)
         turn.placed(node)
     root = stream.norms[0].node
     tied = {
@@ -125,6 +128,8 @@ class _Turn:
         self._center = centering(stream.size) if stream.centered else None
         self._new: dict[onnx_ir.Value, onnx_ir.Value] = {}
         self._bridges: dict[tuple[int, int], onnx_ir.Value] = {}
+        self._left: dict[onnx_ir.Value, onnx_ir.Value] = {}
+        """Outputs of the model -> what they are in the old basis again."""
         self.places: dict[onnx_ir.Node, onnx_ir.Node] = {}
 
     @property
@@ -137,6 +142,38 @@ class _Turn:
         q = self._bases.matrices[self._bases.number(value)]
         return q if self._center is None else self._center @ q
 
+    def enter(self, node: onnx_ir.Node) -> None:
+        """Take what a normalization in front of the stream hands on into the new basis."""
+        for value in dict.fromkeys(node.inputs):
+            if value in self._stream.entries and value not in self._new:
+                assert value is not None
+                into = _constant(self._into(value), value, self._build)
+                self._new[value] = self._build.op("MatMul", value, into)
+
+    def leave(self, node: onnx_ir.Node) -> None:
+        """Take outputs of the model back into the old basis, times the scale of what has normalized them."""
+        for value in node.outputs:
+            if value not in self._stream.exits or value not in self._new:
+                continue
+            norm = self._stream.exits[value]
+            if norm is None and self._center is not None:
+                raise Mismatch(f"the output '{value.name}' would be without its mean")
+            if self._stream.axes[value] != (rank(value) or 0) - 1:
+                raise Mismatch(f"the channels of the output '{value.name}' are not its last axis")
+            back, shift = self._back(value, norm)
+            made = self._build.op("MatMul", self._new[value], _constant(back, value, self._build))
+            if shift is not None and shift.any():
+                made = self._build.op("Add", made, _constant(shift, value, self._build))
+            self._left[value] = made
+
+    def _back(self, value: onnx_ir.Value, norm: NormReader | None) -> tuple[Floats, Floats | None]:
+        """Return what takes a value into the old basis, with scale and bias of its normalization."""
+        back = self._bases.matrices[self._bases.number(value)].T
+        if norm is None:
+            return back, None
+        scale, shift = (_vector(v, self._stream.size) for v in (*norm.node.inputs[1:], None)[:2])
+        return (back if scale is None else back * scale), shift
+
     def placed(self, old: onnx_ir.Node) -> None:
         """Note that the nodes added since stand for ``old``."""
         self.places.update((n, old) for n in self._build.nodes if n not in self.places)
@@ -145,10 +182,12 @@ class _Turn:
         """Return the values that others read, and what takes their place."""
         for old, new in self._new.items():
             new.type, new.shape = old.type, self._shape(old)
+        entered = set(self._stream.entries)
         return tuple(
-            (old, new)
+            (old, self._left.get(old, new))
             for old, new in self._new.items()
-            if old.is_graph_output() or any(node not in nodes for node in old.consumers())
+            if old not in entered
+            and (old.is_graph_output() or any(node not in nodes for node in old.consumers()))
         )
 
     def _shape(self, old: onnx_ir.Value) -> onnx_ir.Shape | None:
@@ -193,12 +232,7 @@ class _Turn:
             raise Mismatch(f"'{node.name}' reads the stream and writes into it without an addition")
         x = node.inputs[0]
         assert x is not None
-        back = self._bases.matrices[self._bases.number(x)].T
-        before, shift = back, None
-        if norm is not None:
-            scale, bias = (_vector(v, self._stream.size) for v in (*norm.node.inputs[1:], None)[:2])
-            before = back if scale is None else back * scale
-            shift = bias
+        before, shift = self._back(x, norm)
         table = tied_table(node)
         if table is None:
             made = _linear(node).turned_before(before, shift, self._new[x], self._build)
@@ -267,13 +301,26 @@ class _Turn:
     def _resized(self, node: onnx_ir.Node) -> onnx_ir.Value:
         """Return the shape that a movement makes, with fewer channels."""
         given, axis = constant_ints(node.inputs[1]), self._stream.axes[node.outputs[0]]
-        if given is None:
-            raise Mismatch(f"the shape that {node.op_type} '{node.name}' makes is computed")
-        sizes = list(given)
         place = axis if is_op(node, "Reshape") else axis - (rank(node.outputs[0]) or 0)
+        if given is None:
+            return self._resized_parts(node, axis)
+        sizes = list(given)
         if -len(sizes) <= place < len(sizes) and sizes[place] == self._stream.size:
             sizes[place] = self._bases.size
         return self._build.ints(*sizes)
+
+    def _resized_parts(self, node: onnx_ir.Node, axis: int) -> onnx_ir.Value:
+        """Return a shape that is put together of single sizes, with fewer channels."""
+        maker = None if node.inputs[1] is None else node.inputs[1].producer()
+        single = maker is not None and all(static_shape(v) == (1,) for v in maker.inputs)
+        if maker is None or not is_op(maker, "Concat") or not single or axis >= len(maker.inputs):
+            raise Mismatch(f"the shape that {node.op_type} '{node.name}' makes is computed")
+        parts = list(maker.inputs)
+        if constant_ints(parts[axis]) == (self._stream.size,):
+            parts[axis] = self._build.ints(self._bases.size)
+        elif constant_ints(parts[axis]) != (-1,):
+            raise Mismatch(f"the channels that {node.op_type} '{node.name}' makes are computed")
+        return self._build.op("Concat", *parts, attributes={"axis": 0})
 
     def _turned(self, value: onnx_ir.Value | None, axis: int, into: Floats) -> Floats:
         """Return a constant times a matrix along ``axis``; one number stands for all channels."""

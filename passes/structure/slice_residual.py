@@ -37,8 +37,9 @@ class SliceResidual(Pass):
     the normalized values on calibration data: rows and columns of all these weights go (SliceGPT, Ashkboos et al.
     2024). The values behind each block have axes of their own, and the way around a block multiplies with
     ``Q_i' Q_i+1``; ``shared`` takes the same axes everywhere and needs no such products. A LayerNormalization becomes
-    RMSNormalization, its mean subtracted by the writers' weights. Declines post-norm networks, streams that anything
-    but a normalization or a linear operator looks at, and what brings the outputs on data held out beyond ``limit``.
+    RMSNormalization, its mean subtracted by the writers' weights. What a normalization behind the embeddings hands on,
+    and outputs of the model, are multiplied with ``Q`` and ``Q'``. Declines post-norm networks, streams that anything
+    else looks at, and what brings the outputs on data held out beyond ``limit``.
     """
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS | Change.TYPES
@@ -61,7 +62,7 @@ class SliceResidual(Pass):
         """Slice every residual stream."""
         self._check_options()
         chosen = set(work.nodes())
-        for number, stream in enumerate(find_residual_streams(work.graph)):
+        for number, stream in enumerate(find_residual_streams(work.graph, open_ends=True)):
             root = stream.norms[0].node
             if root not in chosen:
                 continue
@@ -127,7 +128,7 @@ class SliceResidual(Pass):
     def _error(self, number: int, bases: Bases, work: Workbench) -> float:
         """Return how far the outputs of a sliced copy are from the source's."""
         copy = work.model.clone()
-        stream = find_residual_streams(copy.graph)[number]
+        stream = find_residual_streams(copy.graph, open_ends=True)[number]
         names = {value.name: basis for value, basis in bases.of.items()}
         of = {value: names[value.name] for value in stream.axes if value.name in names}
         root = stream.norms[0].node
