@@ -16,7 +16,7 @@ from whet.errors import NothingChanged
 from whet.tools.bench.quantization.contest import contest
 from whet.tools.bench.structure.subjects import SUBJECTS, Subject
 
-__all__ = ["main"]
+__all__ = ["file_bytes", "made", "main"]
 
 Recipe = Mapping[str, Mapping[str, object]]
 _SHARES = (("ratio", 0.5), ("ratio", 0.65), ("ratio", 0.8), ("energy", 0.95))
@@ -85,17 +85,17 @@ def _lines(name: str, options: argparse.Namespace, folder: Path) -> Iterator[str
     except (FileNotFoundError, ImportError) as error:
         yield f"{name}: skipped: {error}"
         return
-    models = {"exact": _made("exact", {}, subject, place, options.threads)}
+    models = {"exact": made("exact", {}, subject, place, options.threads)}
     for recipe, passes in _RECIPES[name].items():
         if options.recipes not in recipe:
             continue
         try:
-            models[recipe] = _made(recipe, passes, subject, place, options.threads)
+            models[recipe] = made(recipe, passes, subject, place, options.threads)
         except NothingChanged as reason:
             yield f"{name} {recipe:28} {reason}"
     times = contest(models, subject.feeds, options.threads) if options.time else {}
     for recipe, path in models.items():
-        line = f"{name} {recipe:28} {_bytes(path):,} bytes, {_bytes(path) / _bytes(models['exact']):.3f}x"
+        line = f"{name} {recipe:28} {file_bytes(path):,} bytes, {file_bytes(path) / file_bytes(models['exact']):.3f}x"
         if options.time:
             share = times[recipe].median / times["exact"].median
             line += f", {times[recipe]!s}, {share:.3f}x the time"
@@ -110,7 +110,7 @@ def _judged(path: Path, subject: Subject) -> float:
     return float(kept.read_text())
 
 
-def _made(
+def made(
     name: str,
     passes: Recipe,
     subject: Subject,
@@ -140,6 +140,7 @@ def _options(given: Mapping[str, object]) -> str:
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items())
 
 
-def _bytes(path: Path) -> int:
+def file_bytes(path: Path) -> int:
+    """Return the bytes of a model and of what lies beside it."""
     beside = path.with_name(f"{path.name}.data")
     return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
