@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import onnx_ir
 
 from whet.analysis.channel_layout import Layout, is_linear, regrouped
+from whet.analysis.residual_branches import find_branches
 from whet.errors import Mismatch
 from whet.ir.values import (
     attribute_int,
@@ -142,11 +143,15 @@ class _Flood:
         return self._stream
 
     def _close_entries(self) -> None:
-        """What reads the stream and writes into it is no end."""
+        """What normalizes the sum of a value and a branch, or reads the stream, does not stand in front of it."""
+        if not self._stream.entries:
+            return
+        sums = {branch.output for branch in find_branches(self._graph)}
+        read = {norm.node for norm in self._stream.norms}
         for value in self._stream.entries:
             node = value.producer()
             assert node is not None
-            if any(norm.node is node for norm in self._stream.norms):
+            if node in read or node.inputs[0] in sums:
                 self._obstacle(node, _post_norm(node))
 
     def _enter(self, value: onnx_ir.Value, axis: int, norm: NormReader | None) -> None:
