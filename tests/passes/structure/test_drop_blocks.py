@@ -9,7 +9,7 @@ from whet.ir.values import weight_bytes
 from whet.ir.verify import verify
 from whet.passes.structure.drop_blocks import DropBlocks
 from whet.passes.workbench import Context
-from whet.solve.variants import make_variant
+from whet.solve.variants import change, take_apart
 
 WEAK = {"a1": 0.005, "f2": 0.01, "a0": 1.0, "f0": 1.0}
 
@@ -76,6 +76,7 @@ def test_needs_data_and_true_options() -> None:
 def test_a_search_can_take_it() -> None:
     model = transformer(3, strength=WEAK)
     data = Context(calibration=(tokens(16, 1),), held_out=(tokens(8, 3),))
-    variant = make_variant(model, DropBlocks(count=2), data)
+    step = DropBlocks(count=2)
+    variant = take_apart(model, step, change(model, step, data))
     assert [len(pieces) for pieces in variant.pieces.values()] == [1, 1]
     assert {piece.old for pieces in variant.pieces.values() for piece in pieces} == {"p_1", "z_2"}

@@ -9,7 +9,7 @@ from whet.ir.values import weight_bytes
 from whet.ir.verify import verify
 from whet.passes.structure.share_blocks import ShareBlocks
 from whet.passes.workbench import Context
-from whet.solve.variants import make_variant
+from whet.solve.variants import change, take_apart
 
 
 def error(before: onnx_ir.Model, after: onnx_ir.Model) -> float:
@@ -69,6 +69,7 @@ def test_declines_without_data_or_neighbours() -> None:
 
 def test_a_search_can_take_it() -> None:
     data = Context(calibration=(tokens(16, 1),), held_out=(tokens(8, 3),))
-    variant = make_variant(alike(), ShareBlocks(), data)
+    model, step = alike(), ShareBlocks()
+    variant = take_apart(model, step, change(model, step, data))
     assert variant.pieces
     assert all(piece.reads for pieces in variant.pieces.values() for piece in pieces)
