@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import onnx_ir
 
 from whet.analysis.channel_layout import Layout, is_linear, regrouped
+from whet.analysis.residual_branches import find_branches
 from whet.errors import Mismatch
 from whet.ir.values import (
     attribute_int,
@@ -57,6 +58,12 @@ class ResidualStream:
     """Linear operators that read the stream itself."""
     obstacles: dict[onnx_ir.Node, str] = dataclasses.field(default_factory=dict[onnx_ir.Node, str])
     """What cannot take part, with the reason."""
+    entries: list[onnx_ir.Value] = dataclasses.field(default_factory=list[onnx_ir.Value])
+    """Values of a normalization in front of the stream, where ends are open."""
+    exits: dict[onnx_ir.Value, NormReader | None] = dataclasses.field(
+        default_factory=dict[onnx_ir.Value, NormReader | None]
+    )
+    """Values that are outputs of the model, where ends are open, with what has normalized them."""
 
     @property
     def centered(self) -> bool:
@@ -64,20 +71,34 @@ class ResidualStream:
         return any(norm.node.op_type == "LayerNormalization" for norm in self.norms)
 
 
-def find_residual_streams(graph: onnx_ir.Graph) -> list[ResidualStream]:
-    """Return every stream that a normalization reads and that an addition writes into, with its obstacles."""
+def find_residual_streams(graph: onnx_ir.Graph, *, open_ends: bool = False) -> list[ResidualStream]:
+    """Return every stream that a normalization reads and that an addition writes into, with its obstacles.
+
+    With ``open_ends`` a normalization may stand in front of the stream, as behind embeddings, and values of the stream
+    may be outputs of the model: both are no obstacles then, but left to the caller.
+    """
     found: list[ResidualStream] = []
     seen: set[onnx_ir.Value] = set()
     for node in graph:
         value = node.inputs[0] if is_op(node, *_NORMS) else None
         if value is None or value in seen or not _is_plain(node):
             continue
-        stream = _Flood(graph, value).run()
+        stream = _Flood(graph, value, open_ends=open_ends).run()
+        if open_ends and _begins_behind(stream, node):
+            continue
         seen.update(stream.axes)
         moved = [*stream.joints, *(node for norm in stream.norms for node in norm.between)]
         if stream.norms and any(is_op(node, "Add") for node in moved):
             found.append(stream)
     return found
+
+
+def _begins_behind(stream: ResidualStream, first: onnx_ir.Node) -> bool:
+    """Tell whether what the first normalization hands on is normalized again: a stream may begin behind it."""
+    return any(
+        norm.node is first and any(is_op(node, "Add") for node in norm.between)
+        for norm in stream.norms
+    ) and any("normalizes what was normalized" in reason for reason in stream.obstacles.values())
 
 
 def _is_plain(norm: onnx_ir.Node) -> bool:
@@ -91,7 +112,10 @@ def _is_plain(norm: onnx_ir.Node) -> bool:
 class _Flood:
     """Spread from one value over everything in the same basis, upstream and downstream."""
 
-    def __init__(self, graph: onnx_ir.Graph, start: onnx_ir.Value) -> None:
+    def __init__(
+        self, graph: onnx_ir.Graph, start: onnx_ir.Value, *, open_ends: bool = False
+    ) -> None:
+        self._open_ends = open_ends
         sizes = dimensions(start) or (None,)
         self._graph = graph
         self._stream = ResidualStream(sizes[-1] if isinstance(sizes[-1], int) else 0)
@@ -110,10 +134,25 @@ class _Flood:
             self._upstream(value)
             for node in value.consumers():
                 self._downstream(value, node)
-            if value.is_graph_output():
+            if value.is_graph_output() and self._open_ends:
+                self._stream.exits[value] = self._normal.get(value)
+            elif value.is_graph_output():
                 self._obstacle(value.producer(), f"'{value.name}' is an output of the model")
+        self._close_entries()
         self._sort()
         return self._stream
+
+    def _close_entries(self) -> None:
+        """What normalizes the sum of a value and a branch, or reads the stream, does not stand in front of it."""
+        if not self._stream.entries:
+            return
+        sums = {branch.output for branch in find_branches(self._graph)}
+        read = {norm.node for norm in self._stream.norms}
+        for value in self._stream.entries:
+            node = value.producer()
+            assert node is not None
+            if node in read or node.inputs[0] in sums:
+                self._obstacle(node, _post_norm(node))
 
     def _enter(self, value: onnx_ir.Value, axis: int, norm: NormReader | None) -> None:
         """Take a value in; ``norm`` says that it is normalized."""
@@ -140,10 +179,10 @@ class _Flood:
             self._made_by(value, node)
 
     def _made_by(self, value: onnx_ir.Value, node: onnx_ir.Node) -> None:
-        if is_op(node, *_NORMS):
-            self._obstacle(
-                node, f"{node.op_type} '{node.name}' writes into it: the network is post-norm"
-            )
+        if is_op(node, *_NORMS) and self._open_ends and value is node.outputs[0]:
+            self._stream.entries.append(value)
+        elif is_op(node, *_NORMS):
+            self._obstacle(node, _post_norm(node))
         elif is_linear(node) or _is_lookup(node):
             self._stream.writers.append(node)
         else:
@@ -226,6 +265,10 @@ class _Flood:
         for norm in self._stream.norms:
             norm.between.sort(key=lambda node: order[node])
             norm.readers.sort(key=lambda node: order[node])
+
+
+def _post_norm(node: onnx_ir.Node) -> str:
+    return f"{node.op_type} '{node.name}' writes into it: the network is post-norm"
 
 
 def tied_table(node: onnx_ir.Node) -> onnx_ir.Value | None:

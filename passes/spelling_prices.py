@@ -78,6 +78,12 @@ class SpellingPrices:
 
     def demand_faster(self, proposal: Proposal, name: str) -> None:
         """Raise Mismatch unless the new spelling, called ``name``, was measured to be clearly faster."""
+        old, new = self.measure(proposal, name)
+        if new >= old * _WORTH:
+            raise Mismatch(f"{name} takes {new:.3g} ms, the plain operators {old:.3g} ms")
+
+    def measure(self, proposal: Proposal, name: str) -> tuple[float, float]:
+        """Return the milliseconds of what is there now and of the new spelling, called ``name``; raises Mismatch."""
         if self._prices is None:
             raise Mismatch("nothing may be measured here, so the plain operators stay")
         kept = _survivors(proposal)
@@ -93,9 +99,7 @@ class SpellingPrices:
         if PLAIN not in times or name not in times:
             missing = name if PLAIN in times else "what is there now"
             raise Mismatch(f"the runtime does not run {missing} by itself")
-        if times[name] >= times[PLAIN] * _WORTH:
-            old, new = times[PLAIN], times[name]
-            raise Mismatch(f"{name} takes {new:.3g} ms, the plain operators {old:.3g} ms")
+        return times[PLAIN], times[name]
 
     def _text(self, spelling: "_Spelling") -> str:
         """Return operators, shapes and attributes: all that the time may depend on."""

@@ -288,7 +288,9 @@ class Linear:
 
     def _rewritten(self, blocks: Floats, build: Builder) -> onnx_ir.Value:
         stored = blocks.swapaxes(1, 2) if self._inputs_first else blocks
-        return self._constant(stored.reshape(self.array.shape), self.weight, build)
+        groups, first, second, _ = stored.shape
+        shape = (groups * first, second, *self.array.shape[2:])
+        return self._constant(stored.reshape(shape), self.weight, build)
 
     def _store_bias(self, bias: Floats, build: Builder) -> onnx_ir.Value:
         return self._constant(bias.reshape(-1, 1) if self._left else bias, self.bias, build)

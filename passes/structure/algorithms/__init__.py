@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: what is known of a layer, and what stands in for it."""
