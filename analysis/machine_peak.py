@@ -77,4 +77,5 @@ def _model(op: str, operand: Array, fixed: Array, out: tuple[int, ...]) -> bytes
         [numpy_helper.from_array(fixed, "w")],
     )
     imports = [helper.make_opsetid("", 20)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
+    return bytes(model.SerializeToString())

@@ -74,9 +74,8 @@ def _nested(data: Any) -> bool:
     """Tell whether there are tables inside: lists of numbers or words stay on one line."""
     if isinstance(data, dict):
         return True
-    return isinstance(data, list) and any(
-        isinstance(i, list | dict) for i in cast("list[Any]", data)
-    )
+    items: list[Any] = data if isinstance(data, list) else []
+    return any(isinstance(item, list | dict) for item in items)
 
 
 def rounded(data: Any) -> Any:
