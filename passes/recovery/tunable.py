@@ -128,4 +128,3 @@ def _is_vector(value: onnx_ir.Value) -> bool:
     if array is None or sum(size > 1 for size in array.shape) != 1:
         return False
     return bool(np.max(np.abs(array.astype(np.float64)), initial=0.0) <= _LARGEST)
-

@@ -220,7 +220,9 @@ def test_an_interrupt_leaves_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
     whole = recover.Plan
     monkeypatch.setattr(
-        recover, "Plan", lambda **kw: whole(**{**kw, "seconds": 1e9}, clock=lambda: next(ticks) * 1.0)
+        recover,
+        "Plan",
+        lambda **kw: whole(**{**kw, "seconds": 1e9}, clock=lambda: next(ticks) * 1.0),
     )
     context = Context(bindings=BINDINGS, calibration=[feeds((12,), 64)], progress=stop)
     context.original = model
@@ -243,7 +245,9 @@ def test_skip_and_only() -> None:
 
 
 def test_half_precision_weights_stay_half() -> None:
-    text = "(float16[N,12] x) => (float16[N,5] y) { a = MatMul(x, w1) b = Relu(a) y = MatMul(b, w3) }"
+    text = (
+        "(float16[N,12] x) => (float16[N,5] y) { a = MatMul(x, w1) b = Relu(a) y = MatMul(b, w3) }"
+    )
     used = {n: a for n, a in weights(0, "float16", w1=(12, 24), w3=(24, 5)).items()}
     data = [{"x": feeds((12,), 64, k)["x"].astype(np.float16)} for k in range(4)]
     model, coverage, _ = run(QUICK, text, used, calibration=data, held_out=())
