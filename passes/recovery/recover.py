@@ -17,7 +17,7 @@ from whet.passes.recovery.augmentation import Augment
 from whet.passes.recovery.distances import Distance, Loss, Measured
 from whet.passes.recovery.hidden import hidden_pairs
 from whet.passes.recovery.processor import multiplies_bfloat16
-from whet.passes.recovery.samples import Batch, Samples
+from whet.passes.recovery.samples import Samples
 from whet.passes.recovery.student import Student, What, stored
 from whet.passes.recovery.teacher import Teacher
 from whet.passes.recovery.training import Plan, steady, train

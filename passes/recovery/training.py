@@ -28,8 +28,8 @@ _LOOKS = 40
 """How often the distance on watched samples is measured, about."""
 _PACE = 6
 """Steps after which it is known how many fit into the time."""
-_LONGEST = 1.0
-"""The norm that gradients are clipped to, in units of the usual one so far."""
+_LONGEST = 2.0
+"""Gradients are shortened to so many times their usual norm, a running mean."""
 Clock = Callable[[], float]
 
 
@@ -63,7 +63,7 @@ def train(
     run.look()
     for batches in run.rounds():
         run.step(batches)
-        if run.done:
+        if run.over():
             break
     return run.best, run.record()
 
@@ -100,9 +100,8 @@ class _Run:
     def _seconds(self) -> float:
         return self._plan.clock() - self._start
 
-    @property
-    def done(self) -> bool:
-        """Tell whether to stop, and remember why."""
+    def over(self) -> bool:
+        """Tell whether to stop; look once more where time has run out between two looks."""
         if not self._stopped and self._seconds > self._plan.seconds:
             self._stopped = "minutes"
         if self._stopped and self._curve[-1][0] != self._done:
@@ -155,7 +154,7 @@ class _Run:
         return self._plan.rate * rising * falling
 
     def _clip(self) -> None:
-        """Shorten gradients that are longer than they usually are, by a running mean."""
+        """Shorten gradients that are much longer than usual; those that are no numbers move nothing."""
         import torch
 
         limit = _LONGEST * self._usual if self._usual else math.inf
@@ -164,10 +163,10 @@ class _Run:
         if not math.isfinite(norm):
             self._optimizer.zero_grad(set_to_none=True)
             return
-        if norm > 2 * limit:
+        if norm > limit:
             for slope in slopes:
-                slope.mul_(2 * limit / norm)
-        norm = min(norm, 2 * limit)
+                slope.mul_(limit / norm)
+        norm = min(norm, limit)
         self._usual = 0.95 * self._usual + 0.05 * norm if self._usual else norm
 
     def _pace(self) -> None:

@@ -54,7 +54,7 @@ def find_tunable(
     """Return the weights that only ``chosen`` nodes read, each in a role that is known, and why others are left out.
 
     A weight that several operators read is one weight. What decodes stored integers, codebooks and sparse weights
-    (operators on constants alone) stays, and so do tables that are looked things up in: samples reach few of their rows.
+    (operators on constants alone) stays, and so do tables that are looked up: samples reach few of their rows.
     """
     reader = _Reader(graph, frozenset(chosen))
     found: list[Tunable] = []

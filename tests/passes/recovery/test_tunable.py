@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from folding import build, weights
 
 from whet.passes.recovery.tunable import Kind, find_tunable
@@ -31,8 +30,7 @@ def test_convolutions() -> None:
     assert kinds == {"w": MATRIX, "c": VECTOR, "s": VECTOR, "b": VECTOR, "u": MATRIX}
 
 
-@pytest.mark.parametrize("half", ["tables", "numbers"])
-def test_what_is_no_weight_of_a_product(half: str) -> None:
+def test_what_is_no_weight_of_a_product() -> None:
     """Tables, single numbers, masks, and position angles of two axes stay."""
     text = """(int64[N,3] x) => (float[N,3,4] y) { a = Gather(t, x) b = Mul(a, one) d = Add(b, mask)
     y = Add(d, places) }"""
