@@ -138,7 +138,7 @@ class _Recovery:
             [*present, *(old for _, old in hidden)],
         )
         self._samples = Samples(work.model, context.calibration, _MOST_BYTES)
-        if not len(self._samples.trained):
+        if not (len(self._samples.trained) and len(self._samples.watched)):
             raise Mismatch("one sample of calibration data is too few to tune on and to judge by")
         self.judged_on = "held-out data" if context.held_out else "calibration data put aside"
 
