@@ -83,7 +83,8 @@ class Row:
         t = self.tuning
         return (
             f"{self.case:9} {self.what:5} top-1 {self.damaged:.4f} → {self.recovered:.4f}"
-            f" (original {self.original:.4f}), held-out distance {t.before:.4g} → {t.after:.4g}, {t.steps} steps in {t.seconds:.0f} s"
+            f" (original {self.original:.4f}), held-out distance {t.before:.4g} → {t.after:.4g},"
+            f" {t.steps} steps in {t.seconds:.0f} s"
             f" (ended by {t.stopped}), {t.elements:,} numbers"
         )
 
