@@ -7,14 +7,16 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 if TYPE_CHECKING:
     from whet.analysis.base import Analysis
     from whet.passes.attention.break_even import Payoff
     from whet.passes.workbench import Workbench
 
-__all__ = ["Change", "Coverage", "Damage", "Failure", "Fidelity", "Pass", "Spared", "pass_name"]
+__all__ = [
+    "Change", "Coverage", "Damage", "Failure", "Fidelity", "Pass", "Spared", "Tuning", "pass_name",
+]  # fmt: skip
 
 
 class Change(enum.Flag):
@@ -106,6 +108,27 @@ class Spared:
     """What it takes now, and what it would take."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """How weights were tuned by gradients."""
+
+    steps: int
+    """Made; ``planned`` were asked for."""
+    planned: int
+    best_step: int
+    """The step whose weights were taken."""
+    seconds: float
+    stopped: Literal["steps", "minutes", "patience"]
+    """What ended it: the plan was at its end, there was no more time, or nothing came of many looks."""
+    elements: int
+    """How many numbers were free to move."""
+    curve: tuple[tuple[int, float], ...]
+    """Steps, and the distance on samples that training was watched by."""
+    before: float | None = None
+    after: float | None = None
+    """The distance on samples held out, as the runtime computes it."""
+
+
 @dataclasses.dataclass
 class Coverage:
     """Count what a pass met and what came of it.
@@ -127,6 +150,7 @@ class Coverage:
     max_error: float = 0.0
     damage: list[Damage] = dataclasses.field(default_factory=list[Damage])
     spared: list[Spared] = dataclasses.field(default_factory=list[Spared])
+    tunings: list[Tuning] = dataclasses.field(default_factory=list[Tuning])
     break_even: "dict[str, list[Payoff]]" = dataclasses.field(
         default_factory=dict[str, "list[Payoff]"]
     )
@@ -147,6 +171,7 @@ class Coverage:
         self.proofs += other.proofs
         self.damage += other.damage
         self.spared = list(other.spared)
+        self.tunings += other.tunings
         self.break_even.update(other.break_even)
         self.spectra.update(other.spectra)
         self.max_error = max(self.max_error, other.max_error)
