@@ -1,7 +1,7 @@
 """The model that is tuned: its twin, with some of its weights free to move and zeros held at zero."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx_ir
@@ -69,7 +69,8 @@ class Student:
         if what == "all" or one.kind is Kind.VECTOR or rank * (rows + columns) >= start.numel():
             free = torch.nn.Parameter(start.clone())
             if mask is not None:
-                free.register_hook(lambda slope: slope * mask)
+                hook: Any = free.register_hook  # torch gives it no types
+                hook(lambda slope: slope * mask)
             self.free[one.name] = free
             return _Weight(path, start, mask, (one.name,))
         drawn = torch.randn(rank, columns, generator=generator) / columns**0.5

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -130,7 +130,8 @@ class _Run:
         for batch in batches:
             found = self._student(batch.feeds)
             measured = self._distance.measure(found, self._wanted(batch, fresh=batch.numbers == ()))
-            (self._distance.value(measured) / len(batches)).backward()
+            loss: Any = self._distance.value(measured) / len(batches)  # its backward has no types
+            loss.backward()
         self._clip()
         self._optimizer.step()
         self._done += 1

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir
@@ -122,7 +122,7 @@ def _damage(case: str) -> Pass | None:
     return make_pass("prune-structure", {"ratio": "0.3", "cost": "macs"})
 
 
-def _recover(what: str, options: argparse.Namespace) -> Recover:
+def _recover(what: Literal["perp", "all"], options: argparse.Namespace) -> Recover:
     return Recover(
         what=what,
         minutes=options.minutes,

@@ -63,7 +63,7 @@ def _lines(subject: Subject, shares: Sequence[float], place: Path, threads: int)
             except NothingChanged as reason:
                 yield f"{name:28} {reason}"
                 continue
-            gap = np.linalg.norm(_outputs(path, subject, threads) - wanted)
+            gap = np.linalg.norm(np.subtract(_outputs(path, subject, threads), wanted))
             size = file_bytes(path)
             yield (
                 f"{name:28} {size:,} bytes, {size / file_bytes(source):.3f}x, outputs change by "
