@@ -21,7 +21,7 @@ def alike(strength: dict[str, float] | None = None) -> onnx_ir.Model:
     """Make the weights of the last block those of the block in front of it, but for a little noise."""
     model = transformer(3, strength=strength)
     rng = np.random.default_rng(5)
-    for kind in "qvoud":
+    for kind in "qkvoud":
         source = model.graph.initializers[f"{kind}1"].const_value.numpy()
         noise = 0.02 * rng.standard_normal(source.shape).astype(np.float32) * np.std(source)
         value = model.graph.initializers[f"{kind}2"]
