@@ -10,7 +10,7 @@ from whet.backends.operator_times import OperatorTime
 from whet.ir.sites import Enclosed
 from whet.layers import list_layers
 from whet.passes.attention.break_even import Payoff
-from whet.passes.base import Coverage, Damage, Failure, Spared
+from whet.passes.base import Coverage, Damage, Failure, Spared, Tuning
 from whet.passes.pipeline import Step
 from whet.report import Agreement, Cost, Limits, Profile, Provenance, Report
 from whet.solve.drop_interval import Interval
@@ -55,6 +55,8 @@ def _steps(sites: list[str], rng: random.Random) -> list[Step]:
     )
     lossy.spared.append(Spared(sites[-1], 0.1, 0.01, 1.0, 0.5))
     lossy.failures.append(Failure(sites[0], "differs", 1.0, "reproducers/x"))
+    curve = ((0, 0.5), (80, 0.2))
+    lossy.tunings.append(Tuning(100, 100, 80, 2.0, "steps", 5000, curve, before=0.5, after=0.2))
     lossy.proofs["calibration"] = len(sites)
     other = Coverage(len(sites), len(sites), 0)
     other.declined = {
