@@ -40,7 +40,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, *answers: tuple[Timing, Timing]) -
         calls.append(1)
         return list(answers[min(len(calls), len(answers)) - 1])
 
-    monkeypatch.setattr("whet.job.compare_speed", fake)
+    monkeypatch.setattr("whet.realizing.compare_speed", fake)
     return calls
 
 

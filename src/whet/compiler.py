@@ -15,6 +15,7 @@ from whet.options import Data, Evaluate, Options, read_options
 from whet.page import add_page
 from whet.passes.recipes import read_recipe
 from whet.preparation import prepare
+from whet.setting import Setting
 
 __all__ = ["compile"]
 
@@ -61,7 +62,8 @@ def compile(
         prepared = prepare(
             source, inputs, dynamic_shapes=dynamic_shapes, folder=scratch, trust=trust
         )
-        job = Job(settings, target, recipe, scratch, None if output is None else Path(output))
+        where = None if output is None else Path(output)
+        job = Job(Setting(settings, target, recipe, scratch, where))
         artifact = job.run(prepared, Call(calibration, labels, evaluate))
         if output is not None:
             if settings.page and artifact.report is not None:
@@ -83,8 +85,8 @@ def compile(
     else:
         keep.cleanup()
     assert artifact.report is not None
-    missed = job.missed(artifact.report)
-    if missed:
+    assert artifact.report.limits is not None
+    if missed := artifact.report.limits.missed:
         raise BudgetMissed("; ".join(missed) + "; the artifact was written", artifact)
     return artifact
 

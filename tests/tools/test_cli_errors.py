@@ -265,7 +265,7 @@ def test_a_defect_is_one_line_and_debug_shows_the_traceback(
     def broken(*_: object) -> None:
         raise ValueError("the sky is falling")
 
-    monkeypatch.setattr("whet.job.Job._lower", broken)
+    monkeypatch.setattr("whet.realizing.Realizer._lower", broken)
     fails(whet, place, model, code=1, says="ValueError: the sky is falling")
     result = whet("compile", model, "-o", place / "out", *QUICK, "--debug")
     assert result.exit_code == 1

@@ -11,6 +11,13 @@ pytest.importorskip("matplotlib")
 
 from whet.artifact import load
 from whet.compiler import compile
+from whet.page import add_page
+
+
+@pytest.fixture(autouse=True)
+def pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw pages as a compile does outside of tests."""
+    monkeypatch.setattr("whet.compiler.add_page", add_page)
 
 
 @pytest.fixture

@@ -32,11 +32,12 @@ _PLACES = {
     "  raise the opset": "whet.ir.capture.raise_opset",
     "normalize": "whet.preparation.normalize",
     "find bindings": "whet.job.find_bindings",
-    "run source and result": "whet.job.record",
+    "run the source": "whet.job.record",
+    "run the result": "whet.realizing.record",
     "proofs (inside the passes)": "whet.passes.proof.Prover.check",
     "lower": "whet.backends.onnxruntime.OnnxRuntime.lower",
     "digests": "whet.manifest.digest",
-    "count runtime fusions": "whet.job.runtime_fusions",
+    "count runtime fusions": "whet.reporting.runtime_fusions",
     "start processes and load": "whet.backends.worker.Worker._start",
 }
 """What is timed -> where the function is looked up when it is called."""
