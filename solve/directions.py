@@ -16,6 +16,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir
 import torch
@@ -32,6 +33,7 @@ from whet.solve.variants import Piece
 __all__ = ["directions"]
 
 Feeds = Mapping[str, Array]
+Floats = npt.NDArray[np.float32]
 _TOGETHER = 16
 """Samples that are sent at a time."""
 
@@ -93,13 +95,12 @@ class _Work:
 
     def __call__(self, samples: Sequence[tuple[Feeds, Sequence[int]]]) -> Doubles:
         """Return v ``[pieces, samples * draws]``."""
-        columns: list[list[float]] = []
+        columns: list[Doubles] = []
         for feeds, seed in samples:
-            found = self._errors(feeds)
-            for slopes in self._slopes(feeds, seed):
-                pairs = zip(self.places, found, strict=True)
-                columns.append([float(np.vdot(slopes[place], error)) for place, error in pairs])
-        return np.asarray(columns, np.float64).T
+            slopes = self._slopes(feeds, seed)
+            pairs = zip(self.places, self._errors(feeds), strict=True)
+            columns.append(np.array([slopes[place] @ error for place, error in pairs], np.float64))
+        return np.concatenate(columns, axis=1)
 
     def __getstate__(self) -> dict[str, object]:
         """Leave out what was loaded."""
@@ -115,17 +116,15 @@ class _Work:
         inputs = [v.name or "" for v in model.graph.inputs if v.const_value is None]
         return to_fx(model), inputs
 
-    def _errors(self, feeds: Feeds) -> list[Doubles]:
-        """Return what each piece changes, flattened."""
+    def _errors(self, feeds: Feeds) -> Iterator[Floats]:
+        """Yield what each piece changes, flattened."""
         wanted = list(dict.fromkeys((*self.places, *self.names)))
         found = dict(zip(wanted, self._executor.run(feeds, wanted), strict=True))
-        return [
-            np.subtract(found[name], found[place], dtype=np.float64).reshape(-1)
-            for place, name in zip(self.places, self.names, strict=True)
-        ]
+        for place, name in zip(self.places, self.names, strict=True):
+            yield np.subtract(found[name], found[place], dtype=np.float32).reshape(-1)
 
-    def _slopes(self, feeds: Feeds, seed: Sequence[int]) -> Iterator[dict[str, Doubles]]:
-        """Yield the slope of each draw at each place, flattened."""
+    def _slopes(self, feeds: Feeds, seed: Sequence[int]) -> dict[str, Floats]:
+        """Return the slopes at each place ``[draws, size]``."""
         seen: dict[str, torch.Tensor] = {}
 
         def keep(name: str) -> Callable[[torch.Tensor], None]:
@@ -139,15 +138,17 @@ class _Work:
         generator = torch.Generator().manual_seed(_mixed(seed))
         arguments = tuple(from_numpy(feeds[name]) for name in inputs)
         outputs = run_observed(twin, arguments, {name: keep(name) for name in places})
-        for _ in range(self.draws):
-            found = torch.autograd.grad(
+        found = [
+            torch.autograd.grad(
                 self.loss.draws(outputs, generator).sum(), [seen[n] for n in places],
                 retain_graph=True, materialize_grads=True, allow_unused=True,
-            )  # fmt: skip
-            yield {
-                name: slope.double().reshape(-1).numpy()
-                for name, slope in zip(places, found, strict=True)
-            }
+            )
+            for _ in range(self.draws)
+        ]  # fmt: skip
+        stacked = (
+            torch.stack(slopes).float().flatten(1).numpy() for slopes in zip(*found, strict=True)
+        )
+        return dict(zip(places, stacked, strict=True))
 
 
 def _mixed(seed: Sequence[int]) -> int:

@@ -145,7 +145,7 @@ class _Search:
         found["loss"][:, :-1][:, useless] = np.nan
         return found
 
-    def _crossed(self, decision: int, block: Indices) -> Floats:
+    def _crossed(self, decision: int, block: Indices) -> Doubles | Floats:
         """Return <v_a - v_i, v_b - v_j> for the options of a block and the partners ``[block, partners]``."""
         if self.products is not None:
             rows = np.append(block, self.taken[decision])[:, None]

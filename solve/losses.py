@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ class Loss:
 
 
 @contextlib.contextmanager
-def opened(files: Files, runtime: RuntimeOptions, target: str) -> Iterator[Worker]:
+def opened(files: Files, runtime: RuntimeOptions, target: str) -> Generator[Worker]:
     """Write the files of an artifact, and load it in a fresh process."""
     with tempfile.TemporaryDirectory() as name:
         for file, content in files.items():

@@ -70,7 +70,7 @@ class Student:
             free = torch.nn.Parameter(start.clone())
             if mask is not None:
                 hook: Any = free.register_hook  # torch gives it no types
-                hook(lambda slope: slope * mask)
+                hook(mask.mul)
             self.free[one.name] = free
             return _Weight(path, start, mask, (one.name,))
         drawn = torch.randn(rank, columns, generator=generator) / columns**0.5

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -234,7 +234,7 @@ class _Run:
 
 
 @contextlib.contextmanager
-def steady(threads: int, seed: int) -> Iterator[None]:
+def steady(threads: int, seed: int) -> Generator[None]:
     """Let torch use ``threads`` threads (0: as many as it does) and kernels that give the same bits each time."""
     import torch
 

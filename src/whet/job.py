@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -198,7 +198,7 @@ class Job:
             return pipeline.run(model, context, gate)
 
     @contextlib.contextmanager
-    def _priced(self, context: Context) -> Iterator[None]:
+    def _priced(self, context: Context) -> Generator[None]:
         """Let passes know what kernels take, where that is measured."""
         if not self._options.measure or self._target.name != "onnxruntime":
             yield
