@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -117,7 +118,8 @@ class _Bench(contextlib.ExitStack):
     def _rows(self, size: float) -> Iterator[dict[str, Any]]:
         """Yield one row for each way to choose, at the same limit on bytes of the finished file."""
         limit = int(self._bytes * size / 100)
-        for name, start, choose in self._ways():
+        for name, start, choose in self._ways:
+            print(f"{size:g} %: {name}", file=sys.stderr, flush=True)
             try:
                 plan = self._within(start, choose, limit)
             except Impossible as reason:
@@ -139,13 +141,16 @@ class _Bench(contextlib.ExitStack):
         (seen,) = start.yardstick.losses(self.model, [pieces])
         return seen.loss
 
-    def _ways(self) -> Iterator[tuple[str, Offered, Callable[[Limits], Plan]]]:
-        start = self._same
+    @functools.cached_property
+    def _ways(self) -> Sequence[tuple[str, Offered, Callable[[Limits], Plan]]]:
+        same, everything = self._same, self._all
         batches = list(itertools.islice(self._context.judge, 4))
-        for name, choose in rivals(self.model, start.market, start.problem, batches).items():
-            yield name, start, choose
-        yield "whet, the same candidates", start, functools.partial(self._searched, start)
-        yield "whet, all its candidates", self._all, functools.partial(self._searched, self._all)
+        others = rivals(self.model, same.market, same.problem, batches)
+        return [
+            *((name, same, choose) for name, choose in others.items()),
+            ("whet, the same candidates", same, functools.partial(self._searched, same)),
+            ("whet, all its candidates", everything, functools.partial(self._searched, everything)),
+        ]
 
     def _searched(self, start: Offered, limits: Limits) -> Plan:
         trials = Trials(self.model, start.market, start.yardstick, Pipeline(()), store=start.store)

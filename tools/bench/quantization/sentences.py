@@ -42,9 +42,9 @@ def tokenizer() -> Any:
     return found
 
 
-def calibration_tokens(pairs: Sequence[Pair], tokens: Any) -> Feeds:
+def calibration_tokens(pairs: Sequence[Pair], tokens: Any, count: int = _CALIBRATION) -> Feeds:
     """Return the first sentence of some pairs spread over all of them, as stacked inputs."""
-    chosen = pairs[:: max(1, len(pairs) // _CALIBRATION)][:_CALIBRATION]
+    chosen = pairs[:: max(1, len(pairs) // count)][:count]
     return _feeds(tokens, [pair[0] for pair in chosen])
 
 

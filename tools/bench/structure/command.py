@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from whet.backends.base import RuntimeOptions
+from whet.backends.operator_times import operator_times
 from whet.compiler import compile
 from whet.errors import NothingChanged
 from whet.tools.bench.quantization.contest import contest
@@ -43,13 +45,40 @@ def _blocks(step: str, kinds: Sequence[str], counts: Sequence[int]) -> Mapping[s
 
 _DROPPED = _blocks("drop-blocks", ("attention", "mlp", "block"), (1, 2))
 _SHARED = _blocks("share-blocks", ("attention", "mlp"), (1, 2))
+_TUNED: Mapping[str, object] = {"what": "all", "loss": "features", "minutes": 5.0}
+"""No labels, five minutes."""
+
+
+def _fewer(count: int, ratio: float, **more: object) -> Recipe:
+    """Return a recipe that drops blocks of convolutions, prunes channels, and tunes what is left."""
+    dropped: Recipe = {"drop-blocks": {"kinds": ["convolution"], "count": count, "limit": 10.0}}
+    pruned: Recipe = {"prune-structure": {"cost": "macs", "ratio": ratio, "limit": 10.0, **more}}
+    tuned: Recipe = {"recover": {**_TUNED, "augment": "shift"}}
+    return {**(dropped if count else {}), **(pruned if ratio else {}), **tuned}
+
+
+def _smaller(ratio: float, **more: object) -> Recipe:
+    """Return a recipe that prunes heads and hidden units, and tunes what is left."""
+    return {"prune-structure": {"ratio": ratio, "limit": 10.0, **more}, "recover": _TUNED}
+
+
 _RECIPES: Mapping[str, Mapping[str, Recipe]] = {
     "resnet20": {
+        "tuned, 3 blocks fewer": _fewer(3, 0),
+        "tuned, 2 blocks and 9% fewer": _fewer(2, 0.09, score="taylor"),
+        "tuned, 1 block and 21% fewer": _fewer(1, 0.21, score="taylor"),
+        "tuned, 30% fewer": _fewer(0, 0.3, score="taylor"),
         **_KERNELS,
         **_blocks("drop-blocks", ("convolution",), (1, 2)),
         **_blocks("share-blocks", ("convolution",), (1, 2)),
     },
-    "minilm": {**_FACTORED, **_DROPPED, **_SHARED},
+    "minilm": {
+        "tuned, 25% fewer": _smaller(0.25, score="taylor"),
+        "tuned, 30% fewer": _smaller(0.3, score="taylor"),
+        **_FACTORED,
+        **_DROPPED,
+        **_SHARED,
+    },
     "stories": {**_FACTORED, **_DROPPED, **_SHARED},
 }
 
@@ -94,12 +123,22 @@ def _lines(name: str, options: argparse.Namespace, folder: Path) -> Iterator[str
         except NothingChanged as reason:
             yield f"{name} {recipe:28} {reason}"
     times = contest(models, subject.feeds, options.threads) if options.time else {}
+    whole = _multiplications(models["exact"], subject, options.threads)
     for recipe, path in models.items():
         line = f"{name} {recipe:28} {file_bytes(path):,} bytes, {file_bytes(path) / file_bytes(models['exact']):.3f}x"
+        line += (
+            f", {_multiplications(path, subject, options.threads) / whole:.3f}x the multiplications"
+        )
         if options.time:
             share = times[recipe].median / times["exact"].median
             line += f", {times[recipe]!s}, {share:.3f}x the time"
         yield f"{line}, {subject.measure} {_judged(path, subject):.4f}"
+
+
+def _multiplications(path: Path, subject: Subject, threads: int) -> float:
+    """Return how many multiplications of weights and activations one run takes."""
+    found = operator_times(path, RuntimeOptions(threads), subject.feeds, runs=1)
+    return sum(operator.flops for operator in found) / 2
 
 
 def _judged(path: Path, subject: Subject) -> float:

@@ -11,10 +11,13 @@ from whet.backends.base import RuntimeOptions
 from whet.backends.worker import Worker
 from whet.ir.values import Array
 from whet.tools.bench.mixtures.subjects import minilm, resnet20
+from whet.tools.bench.quantization.resnet import RESNET20
+from whet.tools.bench.quantization.sentences import calibration_tokens, read_pairs, tokenizer
 
 __all__ = ["SUBJECTS", "Subject", "stories"]
 
 _ROWS, _BATCH = 128, 16
+_SENTENCES, _TOKENS = 4096, 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +35,23 @@ class Subject:
 
 
 def _resnet20(assets: Path, folder: Path, threads: int) -> Subject:
-    """Return ResNet-20, judged by top-1 accuracy on 5,000 test images."""
+    """Return ResNet-20, with 10,000 training images, judged by top-1 accuracy on 5,000 test images."""
     known = resnet20(assets, folder, threads)
-    feeds = {"x": known.calibration["x"][:1]}
-    return Subject(known.source, known.calibration, "top-1", known.metric, {"batch": 1}, feeds)
+    images = RESNET20.read(np.load(assets / "cifar10" / "train_10k.npz")["x"])
+    feeds = {"x": images[:1]}
+    return Subject(known.source, {"x": images}, "top-1", known.metric, {"batch": 1}, feeds)
 
 
 def _minilm(assets: Path, folder: Path, threads: int) -> Subject:
-    """Return all-MiniLM-L6-v2, judged by the rank correlation on STS-B dev."""
+    """Return all-MiniLM-L6-v2 with 4,096 sentences of 32 tokens, judged by the rank correlation on STS-B dev."""
     known = minilm(assets, folder, threads)
+    tokens = tokenizer()
+    tokens.enable_truncation(_TOKENS)
+    calibration = calibration_tokens(read_pairs(assets / "stsb", "train"), tokens, _SENTENCES)
     ids = np.random.default_rng(0).integers(1000, 20000, (8, 32))
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     sizes = {"batch": 8, "seq": 32}
-    return Subject(known.source, known.calibration, "Spearman", known.metric, sizes, feeds)
+    return Subject(known.source, calibration, "Spearman", known.metric, sizes, feeds)
 
 
 def stories(assets: Path, folder: Path, threads: int) -> Subject:
