@@ -71,11 +71,13 @@ def _squares(found: "torch.Tensor", wanted: "torch.Tensor") -> "tuple[torch.Tens
 
     if found.shape != wanted.shape:
         raise Mismatch(f"shapes {tuple(found.shape)} and {tuple(wanted.shape)} are not comparable")
-    finite = torch.isfinite(wanted)
-    if not bool(finite.all()):
+    whole = torch.linalg.vector_norm(wanted).square()
+    if not bool(torch.isfinite(whole)):
+        finite = torch.isfinite(wanted)
         found = torch.where(finite, found, torch.zeros_like(found))
         wanted = torch.where(finite, wanted, torch.zeros_like(wanted))
-    return (found - wanted).square().sum(), wanted.square().sum()
+        whole = torch.linalg.vector_norm(wanted).square()
+    return torch.linalg.vector_norm(found - wanted).square(), whole
 
 
 def _divergence(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     import torch.fx
 
-__all__ = ["State", "Student", "What", "stored"]
+__all__ = ["State", "Student", "What", "arranged", "stored"]
 
 What = Literal["perp", "all"]
 State = dict[str, "torch.Tensor"]
@@ -50,7 +50,7 @@ class Student:
         self._low = bfloat16
         for parameter in self._twin.parameters():
             parameter.requires_grad_(False)
-            parameter.data = _arranged(parameter.data)
+            parameter.data = arranged(parameter.data)
         generator = torch.Generator().manual_seed(seed)
         self.free: State = {}
         self._weights = {
@@ -85,7 +85,7 @@ class Student:
 
         from whet.ir.twin import from_numpy
 
-        inputs = tuple(_arranged(from_numpy(feeds[name])) for name in self._inputs)
+        inputs = tuple(arranged(from_numpy(feeds[name])) for name in self._inputs)
         weights = {w.path: w.now(self.free) for w in self._weights.values()}
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._low and not exact):
             found = torch.func.functional_call(self._twin, weights, inputs)
@@ -124,8 +124,8 @@ def _mask(start: "torch.Tensor", kind: Kind) -> "torch.Tensor | None":
     return None if kind is Kind.VECTOR or bool(kept.all()) else kept.to(start.dtype)
 
 
-def _arranged(x: "torch.Tensor") -> "torch.Tensor":
-    """Put channels last, as convolutions are fastest with."""
+def arranged(x: "torch.Tensor") -> "torch.Tensor":
+    """Put channels of pictures last in memory, as convolutions are fastest with."""
     import torch
 
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

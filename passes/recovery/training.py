@@ -13,7 +13,7 @@ from whet.passes.base import Tuning
 from whet.passes.recovery.augmentation import Augment, augmented
 from whet.passes.recovery.distances import Distance, Measured
 from whet.passes.recovery.samples import Batch, Samples
-from whet.passes.recovery.student import State, Student
+from whet.passes.recovery.student import State, Student, arranged
 from whet.passes.recovery.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class _Run:
         from whet.ir.twin import from_numpy
 
         arrays = self._teacher.run(batch.feeds) if fresh else self._teacher.of(batch)
-        return [from_numpy(array).float() for array in arrays]
+        return [arranged(from_numpy(array).float()) for array in arrays]
 
     def _rate(self) -> float:
         """Return the rate of the next step: it rises linearly, then falls along a cosine."""
