@@ -58,28 +58,42 @@ class Judge:
         return kept and self.fits(trial)
 
     def prefers(self, one: Trial, other: Trial) -> bool:
-        """Tell whether one trial is better than another.
+        """Tell whether one trial is better than another: what keeps the limits, or else comes closest to them.
 
         Where losses decide and there is a metric for every sample, a metric that is better by more than 1.5
         standard errors of the difference decides before them.
         """
         a, b = one.measured.scores, other.measured.scores
-        alike = self.keeps(one) == self.keeps(other)
-        if alike and self.objective == "loss" and a is not None and b is not None:
+        both = self.keeps(one) and self.keeps(other)
+        if both and self.objective == "loss" and a is not None and b is not None:
             gain, doubt = lost(a, b)
             if gain is not None and abs(gain) > _BEYOND * doubt > 0:
                 return gain > 0
         return self.rank(one) < self.rank(other)
 
-    def rank(self, trial: Trial) -> tuple[bool, float]:
-        """Return what is smaller for better trials."""
+    def rank(self, trial: Trial) -> tuple[float, float]:
+        """Return what is smaller for better trials: by how much limits are exceeded, then what is minimized."""
         value = {
             "loss": trial.measured.loss,
             "bytes": trial.measured.bytes,
             "ms": trial.measured.ms,
         }
         found = value[self.objective]
-        return not self.keeps(trial), math.inf if found is None else float(found)
+        return self.excess(trial), math.inf if found is None else float(found)
+
+    def excess(self, trial: Trial) -> float:
+        """Return by which parts of themselves limits are exceeded, all together; 0 for a trial that keeps them."""
+        if self.keeps(trial):
+            return 0.0
+        budgets, measured = self.budgets, trial.measured
+        dropped = None if trial.drop is None else trial.drop + trial.doubt
+        pairs = (
+            (budgets.bytes, measured.bytes),
+            (budgets.ms, measured.ms),
+            (budgets.drop, dropped),
+        )
+        over = [_over(limit, found) for limit, found in pairs if limit is not None]
+        return max(sum(over), math.ulp(1.0))
 
     def broken(self, trial: Trial) -> Iterator[str]:
         """Yield the limits that a trial does not keep, with both numbers."""
@@ -93,3 +107,8 @@ class Judge:
                 f"the metric drops by {trial.drop:.4f} with a standard error of {trial.doubt:.4f}, "
                 f"the budget is {b.drop:g}"
             )
+
+
+def _over(limit: float, found: float | None) -> float:
+    """Return by which part of a limit it is exceeded; limits near nothing count as a thousandth."""
+    return math.inf if found is None else max(0.0, found - limit) / max(abs(limit), 1e-3)

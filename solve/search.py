@@ -81,6 +81,8 @@ class Search:
         self._as_fast = as_fast
         self._better = better
         self._best: Trial | None = None
+        self._whole: list[Trial] = []
+        """All that was measured about whole plans, in that order."""
         wanted = objective or objective_of(budgets)
         if wanted == "ms" and problem.ms(self._nothing()) is None:
             wanted = "bytes"
@@ -292,12 +294,16 @@ class Search:
         """Measure what comes closest where no plan keeps all limits."""
         names: dict[str, Objective] = {"bytes": "bytes", "ms": "ms"}
         quantity = names.get(error.quantity, "loss")
-        found = solve(self._problem, self._judge.limits.without(quantity), quantity)
-        self._offer(self._try(found.plan, None))
+        for arm in self._arms:
+            with contextlib.suppress(Impossible):
+                self._try(arm.solve(self._judge.limits.without(quantity), quantity)[0], arm)
+        for trial in self._whole:
+            self._offer(trial)
 
     def _try(self, plan: Plan, arm: Arm | None, why: str = "solved") -> Trial:
         """Measure everything about a plan; the arm that it comes from learns how far its prices are off."""
         trial = self._trials.whole(self._problem, plan, why)
+        self._whole.append(trial)
         if arm is not None:
             arm.learn(trial.predicted, trial.measured)
         return trial

@@ -52,6 +52,17 @@ def test_what_keeps_the_budget_comes_first() -> None:
     assert not judge.prefers(trial(0.1, 90), trial(0.2, 80, bytes=99))
 
 
+def test_what_comes_closest_is_preferred_where_nothing_keeps_the_budget() -> None:
+    judge = Judge(Budgets(ms=0.1), "loss")
+    assert judge.prefers(trial(0.2, 80, ms=0.25), trial(0.1, 95, ms=0.7))
+    assert not judge.prefers(trial(0.1, 95, ms=0.7), trial(0.2, 80, ms=0.25))
+    assert judge.excess(trial(0.1, ms=0.25)) == pytest.approx(1.5)
+    assert judge.excess(trial(0.1, ms=None)) == np.inf
+    assert judge.excess(trial(0.1, ms=0.1)) == 0
+    strict = Judge(Budgets(drop=0.0, bytes=50), "ms")
+    assert strict.excess(trial(0.1, 89)) == pytest.approx(1 + (0.01 + trial(0.1, 89).doubt) / 1e-3)
+
+
 def test_without_a_metric_nothing_drops() -> None:
     assert lost(None, Scores(0.5)) == (None, 0.0)
     assert lost(Scores(0.7), Scores(0.5)) == (pytest.approx(0.2), 0.0)

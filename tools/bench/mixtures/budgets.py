@@ -137,7 +137,7 @@ def _show(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             str(row["plans"]),
             f"{row['seconds']:.0f}",
         )
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
