@@ -14,6 +14,7 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.approximation import (
     Approximation,
@@ -53,16 +54,15 @@ class QuantizeCodebooks(Pass):
     bound: ClassVar[float | None] = 0.6
     gated: ClassVar[bool] = True
 
-    bits: int = 3
-    """2 to 6."""
+    bits: int = option(3, at_least=2, at_most=6)
     method: Literal["auto", "lean", "squeeze"] = "auto"
-    outliers: float = 0.0
+    outliers: float = option(0.0, at_least=0, at_most=0.5)
     """Share of the weights that stay in full precision, as places and numbers (SpQR, Dettmers et al. 2023)."""
-    rank: int = 0
+    rank: int = option(0, at_least=0)
     """Rank of a path in float16 that repairs the outputs where that helps (EoRA, Liu et al. 2024)."""
     fisher: bool = False
     """Let ``squeeze`` weigh by the gradients of the model's own likelihood; needs torch."""
-    minimum: int = 1024
+    minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
 
     def apply(self, work: Workbench) -> None:

@@ -13,6 +13,7 @@ from whet.errors import Mismatch, UsageError
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, attribute_int
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.approximation import Floats
 from whet.passes.quantization.layers import Weight, find_weights, measure_grams
@@ -64,29 +65,48 @@ class SparsifyWeights(Pass):
     bound: ClassVar[float | None] = 0.9
     gated: ClassVar[bool] = True
 
-    sparsity: float = 0.5
+    sparsity: float = option(0.5, above=0, below=1)
     """The share of all chosen weights that becomes zero."""
-    pattern: str = "unstructured"
+    pattern: str = option(
+        "unstructured",
+        reads=read_pattern,
+        like="unstructured, N:M of fewer than M (such as 2:4) or RxC (such as 4x1)",
+    )
     method: Method = "auto"
     budget: Budget = "second-order"
-    floor: float = 0.05
+    floor: float = option(0.05, at_least=0, below=1)
     update: bool = True
     surgeon: bool = False
     """Improve masks by exchanging weights (Combinatorial Brain Surgeon, Yu et al. 2022); not for blocks."""
-    gradients: int = 2048
+    gradients: int = option(2048, at_least=1)
     """How many ``fisher`` and ``mfac`` are made of."""
     likelihood: Likelihood = "gaussian"
     """What the loss is: squared relative distance of the outputs, or ``categorical``, KL of logits."""
-    bits: int = 32
+    bits: int = option(32, at_least=2, at_most=8, also=(32,))
     """Fewer store what remains on a grid of so many bits (2 to 8) with a scale for each output."""
     store: bool = True
     """Store without the zeros where that is smaller."""
-    minimum: int = 1024
+    minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for an option that means nothing, alone or beside another."""
+        super().__post_init__()
+        pattern = read_pattern(self.pattern)
+        if self.surgeon and (pattern.height > 1 or pattern.width > 1):
+            raise UsageError(
+                f"option 'surgeon' of pass '{self.name}' is True, expected False with blocks of "
+                f"{self.pattern}: it exchanges single weights"
+            )
+        if pattern.share is None and self.floor > 1 - self.sparsity:
+            raise UsageError(
+                f"option 'floor' of pass '{self.name}' is {self.floor}, expected at most "
+                f"{1 - self.sparsity:g}: sparsity {self.sparsity:g} leaves no more"
+            )
 
     def apply(self, work: Workbench) -> None:
         """Choose masks for all weights together, then rewrite weight by weight."""
-        pattern = self.checked()
+        pattern = read_pattern(self.pattern)
         targets = self._targets(work, pattern)
         if not targets:
             return
@@ -96,30 +116,6 @@ class SparsifyWeights(Pass):
         except (Mismatch, CannotRun) as reason:
             for target in targets:
                 work.decline(target.node, str(reason))
-
-    def checked(self) -> Pattern:
-        """Return the pattern; raises UsageError for an option that means nothing."""
-        try:
-            pattern = read_pattern(self.pattern)
-        except ValueError as error:
-            raise UsageError(f"pass '{self.name}': {error}") from error
-        for name, value in (("sparsity", self.sparsity), ("floor", self.floor)):
-            if not 0 < value < 1 and not (name == "floor" and value == 0):
-                raise UsageError(
-                    f"pass '{self.name}': {name} is {value}, between 0 and 1 is possible"
-                )
-        if self.bits != 32 and not 2 <= self.bits <= 8:
-            raise UsageError(f"pass '{self.name}': bits is {self.bits}, 2 to 8 or 32 are possible")
-        if self.surgeon and (pattern.height > 1 or pattern.width > 1):
-            raise UsageError(
-                f"pass '{self.name}': surgeon exchanges single weights, not {self.pattern}"
-            )
-        if pattern.share is None and self.floor > 1 - self.sparsity:
-            raise UsageError(
-                f"pass '{self.name}': floor keeps {self.floor:.0%} of every layer, sparsity leaves"
-                f" {1 - self.sparsity:.0%} of all"
-            )
-        return pattern
 
     def _targets(self, work: Workbench, pattern: Pattern) -> list[Target]:
         """Return the weights that the pattern fits; decline the others."""

@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 import onnx_ir
 
 from whet.analysis.activations import Sampler, first_samples
-from whet.errors import Mismatch, UsageError
+from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.approximation import Layer
 from whet.passes.quantization.layers import Weight, find_weights, layers_of, measure_grams
@@ -53,15 +54,15 @@ class Factoring(Pass):
     gated: ClassVar[bool] = True
     op_types: ClassVar[tuple[str, ...]] = ()
 
-    energy: float = 0.99
+    energy: float = option(0.99, at_least=0, at_most=1)
     """Share of the energy of a layer's outputs that the smallest rank must keep, on data held out."""
-    ratio: float = 0.0
+    ratio: float = option(0.0, at_least=0, at_most=1)
     """Share of the bytes that the factors may take; overrules ``energy``."""
-    rank: int = 0
+    rank: int = option(0, at_least=0)
     """The rank; overrules both."""
     prefer: Literal["speed", "size"] = "speed"
     """Whether factors must also be measured to be faster where prices exist, or only smaller."""
-    minimum: int = 1024
+    minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
 
     @abstractmethod
@@ -70,7 +71,6 @@ class Factoring(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Factor weight by weight."""
-        self._check_options()
         found, refused = find_weights(work.nodes(*self.op_types))
         work.coverage.matched += len(found) + len(refused)
         for node, reason in refused.items():
@@ -78,15 +78,6 @@ class Factoring(Pass):
         chosen = [weight for weight in found if self._suits(weight, work)]
         if chosen:
             _Run(self, work, chosen).rewrite()
-
-    def _check_options(self) -> None:
-        for name, value, least, most in (
-            ("energy", self.energy, 0.0, 1.0), ("ratio", self.ratio, 0.0, 1.0), ("rank", self.rank, 0, math.inf),
-        ):  # fmt: skip
-            if not least <= value <= most:
-                raise UsageError(
-                    f"option '{name}' of pass '{self.name}' is {value}, expected {least} to {most}"
-                )
 
     def _suits(self, weight: Weight, work: Workbench) -> bool:
         try:
