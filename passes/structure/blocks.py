@@ -35,6 +35,16 @@ class Drop:
         return self.branches[-1].joint
 
     @property
+    def drop(self) -> "Drop":
+        """Return itself: a block is one way to do without its weights."""
+        return self
+
+    @property
+    def told(self) -> str:
+        """Return how the network would be."""
+        return f"without the {self.kind}"
+
+    @property
     def axis(self) -> int:
         """Return the axis of the channels."""
         return 1 if self.kind == "convolution" else -1
