@@ -59,7 +59,7 @@ class QuantizeLinearStatic(Pass):
     gated: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Analysis[object]], ...]] = (Ranges,)
 
-    worse: float = option(1.5, above=0)
+    worse: float = option(1.5, at_least=0)
     """The largest accepted error of the activations, as a multiple of the error with a grid per sample."""
     minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
