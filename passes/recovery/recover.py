@@ -21,7 +21,7 @@ from whet.passes.recovery.processor import multiplies_bfloat16
 from whet.passes.recovery.samples import Samples
 from whet.passes.recovery.student import Student, What, stored
 from whet.passes.recovery.teacher import Teacher
-from whet.passes.recovery.training import Plan, steady, train
+from whet.passes.recovery.training import Lesson, Plan, steady, train
 from whet.passes.recovery.tunable import Tunable, find_tunable
 from whet.passes.workbench import Workbench
 
@@ -149,7 +149,8 @@ class _Recovery:
                 augment=step.augment,
             )
             distance = Distance(step.loss, len(self._outputs))
-            best, tuning = train(student, teacher, self._samples, distance, plan, context.progress)
+            lesson = Lesson(student, teacher, self._samples, distance, plan, context.progress)
+            best, tuning = train(lesson)
         arrays = {
             one.name: stored(one.value, array)
             for one, (_, array) in zip(self._tunable, student.arrays(best), strict=True)
