@@ -7,16 +7,19 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir
 
-from whet.analysis.activations import Sampler, first_samples
 from whet.analysis.output_damage import OutputError
 from whet.errors import Mismatch, UsageError
 from whet.ir.execute import CannotRun
-from whet.ir.values import Array, attribute_int
+from whet.ir.values import attribute_int
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.option import option
-from whet.passes.proposal import Builder, Proposal
-from whet.passes.quantization.algorithms.approximation import Floats
-from whet.passes.quantization.layers import Weight, find_weights, measure_grams
+from whet.passes.proposal import Builder
+from whet.passes.quantization.layers import measure_grams
+from whet.passes.quantization.weight_readers import (
+    OperandSamples,
+    matched_weights,
+    replace_weight,
+)
 from whet.passes.sparsity.algorithms.pattern import Pattern, read_pattern
 from whet.passes.sparsity.gradients import Likelihood
 from whet.passes.sparsity.mask_choice import Chosen, choose
@@ -119,12 +122,8 @@ class SparsifyWeights(Pass):
 
     def _targets(self, work: Workbench, pattern: Pattern) -> list[Target]:
         """Return the weights that the pattern fits; decline the others."""
-        found, refused = find_weights(work.nodes())
-        work.coverage.matched += len(found) + len(refused)
-        for node, reason in refused.items():
-            work.decline(node, reason)
         chosen: list[Target] = []
-        for weight in found:
+        for weight in matched_weights(work):
             target = Target(weight, np.ascontiguousarray(weight.matrix(), np.float32))
             reason = self._obstacle(target, pattern)
             if reason:
@@ -175,23 +174,17 @@ class _Run:
         self._pattern = pattern
         self._left_out = ""
         """Why no update was kept."""
-        self._names = {
-            node: [v.name or "" for v in _operands(node)] for w in weights for node in w.readers
-        }
-        """What the readers' operands were called before anything was rewritten."""
+        self._samples = OperandSamples(work, weights)
 
     def rewrite(self) -> None:
         chosen = choose(self._pass, self._work, self._pattern, self._targets)
         done = self._recovered(chosen)
-        sample = self._sampler()
         for target in self._targets:
             result = done.get(target.name)
             matrix = chosen.weights[target.name] if result is None else result.matrix
             try:
                 form = form_of(target, matrix, self._pass.bits, store=self._pass.store)
-                self._propose(
-                    target, form, chosen.how[target.name] + self._left_out, result, sample
-                )
+                self._propose(target, form, chosen.how[target.name] + self._left_out, result)
             except Mismatch as reason:
                 self._work.decline(target.node, str(reason))
 
@@ -211,31 +204,16 @@ class _Run:
         self._left_out = f", not updated: outputs' error {before:.2g}, {after:.2g} with updates"
         return {}
 
-    def _sampler(self) -> Sampler | None:
-        context = self._work.context
-        if not context.judge:
-            return None
-        names = list(dict.fromkeys(name for names in self._names.values() for name in names))
-        feeds = first_samples(self._work.model, context.judge[0])
-        return Sampler(self._work.model, names, feeds, context.threads)
-
     def _propose(
         self,
         target: Target,
         form: Form,
         how: str,
         result: Recovered | None,
-        sample: Sampler | None,
     ) -> None:
-        """Replace the weight for the first reader; once that is proven, let the others read the same."""
+        """Let all readers read what is left of the weight."""
         work, weight = self._work, target.weight
         readers = [node for node in work.graph if node in set(weight.readers)]
-        build = work.builder(readers[0])
-        try:
-            value = spell_form(build, form, target, work.opset)
-        except Mismatch:
-            Proposal(weight.readers, (), tuple(build.nodes)).discard()
-            raise
         damage = Damage(
             site=target.node.name or target.node.op_type,
             format=f"{1 - form.share:.0%} zeros, {_told(how, result)}{form.told}",
@@ -244,26 +222,11 @@ class _Run:
             bytes_after=form.nbytes,
         )
         bias = None if result is None else result.bias
-        first = _reading(readers[0], weight, value, build, bias)
-        if not work.propose(first, damage, self._samples(readers[0], sample)):
-            return
-        for node in readers[1:]:
-            other = _reading(node, weight, value, work.builder(node), None)
-            work.accept(other, "decoded for an earlier reader")
 
-    def _samples(self, node: onnx_ir.Node, sample: Sampler | None) -> dict[str, Array]:
-        """Return real data for the operands, under their present names."""
-        found: dict[str, Array] = {}
-        if sample is None:
-            return found
-        for value, name in zip(_operands(node), self._names[node], strict=True):
-            try:
-                array = sample(name)
-            except CannotRun:
-                return {}
-            if array is not None:
-                found[value.name or ""] = array
-        return found
+        def spelled(build: Builder) -> onnx_ir.Value:
+            return spell_form(build, form, target, work.opset)
+
+        replace_weight(work, weight, readers, spelled, damage, self._samples, bias)
 
 
 def _told(how: str, result: Recovered | None) -> str:
@@ -272,24 +235,3 @@ def _told(how: str, result: Recovered | None) -> str:
     if not result.kept:
         return f"{how}, not updated: squared error {result.before:.2g}"
     return f"{how}, updated: squared error {result.before:.2g} -> {result.after:.2g}"
-
-
-def _reading(
-    node: onnx_ir.Node,
-    weight: Weight,
-    new: onnx_ir.Value,
-    build: Builder,
-    bias: Floats | Array | None,
-) -> Proposal:
-    """Return the proposal that the node reads another weight, and another bias where there is one."""
-    inputs = [new if v is weight.value else v for v in node.inputs]
-    if bias is not None:
-        inputs = [*inputs[:2], build.constant(bias)]
-    result = build.op(node.op_type, *inputs, attributes=dict(node.attributes))
-    nodes, weights = tuple(build.nodes), tuple(build.initializers)
-    return Proposal((node,), ((node.outputs[0], result),), nodes, weights)
-
-
-def _operands(node: onnx_ir.Node) -> list[onnx_ir.Value]:
-    """Return what a reader computes with besides constants."""
-    return [v for v in node.inputs if v is not None and v.const_value is None]
