@@ -13,7 +13,15 @@ from whet.ir.execute import CannotRun, Executor
 from whet.ir.files import save_model
 from whet.ir.values import Array, dimensions, is_op, weight_bytes
 
-__all__ = ["Sampler", "first_samples", "is_rectified", "observe", "observed_shapes", "open_at"]
+__all__ = [
+    "Sampler",
+    "first_samples",
+    "is_rectified",
+    "observe",
+    "observe_together",
+    "observed_shapes",
+    "open_at",
+]
 
 Feeds = Mapping[str, Array]
 _INLINE = 1 << 26
@@ -40,11 +48,23 @@ def observe(
             yield from ((name, batch[name]) for batch in batches if name in batch)
     inner = [name for name in names if name not in inputs]
     for start in range(0, len(inner), chunk):
-        part = inner[start : start + chunk]
-        executor = open_at(model, part, threads, optimization="basic")
-        for batch in batches:
+        for found in observe_together(model, inner[start : start + chunk], batches, threads):
+            yield from found.items()
+
+
+def observe_together(
+    model: onnx_ir.Model, names: Sequence[str], batches: Iterable[Feeds], threads: int = 0
+) -> Iterator[dict[str, Array]]:
+    """Yield all named values of one batch after the other, from one session; raises CannotRun."""
+    inputs = {v.name for v in model.graph.inputs}
+    inner = list(dict.fromkeys(name for name in names if name not in inputs))
+    executor = open_at(model, inner, threads, optimization="basic") if inner else None
+    for batch in batches:
+        found = {name: batch[name] for name in names if name in inputs and name in batch}
+        if executor is not None:
             used = {name: array for name, array in batch.items() if name in executor.inputs}
-            yield from zip(part, executor.run(used, part), strict=True)
+            found.update(zip(inner, executor.run(used, inner), strict=True))
+        yield found
 
 
 def first_samples(model: onnx_ir.Model, feeds: Feeds, count: int = 8) -> dict[str, Array]:

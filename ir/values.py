@@ -12,6 +12,7 @@ __all__ = [
     "attribute_int",
     "attribute_ints",
     "attribute_string",
+    "captured",
     "constant",
     "constant_ints",
     "dimensions",
@@ -20,6 +21,7 @@ __all__ = [
     "is_op",
     "rank",
     "static_shape",
+    "subgraphs",
     "weight_bytes",
     "weight_count",
 ]
@@ -100,6 +102,32 @@ def attribute_string(node: onnx_ir.Node, name: str, default: str) -> str:
     """Return a string attribute or its default."""
     found = node.attributes.get(name)
     return default if found is None else found.as_string()
+
+
+def subgraphs(node: onnx_ir.Node) -> Iterator[onnx_ir.Graph]:
+    """Yield the graphs that a node holds in its attributes (If, Loop, Scan), without those inside them."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == onnx_ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == onnx_ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def captured(node: onnx_ir.Node) -> Iterator[onnx_ir.Value]:
+    """Yield what the graphs that a node holds read from outside of them."""
+    for graph in subgraphs(node):
+        parts = [graph, *graph.subgraphs()]
+        own: set[onnx_ir.Value] = set()
+        for part in parts:
+            own.update(part.inputs)
+            own.update(part.initializers.values())
+            own.update(v for inner in part for v in inner.outputs)
+        for part in parts:
+            for inner in part:
+                yield from (v for v in inner.inputs if v is not None and v not in own)
+            yield from (v for v in part.outputs if v not in own)
 
 
 def initializers(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:

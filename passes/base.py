@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
+from whet.passes.option import check_options
+
 if TYPE_CHECKING:
     from whet.analysis.base import Analysis
     from whet.passes.attention.break_even import Payoff
@@ -237,6 +239,10 @@ class Pass(ABC):
 
     gated: ClassVar[bool] = False
     """Measure bytes and milliseconds before and after, and take the pass back if either got worse."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for an option outside its range; a pass adds what must hold between options."""
+        check_options(self.name, self)
 
     @property
     def name(self) -> str:

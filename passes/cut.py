@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
-from whet.ir.values import Array
+from whet.ir.values import Array, captured
 from whet.passes.proposal import Proposal
 from whet.passes.structural_key import nodes_key, tensor_key
 
@@ -171,25 +171,7 @@ def _read(nodes: Iterable[onnx_ir.Node]) -> Iterable[onnx_ir.Value]:
     """Yield every value the nodes read, captures of their subgraphs included."""
     for node in nodes:
         yield from (v for v in node.inputs if v is not None)
-        for attribute in node.attributes.values():
-            if attribute.type == onnx_ir.AttributeType.GRAPH:
-                yield from _captured(attribute.as_graph())
-            elif attribute.type == onnx_ir.AttributeType.GRAPHS:
-                for graph in attribute.as_graphs():
-                    yield from _captured(graph)
-
-
-def _captured(graph: onnx_ir.Graph) -> Iterable[onnx_ir.Value]:
-    inner = [graph, *graph.subgraphs()]
-    own: set[onnx_ir.Value] = set()
-    for part in inner:
-        own.update(part.inputs)
-        own.update(part.initializers.values())
-        own.update(v for node in part for v in node.outputs)
-    for part in inner:
-        for node in part:
-            yield from (v for v in node.inputs if v is not None and v not in own)
-        yield from (v for v in part.outputs if v not in own)
+        yield from captured(node)
 
 
 def _topological(nodes: Sequence[onnx_ir.Node]) -> list[onnx_ir.Node]:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir
 
-from whet.ir.values import Array
+from whet.ir.values import Array, subgraphs
 
 __all__ = ["Attribute", "Builder", "Proposal"]
 
@@ -109,14 +109,9 @@ def _drop_unread_weights(graph: onnx_ir.Graph, values: Iterable[onnx_ir.Value]) 
 
 def _detach(node: onnx_ir.Node) -> None:
     """Take the node, and the nodes in its subgraphs, out of the readers of their inputs."""
-    for attribute in node.attributes.values():
-        if attribute.type == onnx_ir.AttributeType.GRAPH:
-            for inner in attribute.as_graph().all_nodes():
-                _drop_inputs(inner)
-        elif attribute.type == onnx_ir.AttributeType.GRAPHS:
-            for graph in attribute.as_graphs():
-                for inner in graph.all_nodes():
-                    _drop_inputs(inner)
+    for graph in subgraphs(node):
+        for inner in graph.all_nodes():
+            _drop_inputs(inner)
     _drop_inputs(node)
 
 

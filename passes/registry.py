@@ -92,9 +92,7 @@ def _convert(value: object, kind: object, where: str) -> object:
         return tuple(str(item) for item in typing.cast("list[object]", items))
     if typing.get_origin(kind) is typing.Literal:
         allowed = {str(a): a for a in typing.get_args(kind)}
-        if str(value) not in allowed:
-            raise UsageError(f"{where} is '{value}', expected one of {', '.join(allowed)}")
-        return allowed[str(value)]
+        return allowed.get(str(value), value)
     return str(value)
 
 

@@ -1,14 +1,14 @@
 """Follow every axis of every value through a graph: what a rule of an operator is given, and what it may say."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir
 
 from whet.analysis.coupling.terms import FIXED, Terms, Vector
 from whet.analysis.sizes import KnownSizes
-from whet.ir.values import attribute_int, constant_ints, dimensions, is_constant
+from whet.ir.values import attribute_int, captured, constant_ints, dimensions, is_constant
 
 __all__ = ["Axes", "Rule", "Slot", "Trace", "Use", "axes_of"]
 
@@ -131,7 +131,7 @@ class Trace:
     def _visit(self, node: onnx_ir.Node, rule: Rule | None) -> None:
         operands = tuple(self._operand(node, k, v) for k, v in enumerate(node.inputs))
         use = Use(self, node, operands)
-        for value in _captured(node):
+        for value in captured(node):
             self.fix(self.values.get(value, ()), f"{use.label} reads '{value.name}' inside")
         if rule is None:
             found: Sequence[Axes | None] = use.give_up("is not understood")
@@ -176,19 +176,3 @@ def axes_of(use: Use, operand: int, rank: int) -> Axes:
 
 def _worth_following(vector: Vector | None) -> Vector | None:
     return None if vector is None or not np.any(vector != FIXED) else vector
-
-
-def _captured(node: onnx_ir.Node) -> Iterator[onnx_ir.Value]:
-    """Yield what subgraphs of a node read from outside (and their own values, which nobody knows here)."""
-    for attribute in node.attributes.values():
-        if attribute.type == onnx_ir.AttributeType.GRAPH:
-            yield from _read(attribute.as_graph())
-        elif attribute.type == onnx_ir.AttributeType.GRAPHS:
-            for graph in attribute.as_graphs():
-                yield from _read(graph)
-
-
-def _read(graph: onnx_ir.Graph) -> Iterator[onnx_ir.Value]:
-    for node in graph.all_nodes():
-        yield from (v for v in node.inputs if v is not None)
-    yield from graph.outputs

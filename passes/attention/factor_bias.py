@@ -35,6 +35,7 @@ from whet.passes.attention.masks import Mask, hiding, kept_finite, read_mask, wr
 from whet.passes.attention.reading import Reader
 from whet.passes.attention.separation import Product, rank_of, separate
 from whet.passes.base import Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proposal import Proposal
 from whet.passes.workbench import Workbench
 
@@ -67,7 +68,7 @@ class FactorBias(Pass):
 
     when: Literal["measured", "always"] = "measured"
     """``always``: also where it was not measured to be faster."""
-    most: int = 32
+    most: int = option(32, at_least=1)
     """Biases of a higher rank are left alone."""
     padded_rows: Literal["keep", "any"] = "keep"
     """``any``: nobody reads the results of queries all of whose keys are hidden (left padding)."""

@@ -28,6 +28,7 @@ from whet.passes.attention.table_rank import (
     factor_table,
 )
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.workbench import Workbench
 
@@ -50,15 +51,15 @@ class FactorBiasTable(Pass):
     bound: ClassVar[float | None] = 1e-2
     gated: ClassVar[bool] = True
 
-    energy: float = 0.995
+    energy: float = option(0.995, at_least=0, at_most=1)
     """The share of the energy that is kept; 1 keeps all that float32 can tell."""
-    rank: int = 0
+    rank: int = option(0, at_least=0)
     """The rank, if neither energy nor error shall decide."""
-    error: float = 1e-2
+    error: float = option(1e-2, above=0)
     """The largest ``||y' - y|| / ||y||`` of the output of a place."""
     when: Literal["measured", "always"] = "measured"
     """``always`` also factors where it was not measured to pay."""
-    max_length: int = 0
+    max_length: int = option(0, at_least=0)
     """The greatest length, for tables that are computed for any; the result refuses longer inputs."""
 
     @property

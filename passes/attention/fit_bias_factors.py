@@ -22,6 +22,7 @@ from whet.passes.attention.pair_samples import (
     split_samples,
 )
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.workbench import Workbench
 
@@ -52,15 +53,15 @@ class FitBiasFactors(Pass):
     explains: ClassVar[bool] = True
     bound: ClassVar[float | None] = 2e-2
 
-    error: float = 2e-2
+    error: float = option(2e-2, above=0)
     """The largest ``||y' - y|| / ||y||`` of an attention's output on held-out samples."""
-    rank: int = 16
+    rank: int = option(16, at_least=1)
     """At most so many columns are appended to each head."""
-    hidden: int = 64
+    hidden: int = option(64, at_least=1)
     """Width of the perceptrons."""
-    steps: int = 600
+    steps: int = option(600, at_least=0)
     """Steps of their training; 0 leaves them out."""
-    samples: int = 64
+    samples: int = option(64, at_least=1)
     """Calibration samples that are looked at, held-out ones included."""
     when: Literal["measured", "always"] = "measured"
     """``always``: also where it was not measured to be faster."""

@@ -11,6 +11,7 @@ from whet.ir.values import constant, is_constant, static_shape
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.canonical.constant_evaluation import Evaluation, evaluate
 from whet.passes.canonical.stored_weights import is_decoding
+from whet.passes.option import option
 from whet.passes.proposal import Proposal, remove_unread
 from whet.passes.purity import is_deterministic
 from whet.passes.workbench import Workbench
@@ -39,7 +40,7 @@ class FoldConstants(Pass):
     reference implementation.
     """
 
-    limit: int = 1 << 20
+    limit: int = option(1 << 20, at_least=0)
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT

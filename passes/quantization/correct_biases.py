@@ -15,6 +15,7 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, constant, is_constant, is_op, rank
 from whet.passes.base import Change, Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.arrays import affine, dequantize, quantize
 from whet.passes.quantization.algorithms.formats import INT8_ACTIVATION, UINT8
@@ -44,7 +45,7 @@ class CorrectBiases(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
     compares: ClassVar[bool] = True
 
-    batches: int = 8
+    batches: int = option(8, at_least=1)
     """So many batches of calibration data are used."""
 
     def apply(self, work: Workbench) -> None:

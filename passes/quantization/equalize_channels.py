@@ -15,6 +15,7 @@ from whet.analysis.statistics import Observations, Statistics
 from whet.errors import Mismatch
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.linear import Linear
+from whet.passes.option import option
 from whet.passes.quantization.algorithms.equalization import (
     Consumer,
     Grids,
@@ -57,8 +58,8 @@ class EqualizeChannels(Pass):
 
     weights: Literal["channel", "tensor"] = "channel"
     """Whether weights will have a grid per output channel or one for all."""
-    weight_bits: int = 8
-    activation_bits: int = 8
+    weight_bits: int = option(8, at_least=1)
+    activation_bits: int = option(8, at_least=0)
     """0 if activations stay in float."""
 
     def apply(self, work: Workbench) -> None:

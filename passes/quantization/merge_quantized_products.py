@@ -15,6 +15,7 @@ from whet.ir.values import Array
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.merge_parallel_products import merged_product, parallel_products
 from whet.passes.kernels import Body, kernel, noise
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.arrays import quantize, symmetric
 from whet.passes.quantization.algorithms.formats import INT7, INT8
@@ -40,7 +41,7 @@ class MergeQuantizedProducts(Pass):
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.ROUNDING
 
-    minimum: int = 1024
+    minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
 
     def apply(self, work: Workbench) -> None:

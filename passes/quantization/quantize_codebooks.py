@@ -8,13 +8,12 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir
 
-from whet.analysis.activations import Sampler, first_samples
 from whet.analysis.fisher import Fisher
 from whet.errors import Mismatch
-from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
-from whet.passes.proposal import Builder, Proposal
+from whet.passes.option import option
+from whet.passes.proposal import Builder
 from whet.passes.quantization.algorithms.approximation import (
     Approximation,
     Blocks,
@@ -26,8 +25,13 @@ from whet.passes.quantization.algorithms.codebooks import half_tables, lean, ref
 from whet.passes.quantization.algorithms.eora import beside, paying_rank, repairing_path
 from whet.passes.quantization.algorithms.outliers import keep_outliers
 from whet.passes.quantization.algorithms.rounding import round_to_nearest
-from whet.passes.quantization.layers import Weight, find_weights, layers_of, measure_grams
+from whet.passes.quantization.layers import Weight, layers_of, measure_grams
 from whet.passes.quantization.storage import spell
+from whet.passes.quantization.weight_readers import (
+    OperandSamples,
+    matched_weights,
+    replace_weight,
+)
 from whet.passes.workbench import Workbench
 
 __all__ = ["QuantizeCodebooks"]
@@ -53,25 +57,20 @@ class QuantizeCodebooks(Pass):
     bound: ClassVar[float | None] = 0.6
     gated: ClassVar[bool] = True
 
-    bits: int = 3
-    """2 to 6."""
+    bits: int = option(3, at_least=2, at_most=6)
     method: Literal["auto", "lean", "squeeze"] = "auto"
-    outliers: float = 0.0
+    outliers: float = option(0.0, at_least=0, at_most=0.5)
     """Share of the weights that stay in full precision, as places and numbers (SpQR, Dettmers et al. 2023)."""
-    rank: int = 0
+    rank: int = option(0, at_least=0)
     """Rank of a path in float16 that repairs the outputs where that helps (EoRA, Liu et al. 2024)."""
     fisher: bool = False
     """Let ``squeeze`` weigh by the gradients of the model's own likelihood; needs torch."""
-    minimum: int = 1024
+    minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
 
     def apply(self, work: Workbench) -> None:
         """Rewrite weight by weight."""
-        found, refused = find_weights(work.nodes())
-        work.coverage.matched += len(found) + len(refused)
-        for node, reason in refused.items():
-            work.decline(node, reason)
-        chosen = [weight for weight in found if self._large(weight, work)]
+        chosen = [weight for weight in matched_weights(work) if self._large(weight, work)]
         if chosen:
             _Run(self, work, chosen).rewrite()
 
@@ -95,24 +94,13 @@ class _Run:
         self._fit = measure_grams(work.model, weights, context, context.calibration)
         self._judge = measure_grams(work.model, weights, context, context.held_out)
         self._fisher = self._gradients()
-        self._names = {
-            node: [v.name or "" for v in _operands(node)] for w in weights for node in w.readers
-        }
-        """What the readers' operands were called before anything was rewritten."""
-        self._sample = self._sampler(context.judge)
+        self._samples = OperandSamples(work, weights)
 
     def _gradients(self) -> Mapping[str, Array]:
         if not self._pass.fisher:
             return {}
         names = tuple(w.value.name or "" for w in self._weights)
         return self._work.analyses.get(Fisher(names))
-
-    def _sampler(self, batches: Sequence[Mapping[str, Array]]) -> Sampler | None:
-        if not batches:
-            return None
-        model, threads = self._work.model, self._work.context.threads
-        names = list(dict.fromkeys(name for names in self._names.values() for name in names))
-        return Sampler(model, names, first_samples(model, batches[0]), threads)
 
     def rewrite(self) -> None:
         for weight in self._weights:
@@ -183,21 +171,8 @@ class _Run:
         return f"{name} + rank {len(best.right)}", beside(approximation, best)
 
     def _propose(self, weight: Weight, name: str, approximation: Approximation) -> None:
-        """Decode in front of the first reader; once that is proven, let the others read the same."""
+        """Let all readers that were chosen read what the approximation decodes to."""
         readers = [node for node in self._work.nodes() if node in set(weight.readers)]
-        build = self._work.builder(readers[0])
-        try:
-            value = spell(
-                build,
-                approximation,
-                weight.value.name or "weight",
-                shape=None if weight.transposed else weight.shape,
-                transposed=weight.transposed,
-                opset=self._work.opset,
-            )
-        except Mismatch:
-            Proposal(weight.readers, (), tuple(build.nodes)).discard()
-            raise
         damage = Damage(
             site=readers[0].name or readers[0].op_type,
             format=f"{self._pass.bits} bits, {name}",
@@ -205,41 +180,18 @@ class _Run:
             bytes_before=4 * math.prod(weight.shape),
             bytes_after=approximation.nbytes,
         )
-        first = _reading(readers[0], weight.value, value, build)
-        if not self._work.propose(first, damage, self._samples(readers[0])):
-            return
-        for node in readers[1:]:
-            other = _reading(node, weight.value, value, self._work.builder(node))
-            self._work.accept(other, "decoded for an earlier reader")
 
-    def _samples(self, node: onnx_ir.Node) -> dict[str, Array]:
-        """Return real data for the operands, under their present names."""
-        if self._sample is None:
-            return {}
-        found: dict[str, Array] = {}
-        for value, name in zip(_operands(node), self._names[node], strict=True):
-            try:
-                array = self._sample(name)
-            except CannotRun:
-                return {}
-            if array is not None:
-                found[value.name or ""] = array
-        return found
+        def spelled(build: Builder) -> onnx_ir.Value:
+            return spell(
+                build,
+                approximation,
+                weight.value.name or "weight",
+                shape=None if weight.transposed else weight.shape,
+                transposed=weight.transposed,
+                opset=self._work.opset,
+            )
 
-
-def _reading(
-    node: onnx_ir.Node, old: onnx_ir.Value, new: onnx_ir.Value, build: Builder
-) -> Proposal:
-    """Return the proposal that the node reads another weight."""
-    inputs = [new if v is old else v for v in node.inputs]
-    result = build.op(node.op_type, *inputs, attributes=dict(node.attributes))
-    nodes, weights = tuple(build.nodes), tuple(build.initializers)
-    return Proposal((node,), ((node.outputs[0], result),), nodes, weights)
-
-
-def _operands(node: onnx_ir.Node) -> list[onnx_ir.Value]:
-    """Return what a reader computes with besides constants."""
-    return [v for v in node.inputs if v is not None and v.const_value is None]
+        replace_weight(self._work, weight, readers, spelled, damage, self._samples)
 
 
 def _squeezed(layer: Layer, bits: int) -> Codebook:

@@ -15,6 +15,7 @@ from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.kernels import Body, kernel, noise
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.arrays import Affine, quantize, symmetric
 from whet.passes.quantization.algorithms.formats import INT7, INT8, UINT8_WEIGHT, IntegerFormat
@@ -44,7 +45,7 @@ class QuantizeDynamic(Pass):
     weights: Literal["auto", "int8", "int7", "uint8"] = "auto"
     """The grid of the weights; ``auto`` takes the fastest that cannot saturate on this machine."""
     per_channel: bool = True
-    minimum: int = 1024
+    minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
     prefer: Literal["speed", "size"] = "speed"
     """``size`` quantizes also where it was not measured to be faster."""

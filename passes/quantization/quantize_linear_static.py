@@ -18,6 +18,7 @@ from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.kernels import kernel, noise
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.activation_range import Fit, dynamic_error, fit_range
 from whet.passes.quantization.algorithms.arrays import (
@@ -58,9 +59,9 @@ class QuantizeLinearStatic(Pass):
     gated: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Analysis[object]], ...]] = (Ranges,)
 
-    worse: float = 1.5
+    worse: float = option(1.5, at_least=0)
     """The largest accepted error of the activations, as a multiple of the error with a grid per sample."""
-    minimum: int = 1024
+    minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
 
     def apply(self, work: Workbench) -> None:

@@ -12,10 +12,11 @@ from whet.analysis.kernel_prices import saturates
 from whet.analysis.output_damage import OutputError
 from whet.analysis.ranges import Range, RangeMethod, Ranges
 from whet.analysis.statistics import Statistics
-from whet.errors import Mismatch, UsageError
+from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass, Spared
+from whet.passes.option import option
 from whet.passes.quantization.accuracy_limit import within_limit
 from whet.passes.quantization.algorithms.approximation import Blocks
 from whet.passes.quantization.algorithms.arrays import Affine, affine
@@ -46,6 +47,14 @@ _METHODS: tuple[RangeMethod, ...] = ("extremes", "percentile", "mse", "entropy")
 _ACTIVATIONS = {"uint8": UINT8, "int8": INT8_ACTIVATION, "auto": None}
 
 
+def _node_bits(entry: str) -> tuple[str, int]:
+    """Read ``NODE:BITS``; raises ValueError."""
+    name, _, bits = entry.rpartition(":")
+    if not name or bits not in {"8", "4", "3", "2"}:
+        raise ValueError(entry)
+    return name, int(bits)
+
+
 @dataclasses.dataclass(frozen=True)
 class QuantizeStatic(Pass):
     """Run products, and what lies between them, on integers: ``DQ(Q(op(DQ(..), DQ(W8))))``.
@@ -72,7 +81,7 @@ class QuantizeStatic(Pass):
     ranges: Literal["auto", "extremes", "percentile", "mse", "entropy"] = "percentile"
     """What a range covers: everything (``extremes``), a share, or what costs the least squared error or entropy;
     ``auto`` takes for each value what changes the outputs of its readers least on held-out data."""
-    percentile: float = 100.0
+    percentile: float = option(100.0, above=0, at_most=100)
     """Share of the values that a range covers."""
     weight_bits: Literal[8, 4, 3, 2] = 8
     """What a weight is stored in; kernels see eight bits, made when the model is loaded."""
@@ -83,12 +92,12 @@ class QuantizeStatic(Pass):
     rounding to the nearest on samples held out keep that."""
     ends: Literal["same", "eight"] = "eight"
     """Bits of the first and the last product: those of all others, or eight."""
-    stored: tuple[str, ...] = ()
+    stored: tuple[str, ...] = option((), reads=_node_bits, like="NODE:BITS with 8, 4, 3 or 2 bits")
     """Bits of the weights of single products, as NODE:BITS; ``weight_bits`` is for the others."""
     products: Literal["all", "convolutions"] = "all"
     """``convolutions`` leaves a model whose matrix products hold more weights than its convolutions to
     ``quantize-linear-static``, which keeps sums between them in float."""
-    limit: float = 0.0
+    limit: float = option(0.0, at_least=0)
     """The largest ||new - old|| / ||old|| of the model's outputs on held-out data; the steps that cost the most for
     what they gain stay in float until it is kept. 0 sets no limit. Of a picture, a hundredth is seen as 0.1 to 0.2 dB;
     classes bear several hundredths."""
@@ -107,16 +116,8 @@ class QuantizeStatic(Pass):
 
     @functools.cached_property
     def stored_bits(self) -> Mapping[str, int]:
-        """Return node -> bits; raises UsageError for an entry that is none."""
-        found: dict[str, int] = {}
-        for entry in self.stored:
-            name, _, bits = entry.rpartition(":")
-            if not name or bits not in {"8", "4", "3", "2"}:
-                raise UsageError(
-                    f"stored is '{entry}' in pass '{self.name}', expected NODE:BITS with 8, 4, 3 or 2 bits"
-                )
-            found[name] = int(bits)
-        return found
+        """Return node -> bits."""
+        return dict(map(_node_bits, self.stored))
 
     def apply(self, work: Workbench) -> None:
         """Choose the placement, then rewrite its steps one by one."""

@@ -13,6 +13,7 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, is_op
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.approximation import Blocks
 from whet.passes.quantization.block_forms import (
@@ -73,7 +74,7 @@ class QuantizeWeights(Pass):
     sequential: bool = False
     """Measure the inputs of each weight for GPTQ behind the weights that are quantized already: one run over the
     calibration data for every depth of the network."""
-    minimum: int = 1024
+    minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
 
     @property

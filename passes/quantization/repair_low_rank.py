@@ -15,6 +15,7 @@ from whet.ir.execute import CannotRun
 from whet.ir.values import Array, attribute_int, is_constant, is_op
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.kernels import kernel, noise
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.approximation import Doubles, Floats, Layer, LowRank
 from whet.passes.quantization.algorithms.eora import paying_rank, repairing_path
@@ -46,11 +47,11 @@ class RepairLowRank(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
     compares: ClassVar[bool] = True
 
-    rank: int = 16
+    rank: int = option(16, at_least=1)
     """The largest rank; powers of two below it are tried too."""
     worth: Literal["bytes", "error"] = "bytes"
     """What a path must be worth: its bytes as further bits, or any gain."""
-    slowdown: float = 0.05
+    slowdown: float = option(0.05, at_least=0)
     """Share of the model's milliseconds that paths may add."""
 
     def apply(self, work: Workbench) -> None:

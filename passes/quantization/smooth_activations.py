@@ -14,6 +14,7 @@ from whet.errors import Mismatch
 from whet.ir.values import attribute_float, is_op
 from whet.passes.base import Change, Fidelity, Pass
 from whet.passes.fusion.normalization import NORMALIZED
+from whet.passes.option import option
 from whet.passes.quantization.algorithms.smoothing import Product, Rounding, smoothing_scales
 from whet.passes.quantization.scale_moves import ScaleMoves
 from whet.passes.quantization.scaled_region import (
@@ -49,10 +50,10 @@ class SmoothActivations(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.ROUNDING
     needs: ClassVar[tuple[type[Analysis[object]], ...]] = (Statistics,)
 
-    weight_bits: int = 8
-    activation_bits: int = 8
+    weight_bits: int = option(8, at_least=1)
+    activation_bits: int = option(8, at_least=0)
     """0 if activations stay in float: then weights of few bits are protected where activations are large (AWQ)."""
-    block: int = 0
+    block: int = option(0, at_least=0)
     """Inputs that share a scale of the weights; 0 is a scale per output channel."""
 
     def apply(self, work: Workbench) -> None:

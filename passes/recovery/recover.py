@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 import onnx_ir
 
-from whet.errors import Mismatch, UsageError, WhetError
+from whet.errors import Mismatch, WhetError
 from whet.ir.execute import CannotRun
 from whet.ir.residency import spill
 from whet.ir.values import Array
 from whet.passes.base import Change, Fidelity, Pass, Tuning
+from whet.passes.option import option
 from whet.passes.recovery.augmentation import Augment
 from whet.passes.recovery.distances import Distance, Loss, Measured
 from whet.passes.recovery.hidden import hidden_pairs
@@ -20,7 +21,7 @@ from whet.passes.recovery.processor import multiplies_bfloat16
 from whet.passes.recovery.samples import Samples
 from whet.passes.recovery.student import Student, What, stored
 from whet.passes.recovery.teacher import Teacher
-from whet.passes.recovery.training import Plan, steady, train
+from whet.passes.recovery.training import Lesson, Plan, steady, train
 from whet.passes.recovery.tunable import Tunable, find_tunable
 from whet.passes.workbench import Workbench
 
@@ -59,25 +60,24 @@ class Recover(Pass):
     explains: ClassVar[bool] = True
 
     what: What = "perp"
-    rank: int = 8
-    steps: int = 2000
-    minutes: float = 5.0
+    rank: int = option(8, at_least=1)
+    steps: int = option(2000, at_least=1)
+    minutes: float = option(5.0, above=0)
     """No step begins later."""
-    batch: int = 0
+    batch: int = option(0, at_least=0)
     """Samples per step; 0: 128 small pictures, 8 large ones, 32 of anything else."""
-    rate: float = 0.001
+    rate: float = option(0.001, above=0)
     """The largest learning rate."""
     loss: Loss = "outputs"
     augment: Augment = "none"
     """``flip`` mirrors half of the pictures, ``shift`` also moves them by up to an eighth."""
-    patience: int = 16
+    patience: int = option(16, at_least=1)
     """Stop after so many of about forty looks at watched samples in a row without a gain."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What products are computed in while training; ``auto`` takes bfloat16 where the processor multiplies it."""
 
     def apply(self, work: Workbench) -> None:
         """Train, judge, write back."""
-        self._check()
         original = work.context.original
         if original is None or work.context.exhausted:
             return
@@ -104,18 +104,6 @@ class Recover(Pass):
         count = _write(work, tunable, arrays)
         work.changed_by_hand(count, f"nearer to the original, {gain} after {tuning.steps} steps")
         work.coverage.matched -= count
-
-    def _check(self) -> None:
-        """Raise UsageError for an option that means nothing."""
-        least = {"rank": self.rank, "steps": self.steps, "patience": self.patience}
-        for name, value in least.items():
-            if value < 1:
-                raise UsageError(f"pass '{self.name}': {name} is {value}, at least 1 is possible")
-        for name, number in (("minutes", self.minutes), ("rate", self.rate)):
-            if not number > 0:
-                raise UsageError(f"pass '{self.name}': {name} is {number}, it must be above 0")
-        if self.batch < 0:
-            raise UsageError(f"pass '{self.name}': batch is {self.batch}, it cannot be below 0")
 
 
 class _Recovery:
@@ -161,7 +149,8 @@ class _Recovery:
                 augment=step.augment,
             )
             distance = Distance(step.loss, len(self._outputs))
-            best, tuning = train(student, teacher, self._samples, distance, plan, context.progress)
+            lesson = Lesson(student, teacher, self._samples, distance, plan, context.progress)
+            best, tuning = train(lesson)
         arrays = {
             one.name: stored(one.value, array)
             for one, (_, array) in zip(self._tunable, student.arrays(best), strict=True)

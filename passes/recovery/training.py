@@ -19,7 +19,7 @@ from whet.passes.recovery.teacher import Teacher
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Plan", "steady", "train"]
+__all__ = ["Lesson", "Plan", "steady", "train"]
 
 _WARM_UP = 0.05
 _LEAST = 0.01
@@ -47,19 +47,25 @@ class Plan:
     clock: Clock = time.monotonic
 
 
-def train(
-    student: Student,
-    teacher: Teacher,
-    samples: Samples,
-    distance: Distance,
-    plan: Plan,
-    progress: Callable[[str], None],
-) -> tuple[State, Tuning]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lesson:
+    """Who learns what from whom."""
+
+    student: Student
+    teacher: Teacher
+    samples: Samples
+    distance: Distance
+    plan: Plan
+    progress: Callable[[str], None]
+    """Is told now and then where training is."""
+
+
+def train(lesson: Lesson) -> tuple[State, Tuning]:
     """Return the state that was nearest to the teacher on watched samples, and how it was found.
 
     The start is one of the states. Nothing of the student's model is changed.
     """
-    run = _Run(student, teacher, samples, distance, plan, progress)
+    run = _Run(lesson)
     run.look()
     for batches in run.rounds():
         run.step(batches)
@@ -71,20 +77,14 @@ def train(
 class _Run:
     """One training."""
 
-    def __init__(
-        self,
-        student: Student,
-        teacher: Teacher,
-        samples: Samples,
-        distance: Distance,
-        plan: Plan,
-        progress: Callable[[str], None],
-    ) -> None:
+    def __init__(self, lesson: Lesson) -> None:
         import torch
 
-        self._student, self._teacher, self._samples = student, teacher, samples
-        self._distance, self._plan, self._progress = distance, plan, progress
-        self._free = list(student.free.values())
+        self._student, self._teacher = lesson.student, lesson.teacher
+        self._samples, self._distance = lesson.samples, lesson.distance
+        self._progress = lesson.progress
+        self._plan = plan = lesson.plan
+        self._free = list(lesson.student.free.values())
         self._optimizer = torch.optim.Adam(self._free, lr=plan.rate, betas=(0.9, 0.99))
         self._start = self._told = plan.clock()
         self._paced = 0.0
@@ -93,7 +93,7 @@ class _Run:
         self._usual = 0.0
         self._every = max(1, plan.steps // _LOOKS)
         self._curve: list[tuple[int, float]] = []
-        self.best = student.state()
+        self.best = lesson.student.state()
         self._stopped: Literal["", "steps", "minutes", "patience"] = ""
 
     @property

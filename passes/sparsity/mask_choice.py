@@ -14,7 +14,7 @@ from whet.passes.sparsity.algorithms.pattern import Pattern
 from whet.passes.sparsity.algorithms.recovery import damped, masked_least_squares
 from whet.passes.sparsity.algorithms.swaps import exchange
 from whet.passes.sparsity.pricing import Priced, by_gram, by_magnitude, by_wanda
-from whet.passes.sparsity.second_order import Pruned, prune_by_fisher, prune_by_gradients
+from whet.passes.sparsity.second_order import Task, prune_by_fisher, prune_by_gradients
 from whet.passes.sparsity.shares import counts_of
 from whet.passes.sparsity.targets import Target
 from whet.passes.workbench import Workbench
@@ -123,10 +123,6 @@ def _by_loss(
     def counts(priced: Sequence[Priced]) -> list[int]:
         return _counts(options, work, pattern, priced)
 
-    asked = (options.gradients, options.likelihood)
-    found: Pruned
-    if method == "fisher":
-        found = prune_by_fisher(work, targets, pattern, counts, *asked)
-    else:
-        found = prune_by_gradients(work, targets, pattern, counts, *asked)
+    task = Task(work, targets, pattern, counts, options.gradients, options.likelihood)
+    found = prune_by_fisher(task) if method == "fisher" else prune_by_gradients(task)
     return Chosen(found.masks, found.weights, dict.fromkeys(found.masks, found.how))

@@ -7,13 +7,14 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
-from whet.analysis.activations import open_at
+from whet.analysis.activations import observe_together
 from whet.analysis.statistics import PatchGram
 from whet.analysis.statistics.patches import patches
 from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, attribute_float, attribute_int, constant, is_op
 from whet.passes.proposal import Builder, Proposal
+from whet.passes.sparsity.independence import independent
 from whet.passes.sparsity.prune_refit import Doubles, Moments, refit
 from whet.passes.workbench import Workbench
 
@@ -43,22 +44,66 @@ def repair(layers: Sequence[Pruned], dense: onnx_ir.Model, work: Workbench) -> d
 
     Each is fitted on what the layers in front of it, already repaired, hand to it.
     """
-    found: dict[str, float] = {}
+    open_ones: list[_Layer] = []
     for layer in layers:
         try:
-            before, after = _Layer(layer, dense, work).repair()
-        except (Mismatch, CannotRun) as reason:
+            open_ones.append(_Layer(layer, work))
+        except Mismatch as reason:
             work.decline(layer.node, f"not repaired: {reason}")
-            continue
-        found[layer.node.name or ""] = after / before if before > 0 else 1.0
+    found: dict[str, float] = {}
+    for run in independent(open_ones):
+        found.update(_repaired(run, dense, work))
     return found
+
+
+def _repaired(run: Sequence["_Layer"], dense: onnx_ir.Model, work: Workbench) -> dict[str, float]:
+    """Fit, judge, and commit what is better; return by what the errors were multiplied."""
+    context = work.context
+    judges = _gathered(run, dense, work, context.held_out or context.calibration)
+    wrong = [layer for layer, judge in judges.items() if judge.error() >= _NOTHING]
+    fits = _gathered(wrong, dense, work, context.calibration)
+    found = {layer.name: 1.0 for layer in judges if layer not in wrong}
+    for layer, fit in fits.items():
+        change = refit(fit)
+        before, after = judges[layer].error(), judges[layer].error(change)
+        if after < before:
+            layer.commit(change)
+            found[layer.name] = after / before
+        else:
+            layer.decline(f"error {before:.3g} on data held out, {after:.3g} after the fit")
+    return found
+
+
+def _gathered(
+    run: Sequence["_Layer"], dense: onnx_ir.Model, work: Workbench, batches: Sequence[Feeds]
+) -> "dict[_Layer, Moments]":
+    """Return the moments of layers from one run of both models; decline where there are none."""
+    sums = {layer: layer.start() for layer in run}
+    names = list(dict.fromkeys(name for layer in run for name in layer.reads))
+    wanted = list(dict.fromkeys(layer.dense for layer in run))
+    threads = work.context.threads
+    try:
+        present = observe_together(work.model, names, batches, threads)
+        before = observe_together(dense, wanted, batches, threads)
+        for now, old in zip(present, before, strict=True) if run else ():
+            for layer in list(sums):
+                try:
+                    layer.add(sums[layer], now, old)
+                except Mismatch as reason:
+                    layer.decline(str(reason))
+                    del sums[layer]
+    except CannotRun as reason:
+        for layer in sums:
+            layer.decline(str(reason))
+        return {}
+    return sums
 
 
 class _Layer:
     """One layer at work."""
 
-    def __init__(self, layer: Pruned, dense: onnx_ir.Model, work: Workbench) -> None:
-        self._layer, self._dense, self._work = layer, dense, work
+    def __init__(self, layer: Pruned, work: Workbench) -> None:
+        self._layer, self._work = layer, work
         self._node = layer.node
         weight = constant(self._node.inputs[1])
         if weight is None:
@@ -67,23 +112,45 @@ class _Layer:
             raise Mismatch("a grouped convolution sees too few inputs")
         if is_op(self._node, "MatMul") and weight.ndim != 2:
             raise Mismatch("its weight is not a matrix")
-        self._weight = weight
         self._bias = self._find_bias()
 
-    def repair(self) -> tuple[float, float]:
-        """Fit, judge, and commit what is better; return both errors."""
-        context = self._work.context
-        fitted = context.calibration
-        judged = context.held_out or fitted
-        judge = self._moments(judged)
-        if judge.error() < _NOTHING:
-            return 0.0, 0.0
-        change = refit(self._moments(fitted))
-        before, after = judge.error(), judge.error(change)
-        if after >= before:
-            raise Mismatch(f"error {before:.3g} on data held out, {after:.3g} after the fit")
-        self._commit(change)
-        return before, after
+    @property
+    def _weight(self) -> Array:
+        weight = constant(self._node.inputs[1])
+        assert weight is not None
+        return weight
+
+    @property
+    def name(self) -> str:
+        """Return the name of the operator."""
+        return self._node.name or ""
+
+    @property
+    def dense(self) -> str:
+        """Return the name of its output in the dense model."""
+        return self._layer.dense
+
+    @property
+    def reads(self) -> tuple[str, str]:
+        """Return the names of its input and its output."""
+        x, y = self._node.inputs[0], self._node.outputs[0]
+        assert x is not None
+        return x.name or "", y.name or ""
+
+    @property
+    def changed(self) -> tuple[onnx_ir.Node, ...]:
+        """Return the nodes that the fit replaces."""
+        return (self._node,) if self._bias is None else (self._node, self._bias[0])
+
+    @property
+    def gathered_bytes(self) -> int:
+        """Return the bytes of the moments to fit on and to judge by."""
+        size = len(self.start().gram)
+        return 2 * 8 * size * (size + self._outputs)
+
+    def decline(self, reason: str) -> None:
+        """Leave the layer as it is."""
+        self._work.decline(self._node, f"not repaired: {reason}")
 
     def _find_bias(self) -> tuple[onnx_ir.Node, int] | None:
         """Return where a bias is, or could be, added: at the operator, or in the sum behind it."""
@@ -108,19 +175,16 @@ class _Layer:
         turned = is_op(self._node, "MatMul") or not attribute_int(self._node, "transB", 0)
         return self._weight.shape[0 if is_op(self._node, "Conv") or not turned else 1]
 
-    def _moments(self, batches: Sequence[Feeds]) -> Moments:
-        work, node = self._work, self._node
-        x, y = node.inputs[0], node.outputs[0]
-        assert x is not None
+    def start(self) -> Moments:
+        """Return moments of nothing."""
         inputs = self._weight.size // self._outputs
-        total = Moments.start(inputs + (self._bias is not None), self._outputs)
-        names, threads = [x.name or "", y.name or ""], work.context.threads
-        present = _values(work.model, names, batches, threads)
-        before = _values(self._dense, [self._layer.dense], batches, threads)
-        for (taken, given), (dense,) in zip(present, before, strict=True):
-            for rows, wanted, found in self._rows(taken, dense, given):
-                total.add(rows, wanted - found, wanted)
-        return total
+        return Moments.start(inputs + (self._bias is not None), self._outputs)
+
+    def add(self, total: Moments, now: Feeds, before: Feeds) -> None:
+        """Count one batch: values of the present model, and of the dense one; raises Mismatch."""
+        taken, given = (now[name] for name in self.reads)
+        for rows, wanted, found in self._rows(taken, before[self.dense], given):
+            total.add(rows, wanted - found, wanted)
 
     def _rows(
         self, x: Array, dense: Array, now: Array
@@ -145,7 +209,7 @@ class _Layer:
     def _ones(self, rows: Doubles) -> Doubles:
         return rows if self._bias is None else np.concatenate([rows, np.ones((len(rows), 1))], 1)
 
-    def _commit(self, change: Doubles) -> None:
+    def commit(self, change: Doubles) -> None:
         node, build = self._node, self._work.builder(self._node)
         shift = None if self._bias is None else change[:, -1]
         matrix = change if self._bias is None else change[:, :-1]
@@ -179,19 +243,6 @@ class _Layer:
         total = shift if before is None else _wide(before) + shift
         name = "" if old is None else old.name or ""
         return build.constant(np.asarray(total, self._weight.dtype), name)
-
-
-def _values(
-    model: onnx_ir.Model, names: Sequence[str], batches: Sequence[Feeds], threads: int
-) -> Iterator[list[Array]]:
-    """Yield the named values batch by batch, from one session."""
-    inputs = {v.name for v in model.graph.inputs}
-    inner = [name for name in names if name not in inputs]
-    executor = open_at(model, inner, threads, optimization="basic")
-    for batch in batches:
-        used = {name: array for name, array in batch.items() if name in executor.inputs}
-        found = {**batch, **dict(zip(inner, executor.run(used, inner), strict=True))}
-        yield [found[name] for name in names]
 
 
 def _again(

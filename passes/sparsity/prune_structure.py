@@ -9,10 +9,11 @@ import onnx_ir
 from whet.analysis.activations import first_samples, observe
 from whet.analysis.base import Analysis
 from whet.analysis.coupling import Coupled, Coupling, Family, Kind
-from whet.errors import Mismatch, UsageError
+from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, is_constant, is_op
 from whet.passes.base import Change, Damage, Failure, Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proof import Prover, VerdictKind, save_reproducer
 from whet.passes.proposal import Proposal
 from whet.passes.sparsity.prune_choice import choose, order_steps
@@ -24,6 +25,8 @@ from whet.passes.sparsity.prune_weights import LAYERS, costs
 from whet.passes.workbench import Workbench
 
 __all__ = ["PruneStructure"]
+
+_KINDS = {kind.value.replace(" ", "-"): kind for kind in Kind}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +48,19 @@ class PruneStructure(Pass):
     explains: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Analysis[object]], ...]] = (Coupling,)
 
-    ratio: float = 0.25
+    ratio: float = option(0.25, above=0, below=1)
     """Share of the layers' cost to save."""
     cost: Literal["parameters", "macs", "milliseconds"] = "parameters"
     """What is saved; milliseconds are measured layer by layer."""
-    kinds: tuple[str, ...] = ("channels", "heads", "hidden-units")
-    """What may go; also ``head-dimensions`` and ``stream-dimensions``."""
+    kinds: tuple[str, ...] = option(("channels", "heads", "hidden-units"), some_of=_KINDS)
+    """What may go."""
     score: Score = "magnitude"
     """What goes first."""
-    multiple: int = 8
+    multiple: int = option(8, at_least=1)
     """Channels left are a multiple of it, where there are twice as many."""
-    most: float = 0.75
+    most: float = option(0.75, above=0, at_most=1)
     """Share of alike groups that may go."""
-    limit: float = 0.5
+    limit: float = option(0.5, above=0)
     """The largest error of a region's outputs, relative to their norm and before the repair."""
     repair: bool = True
     """Fit the layers to what is left, where there is calibration data."""
@@ -69,7 +72,7 @@ class PruneStructure(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Choose groups, then change one connected region after the other."""
-        wanted = self._kinds()
+        wanted = {_KINDS[name] for name in self.kinds}
         coupled = work.analyses.get(Coupling())
         families = [f for f in coupled.families if f.kind in wanted and self._may(f, work)]
         if not families:
@@ -87,15 +90,6 @@ class PruneStructure(Pass):
             work.decline(root, str(reason))
             return
         self._remove(coupled, gone, families, work)
-
-    def _kinds(self) -> set[Kind]:
-        known = {kind.value.replace(" ", "-"): kind for kind in Kind}
-        for name in self.kinds:
-            if name not in known:
-                raise UsageError(
-                    f"pass '{self.name}' prunes {', '.join(known)}: '{name}' is none of them"
-                )
-        return {known[name] for name in self.kinds}
 
     def _may(self, family: Family, work: Workbench) -> bool:
         """Tell whether the user lets a family go, and whether a layer would gain."""

@@ -5,23 +5,27 @@ pruned so far (the sequential scheme of SparseGPT and Optimal Brain Compression)
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir
 
-from whet.analysis.activations import observe
+from whet.analysis.activations import observe_together
 from whet.ir.values import Array
 from whet.passes.quantization.algorithms.approximation import Doubles, Floats
 from whet.passes.quantization.input_moments import InputMoments, moments_of
 from whet.passes.quantization.judging import fitted_and_judged
 from whet.passes.sparsity.algorithms.recovery import masked_least_squares
+from whet.passes.sparsity.independence import independent
 from whet.passes.sparsity.targets import Target, set_bias, set_weight
 from whet.passes.workbench import Context
 
 __all__ = ["Recovered", "recover"]
 
 Feeds = Mapping[str, Array]
+_Asked = tuple[str, InputMoments]
+"""A value, and which of its vectors a weight is multiplied with."""
 _TINY = float(np.finfo(np.float32).tiny)
 _DAMPINGS = (1e-4, 1e-2, 1.0)
 
@@ -67,17 +71,17 @@ def recover(
     nodes = {node.name: node for node in pruned.graph}
     fitted, judged = fitted_and_judged(context.calibration, context.held_out)
     found: dict[str, Recovered] = {}
-    for target in targets:
-        fit, judge = (
-            list(_pairs(original, pruned, target, batches, context.threads, squares=squares))
-            for batches, squares in ((fitted, False), (judged, True))
-        )
-        made = _update(target, start[target.name], masks[target.name], fit, judge)
-        found[target.name] = made
-        if made.kept:
-            set_weight(pruned, target.name, target.stored(made.matrix))
-        if made.bias is not None:
-            set_bias(pruned, nodes[target.node.name], made.bias)
+    for run in independent(targets):
+        seen = _Seen(run)
+        seen.gather(original, pruned, (fitted, judged), context.threads)
+        for target in run:
+            fit, judge = seen.pairs(target)
+            made = _update(target, start[target.name], masks[target.name], fit, judge)
+            found[target.name] = made
+            if made.kept:
+                set_weight(pruned, target.name, target.stored(made.matrix))
+            if made.bias is not None:
+                set_bias(pruned, nodes[target.node.name], made.bias)
     return found
 
 
@@ -143,34 +147,60 @@ def _error(target: Target, matrix: Floats, shift: Doubles, pairs: Sequence[_Pair
     return max(lost, 0.0) / max(whole, np.finfo(float).tiny)
 
 
-def _pairs(
-    original: onnx_ir.Model,
-    pruned: onnx_ir.Model,
-    target: Target,
-    batches: Sequence[Feeds],
-    threads: int,
-    *,
-    squares: bool,
-) -> Iterator[_Pair]:
-    """Yield the products for each group, over all readers that multiply with the weight."""
-    size = target.matrix.shape[1] + 1
-    sums: Doubles = np.zeros((target.weight.groups, 3, size, size))
-    for node in target.weight.products:
-        asked = moments_of(node)
-        assert asked is not None
-        assert node.inputs[0] is not None
-        names = [node.inputs[0].name or ""]
-        old = observe(original, names, batches, threads=threads)
-        new = observe(pruned, names, batches, threads=threads)
-        for (_, before), (_, now) in zip(old, new, strict=True):
-            both = zip(_rows(asked, before), _rows(asked, now), strict=True)
-            for total, (x, y) in zip(sums, both, strict=True):
-                total[0] += x.T @ y
-                total[1] += y.T @ y
-                if squares:
-                    total[2] += x.T @ x
-    for total in sums:
-        yield _Pair(*(total / max(float(total[1, -1, -1]), 1.0)))
+class _Seen:
+    """Products of the inputs of some targets, on data to fit on and on data to judge by."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._sums: dict[_Asked, tuple[Doubles, Doubles]] = {}
+        for target in targets:
+            size = target.matrix.shape[1] + 1
+            shape = (target.weight.groups, 3, size, size)
+            for node in target.weight.products:
+                self._sums.setdefault(_asked(node), (np.zeros(shape), np.zeros(shape)))
+
+    def gather(
+        self,
+        original: onnx_ir.Model,
+        pruned: onnx_ir.Model,
+        data: tuple[Sequence[Feeds], Sequence[Feeds]],
+        threads: int,
+    ) -> None:
+        """Run both models once over the data; what is fitted on needs no squares of the original's inputs."""
+        names = list(dict.fromkeys(name for name, _ in self._sums))
+        old, new = (
+            observe_together(model, names, itertools.chain(*data), threads)
+            for model in (original, pruned)
+        )
+        kinds = [kind for kind in (0, 1) for _ in range(len(data[kind]))]
+        for kind, before, now in zip(kinds, old, new, strict=True):
+            for (name, asked), sums in self._sums.items():
+                _add(sums[kind], asked, before[name], now[name], squares=kind == 1)
+
+    def pairs(self, target: Target) -> tuple[list[_Pair], list[_Pair]]:
+        """Return the means for each group, over all readers that multiply with the weight."""
+        parts = [self._sums[_asked(node)] for node in target.weight.products]
+        fit, judge = (np.sum(kind, axis=0) for kind in zip(*parts, strict=True))
+        return _means(fit), _means(judge)
+
+
+def _asked(node: onnx_ir.Node) -> _Asked:
+    asked, operand = moments_of(node), node.inputs[0]
+    assert asked is not None
+    assert operand is not None
+    return operand.name or "", asked
+
+
+def _add(sums: Doubles, asked: InputMoments, before: Array, now: Array, *, squares: bool) -> None:
+    both = zip(_rows(asked, before), _rows(asked, now), strict=True)
+    for total, (x, y) in zip(sums, both, strict=True):
+        total[0] += x.T @ y
+        total[1] += y.T @ y
+        if squares:
+            total[2] += x.T @ x
+
+
+def _means(sums: Doubles) -> list[_Pair]:
+    return [_Pair(*(total / max(float(total[1, -1, -1]), 1.0))) for total in sums]
 
 
 def _rows(asked: InputMoments, array: Array) -> Iterator[Floats]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir
@@ -20,7 +20,7 @@ from whet.passes.sparsity.pricing import Priced, by_fisher
 from whet.passes.sparsity.targets import Target, with_weights
 from whet.passes.workbench import Workbench
 
-__all__ = ["Pruned", "judged", "prune_by_fisher", "prune_by_gradients"]
+__all__ = ["Pruned", "Task", "judged", "prune_by_fisher", "prune_by_gradients"]
 
 _TRUST = (0.1, 0.5)
 """Shares of the Gram matrix in the Fisher blocks that are tried."""
@@ -49,45 +49,57 @@ Counts = Callable[[Sequence[Priced]], list[int]]
 """Prices -> how many units each weight loses."""
 
 
-def prune_by_fisher(
-    work: Workbench,
-    targets: Sequence[Target],
-    pattern: Pattern,
-    counts: Counts,
-    gradients: int,
-    likelihood: Likelihood,
-) -> Pruned:
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is to be pruned, and from which gradients."""
+
+    work: Workbench
+    targets: Sequence[Target]
+    pattern: Pattern
+    counts: Counts
+    gradients: int
+    likelihood: Likelihood
+
+    def drawn(self) -> Iterator[tuple[dict[str, Array], int]]:
+        """Yield gradients by weight, and of how many samples each is."""
+        names, context = [t.name for t in self.targets], self.work.context
+        return loss_gradients(
+            self.work.model,
+            names,
+            context.calibration,
+            self.gradients,
+            self.likelihood,
+            context.seed,
+        )
+
+    def judge(self) -> OutputError:
+        """Return what measures the outputs' error."""
+        return OutputError(self.work.model, self.work.context, _JUDGES)
+
+
+def prune_by_fisher(task: Task) -> Pruned:
     """Prune by Fisher blocks, as much steadied as is best."""
-    blocks = _measure(work, targets, pattern, gradients, likelihood)
-    judge = OutputError(work.model, work.context, _JUDGES)
+    targets, blocks, judge = task.targets, _measure(task), task.judge()
     found: list[Pruned] = []
     for trust in _TRUST:
         hessians = {t.name: _steadied(t, blocks[t.name], trust) for t in targets}
-        priced = [by_fisher(t, pattern, hessians[t.name]) for t in targets]
-        masks = {p.target.name: p.mask(n) for p, n in zip(priced, counts(priced), strict=True)}
+        priced = [by_fisher(t, task.pattern, hessians[t.name]) for t in targets]
+        wanted = task.counts(priced)
+        masks = {p.target.name: p.mask(n) for p, n in zip(priced, wanted, strict=True)}
         weights = {t.name: _updated(t, hessians[t.name], masks[t.name]) for t in targets}
         how = f"Fisher blocks with {trust:.0%} Gram"
-        found.append(Pruned(masks, weights, how, judged(work, targets, weights, judge)))
+        found.append(Pruned(masks, weights, how, judged(task.work, targets, weights, judge)))
     return min(found, key=lambda p: p.error)
 
 
-def _measure(
-    work: Workbench,
-    targets: Sequence[Target],
-    pattern: Pattern,
-    gradients: int,
-    likelihood: Likelihood,
-) -> dict[str, FisherBlocks]:
+def _measure(task: Task) -> dict[str, FisherBlocks]:
+    targets, pattern = task.targets, task.pattern
     share = _BYTES // max(len(targets), 1)
     unit = pattern.members if pattern.share is not None else pattern.width
     sums = {t.name: _blocks_for(t, share, unit) for t in targets}
-    context = work.context
-    drawn = loss_gradients(
-        work.model, list(sums), context.calibration, gradients, likelihood, context.seed
-    )
     held: list[dict[str, Array]] = []
     samples = 0
-    for gradient, count in drawn:
+    for gradient, count in task.drawn():
         held.append(gradient)
         samples += count
         if len(held) == _TOGETHER:
@@ -135,47 +147,35 @@ def judged(
     return judge.of(onnx_ir.to_proto(with_weights(work.model, targets, weights)))
 
 
-def prune_by_gradients(
-    work: Workbench,
-    targets: Sequence[Target],
-    pattern: Pattern,
-    counts: Counts,
-    gradients: int,
-    likelihood: Likelihood,
-) -> Pruned:
+def prune_by_gradients(task: Task) -> Pruned:
     """Prune by M-FAC in a few stages, with the damping that is best on data held out."""
+    targets, gradients = task.targets, task.gradients
     total = sum(t.matrix.size for t in targets)
     if 4 * gradients * total > _MOST_BYTES:
         raise Mismatch(
             f"{gradients} gradients of {total:,} weights take {4 * gradients * total / 1e9:.1f} GB,"
             f" {_MOST_BYTES / 1e9:.1f} are allowed; method=fisher needs no more than its blocks"
         )
-    rows, samples = _gathered(work, targets, gradients, likelihood)
+    rows, samples = _gathered(task)
     # Each row is a sum over independent draws of several samples, so that g gᵀ / samples has the right mean.
     rows *= np.sqrt(np.float32(len(rows) / samples))
     level = float(np.square(rows).mean(dtype=np.float64)) or 1.0
-    judge = OutputError(work.model, work.context, _JUDGES)
+    judge = task.judge()
     found: list[Pruned] = []
     for damping in _DAMPINGS:
-        masks, weights = _staged(targets, pattern, counts, rows, damping * level)
+        masks, weights = _staged(targets, task.pattern, task.counts, rows, damping * level)
         how = f"M-FAC, damping {damping:g}"
-        found.append(Pruned(masks, weights, how, judged(work, targets, weights, judge)))
+        found.append(Pruned(masks, weights, how, judged(task.work, targets, weights, judge)))
     return min(found, key=lambda p: p.error)
 
 
-def _gathered(
-    work: Workbench, targets: Sequence[Target], gradients: int, likelihood: Likelihood
-) -> tuple[Floats, int]:
+def _gathered(task: Task) -> tuple[Floats, int]:
     """Return ``[gradients, weights]`` over all targets, and how many samples they are of."""
-    names = [t.name for t in targets]
-    context = work.context
-    rows: Floats = np.empty((gradients, sum(t.matrix.size for t in targets)), np.float32)
+    total = sum(t.matrix.size for t in task.targets)
+    rows: Floats = np.empty((task.gradients, total), np.float32)
     samples = 0
-    drawn = loss_gradients(
-        work.model, names, context.calibration, gradients, likelihood, context.seed
-    )
-    for row, (found, count) in enumerate(drawn):
-        parts = [t.weight.arranged(found[t.name]).reshape(-1) for t in targets]
+    for row, (found, count) in enumerate(task.drawn()):
+        parts = [t.weight.arranged(found[t.name]).reshape(-1) for t in task.targets]
         np.concatenate(parts, out=rows[row])
         samples += count
     return rows, samples

@@ -7,15 +7,19 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir
 
-from whet.analysis.activations import Sampler, first_samples
 from whet.analysis.output_damage import OutputError
 from whet.errors import Mismatch, UsageError
 from whet.ir.execute import CannotRun
-from whet.ir.values import Array, attribute_int
+from whet.ir.values import attribute_int
 from whet.passes.base import Change, Damage, Fidelity, Pass
-from whet.passes.proposal import Builder, Proposal
-from whet.passes.quantization.algorithms.approximation import Floats
-from whet.passes.quantization.layers import Weight, find_weights, measure_grams
+from whet.passes.option import option
+from whet.passes.proposal import Builder
+from whet.passes.quantization.layers import measure_grams
+from whet.passes.quantization.weight_readers import (
+    OperandSamples,
+    matched_weights,
+    replace_weight,
+)
 from whet.passes.sparsity.algorithms.pattern import Pattern, read_pattern
 from whet.passes.sparsity.gradients import Likelihood
 from whet.passes.sparsity.mask_choice import Chosen, choose
@@ -64,29 +68,48 @@ class SparsifyWeights(Pass):
     bound: ClassVar[float | None] = 0.9
     gated: ClassVar[bool] = True
 
-    sparsity: float = 0.5
+    sparsity: float = option(0.5, above=0, below=1)
     """The share of all chosen weights that becomes zero."""
-    pattern: str = "unstructured"
+    pattern: str = option(
+        "unstructured",
+        reads=read_pattern,
+        like="unstructured, N:M of fewer than M (such as 2:4) or RxC (such as 4x1)",
+    )
     method: Method = "auto"
     budget: Budget = "second-order"
-    floor: float = 0.05
+    floor: float = option(0.05, at_least=0, below=1)
     update: bool = True
     surgeon: bool = False
     """Improve masks by exchanging weights (Combinatorial Brain Surgeon, Yu et al. 2022); not for blocks."""
-    gradients: int = 2048
+    gradients: int = option(2048, at_least=1)
     """How many ``fisher`` and ``mfac`` are made of."""
     likelihood: Likelihood = "gaussian"
     """What the loss is: squared relative distance of the outputs, or ``categorical``, KL of logits."""
-    bits: int = 32
+    bits: int = option(32, at_least=2, at_most=8, also=(32,))
     """Fewer store what remains on a grid of so many bits (2 to 8) with a scale for each output."""
     store: bool = True
     """Store without the zeros where that is smaller."""
-    minimum: int = 1024
+    minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for an option that means nothing, alone or beside another."""
+        super().__post_init__()
+        pattern = read_pattern(self.pattern)
+        if self.surgeon and (pattern.height > 1 or pattern.width > 1):
+            raise UsageError(
+                f"option 'surgeon' of pass '{self.name}' is True, expected False with blocks of "
+                f"{self.pattern}: it exchanges single weights"
+            )
+        if pattern.share is None and self.floor > 1 - self.sparsity:
+            raise UsageError(
+                f"option 'floor' of pass '{self.name}' is {self.floor}, expected at most "
+                f"{1 - self.sparsity:g}: sparsity {self.sparsity:g} leaves no more"
+            )
 
     def apply(self, work: Workbench) -> None:
         """Choose masks for all weights together, then rewrite weight by weight."""
-        pattern = self.checked()
+        pattern = read_pattern(self.pattern)
         targets = self._targets(work, pattern)
         if not targets:
             return
@@ -97,38 +120,10 @@ class SparsifyWeights(Pass):
             for target in targets:
                 work.decline(target.node, str(reason))
 
-    def checked(self) -> Pattern:
-        """Return the pattern; raises UsageError for an option that means nothing."""
-        try:
-            pattern = read_pattern(self.pattern)
-        except ValueError as error:
-            raise UsageError(f"pass '{self.name}': {error}") from error
-        for name, value in (("sparsity", self.sparsity), ("floor", self.floor)):
-            if not 0 < value < 1 and not (name == "floor" and value == 0):
-                raise UsageError(
-                    f"pass '{self.name}': {name} is {value}, between 0 and 1 is possible"
-                )
-        if self.bits != 32 and not 2 <= self.bits <= 8:
-            raise UsageError(f"pass '{self.name}': bits is {self.bits}, 2 to 8 or 32 are possible")
-        if self.surgeon and (pattern.height > 1 or pattern.width > 1):
-            raise UsageError(
-                f"pass '{self.name}': surgeon exchanges single weights, not {self.pattern}"
-            )
-        if pattern.share is None and self.floor > 1 - self.sparsity:
-            raise UsageError(
-                f"pass '{self.name}': floor keeps {self.floor:.0%} of every layer, sparsity leaves"
-                f" {1 - self.sparsity:.0%} of all"
-            )
-        return pattern
-
     def _targets(self, work: Workbench, pattern: Pattern) -> list[Target]:
         """Return the weights that the pattern fits; decline the others."""
-        found, refused = find_weights(work.nodes())
-        work.coverage.matched += len(found) + len(refused)
-        for node, reason in refused.items():
-            work.decline(node, reason)
         chosen: list[Target] = []
-        for weight in found:
+        for weight in matched_weights(work):
             target = Target(weight, np.ascontiguousarray(weight.matrix(), np.float32))
             reason = self._obstacle(target, pattern)
             if reason:
@@ -179,23 +174,17 @@ class _Run:
         self._pattern = pattern
         self._left_out = ""
         """Why no update was kept."""
-        self._names = {
-            node: [v.name or "" for v in _operands(node)] for w in weights for node in w.readers
-        }
-        """What the readers' operands were called before anything was rewritten."""
+        self._samples = OperandSamples(work, weights)
 
     def rewrite(self) -> None:
         chosen = choose(self._pass, self._work, self._pattern, self._targets)
         done = self._recovered(chosen)
-        sample = self._sampler()
         for target in self._targets:
             result = done.get(target.name)
             matrix = chosen.weights[target.name] if result is None else result.matrix
             try:
                 form = form_of(target, matrix, self._pass.bits, store=self._pass.store)
-                self._propose(
-                    target, form, chosen.how[target.name] + self._left_out, result, sample
-                )
+                self._propose(target, form, chosen.how[target.name] + self._left_out, result)
             except Mismatch as reason:
                 self._work.decline(target.node, str(reason))
 
@@ -215,31 +204,16 @@ class _Run:
         self._left_out = f", not updated: outputs' error {before:.2g}, {after:.2g} with updates"
         return {}
 
-    def _sampler(self) -> Sampler | None:
-        context = self._work.context
-        if not context.judge:
-            return None
-        names = list(dict.fromkeys(name for names in self._names.values() for name in names))
-        feeds = first_samples(self._work.model, context.judge[0])
-        return Sampler(self._work.model, names, feeds, context.threads)
-
     def _propose(
         self,
         target: Target,
         form: Form,
         how: str,
         result: Recovered | None,
-        sample: Sampler | None,
     ) -> None:
-        """Replace the weight for the first reader; once that is proven, let the others read the same."""
+        """Let all readers read what is left of the weight."""
         work, weight = self._work, target.weight
         readers = [node for node in work.graph if node in set(weight.readers)]
-        build = work.builder(readers[0])
-        try:
-            value = spell_form(build, form, target, work.opset)
-        except Mismatch:
-            Proposal(weight.readers, (), tuple(build.nodes)).discard()
-            raise
         damage = Damage(
             site=target.node.name or target.node.op_type,
             format=f"{1 - form.share:.0%} zeros, {_told(how, result)}{form.told}",
@@ -248,26 +222,11 @@ class _Run:
             bytes_after=form.nbytes,
         )
         bias = None if result is None else result.bias
-        first = _reading(readers[0], weight, value, build, bias)
-        if not work.propose(first, damage, self._samples(readers[0], sample)):
-            return
-        for node in readers[1:]:
-            other = _reading(node, weight, value, work.builder(node), None)
-            work.accept(other, "decoded for an earlier reader")
 
-    def _samples(self, node: onnx_ir.Node, sample: Sampler | None) -> dict[str, Array]:
-        """Return real data for the operands, under their present names."""
-        found: dict[str, Array] = {}
-        if sample is None:
-            return found
-        for value, name in zip(_operands(node), self._names[node], strict=True):
-            try:
-                array = sample(name)
-            except CannotRun:
-                return {}
-            if array is not None:
-                found[value.name or ""] = array
-        return found
+        def spelled(build: Builder) -> onnx_ir.Value:
+            return spell_form(build, form, target, work.opset)
+
+        replace_weight(work, weight, readers, spelled, damage, self._samples, bias)
 
 
 def _told(how: str, result: Recovered | None) -> str:
@@ -276,24 +235,3 @@ def _told(how: str, result: Recovered | None) -> str:
     if not result.kept:
         return f"{how}, not updated: squared error {result.before:.2g}"
     return f"{how}, updated: squared error {result.before:.2g} -> {result.after:.2g}"
-
-
-def _reading(
-    node: onnx_ir.Node,
-    weight: Weight,
-    new: onnx_ir.Value,
-    build: Builder,
-    bias: Floats | Array | None,
-) -> Proposal:
-    """Return the proposal that the node reads another weight, and another bias where there is one."""
-    inputs = [new if v is weight.value else v for v in node.inputs]
-    if bias is not None:
-        inputs = [*inputs[:2], build.constant(bias)]
-    result = build.op(node.op_type, *inputs, attributes=dict(node.attributes))
-    nodes, weights = tuple(build.nodes), tuple(build.initializers)
-    return Proposal((node,), ((node.outputs[0], result),), nodes, weights)
-
-
-def _operands(node: onnx_ir.Node) -> list[onnx_ir.Value]:
-    """Return what a reader computes with besides constants."""
-    return [v for v in node.inputs if v is not None and v.const_value is None]

@@ -10,6 +10,7 @@ import onnx_ir
 from whet.errors import Mismatch
 from whet.ir.values import Array, constant, is_op
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.sparsity.algorithms.encoding import Encoding, background_of, encode
 from whet.passes.sparsity.spelling import OVERHEAD, spell_sparse
@@ -35,7 +36,7 @@ class StoreSparse(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT
     gated: ClassVar[bool] = True
 
-    minimum: int = 1024
+    minimum: int = option(1024, at_least=0)
     """Weights of fewer bytes stay as they are."""
 
     def apply(self, work: Workbench) -> None:

@@ -37,6 +37,16 @@ class Target:
         size = len(self.matrix) // self.weight.groups
         return [slice(k * size, (k + 1) * size) for k in range(self.weight.groups)]
 
+    @property
+    def changed(self) -> tuple[onnx_ir.Node, ...]:
+        """Return the nodes that see another weight."""
+        return self.weight.readers
+
+    @property
+    def gathered_bytes(self) -> int:
+        """Return the bytes of three products of its inputs, to fit on and to judge by."""
+        return 6 * 8 * self.weight.groups * (self.matrix.shape[1] + 1) ** 2
+
     def bias(self) -> Array | None:
         """Return the bias that may be changed, zeros where there is room for one; None where there is not."""
         if len(self.weight.readers) > 1 or not is_op(self.node, "Conv", "Gemm"):

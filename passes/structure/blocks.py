@@ -7,7 +7,7 @@ from typing import Literal
 
 import onnx_ir
 
-from whet.analysis.activations import observe
+from whet.analysis.activations import observe_together
 from whet.analysis.residual_branches import Branch, find_branches, unread_without
 from whet.ir.values import Array, dimensions, is_op
 from whet.passes.proposal import Builder, FreshNames, Proposal
@@ -33,6 +33,16 @@ class Drop:
     def joint(self) -> onnx_ir.Node:
         """Return the addition that names the place."""
         return self.branches[-1].joint
+
+    @property
+    def drop(self) -> "Drop":
+        """Return itself: a block is one way to do without its weights."""
+        return self
+
+    @property
+    def told(self) -> str:
+        """Return how the network would be."""
+        return f"without the {self.kind}"
 
     @property
     def axis(self) -> int:
@@ -85,8 +95,7 @@ def measure_closeness(
     for start in range(0, len(drops), _CHUNK):
         part = list(zip(drops, found, strict=True))[start : start + _CHUNK]
         names = list(dict.fromkeys(v.name or "" for d, _ in part for v in (d.new, d.old)))
-        for batch in batches:
-            seen = dict(observe(model, names, [batch], threads=threads, chunk=len(names)))
+        for seen in observe_together(model, names, batches, threads):
             for drop, closeness in part:
                 closeness.add(seen[drop.new.name or ""], seen[drop.old.name or ""])
     return found

@@ -3,19 +3,20 @@
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Literal
 
 import onnx_ir
 
-from whet.analysis.activations import Sampler, first_samples
-from whet.errors import Mismatch, UsageError
+from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.approximation import Layer
-from whet.passes.quantization.layers import Weight, find_weights, layers_of, measure_grams
+from whet.passes.quantization.layers import Weight, layers_of, measure_grams
+from whet.passes.quantization.weight_readers import OperandSamples, matched_weights
 from whet.passes.spelling_prices import SeenShapes, SpellingPrices
 from whet.passes.structure.algorithms.factorization import Factored, Family, factor
 from whet.passes.workbench import Workbench
@@ -53,15 +54,15 @@ class Factoring(Pass):
     gated: ClassVar[bool] = True
     op_types: ClassVar[tuple[str, ...]] = ()
 
-    energy: float = 0.99
+    energy: float = option(0.99, at_least=0, at_most=1)
     """Share of the energy of a layer's outputs that the smallest rank must keep, on data held out."""
-    ratio: float = 0.0
+    ratio: float = option(0.0, at_least=0, at_most=1)
     """Share of the bytes that the factors may take; overrules ``energy``."""
-    rank: int = 0
+    rank: int = option(0, at_least=0)
     """The rank; overrules both."""
     prefer: Literal["speed", "size"] = "speed"
     """Whether factors must also be measured to be faster where prices exist, or only smaller."""
-    minimum: int = 1024
+    minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
 
     @abstractmethod
@@ -70,23 +71,10 @@ class Factoring(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Factor weight by weight."""
-        self._check_options()
-        found, refused = find_weights(work.nodes(*self.op_types))
-        work.coverage.matched += len(found) + len(refused)
-        for node, reason in refused.items():
-            work.decline(node, reason)
+        found = matched_weights(work, *self.op_types)
         chosen = [weight for weight in found if self._suits(weight, work)]
         if chosen:
             _Run(self, work, chosen).rewrite()
-
-    def _check_options(self) -> None:
-        for name, value, least, most in (
-            ("energy", self.energy, 0.0, 1.0), ("ratio", self.ratio, 0.0, 1.0), ("rank", self.rank, 0, math.inf),
-        ):  # fmt: skip
-            if not least <= value <= most:
-                raise UsageError(
-                    f"option '{name}' of pass '{self.name}' is {value}, expected {least} to {most}"
-                )
 
     def _suits(self, weight: Weight, work: Workbench) -> bool:
         try:
@@ -121,22 +109,9 @@ class _Run:
         context = work.context
         self._fit = measure_grams(work.model, weights, context, context.calibration)
         self._judge = measure_grams(work.model, weights, context, context.held_out)
-        self._names = {
-            node: node.inputs[0].name or ""
-            for weight in weights
-            for node in weight.readers
-            if node.inputs[0] is not None
-        }
-        """What the readers' data were called before anything was rewritten."""
-        self._shapes = SeenShapes(work, [v for n in self._names if (v := n.inputs[0]) is not None])
-        self._sample = self._sampler(context.judge)
-
-    def _sampler(self, batches: Sequence[Mapping[str, Array]]) -> Sampler | None:
-        if not batches:
-            return None
-        model, threads = self._work.model, self._work.context.threads
-        names = list(dict.fromkeys(self._names.values()))
-        return Sampler(model, names, first_samples(model, batches[0]), threads)
+        readers = [node for weight in weights for node in weight.readers]
+        self._shapes = SeenShapes(work, [v for n in readers if (v := n.inputs[0]) is not None])
+        self._samples = OperandSamples(work, weights)
 
     def rewrite(self) -> None:
         for weight in self._weights:
@@ -220,7 +195,7 @@ class _Run:
             ms_before=None if times is None else times[0],
             ms_after=None if times is None else times[1],
         )
-        if self._work.propose(first, row, self._samples(node)):
+        if self._work.propose(first, row, self._samples.of(node)):
             for other in proposals:
                 self._work.accept(other, "factored for an earlier reader")
 
@@ -248,12 +223,6 @@ class _Run:
         except Mismatch:
             proposal.discard()
             raise
-
-    def _samples(self, node: onnx_ir.Node) -> dict[str, Array]:
-        """Return real data for the reader, under its present name."""
-        operand = node.inputs[0]
-        array = None if self._sample is None else self._sample(self._names[node])
-        return {} if operand is None or array is None else {operand.name or "": array}
 
 
 def _rounded(rank: int, most: int, *, up: bool) -> int:

@@ -14,10 +14,11 @@ from whet.analysis.output_damage import OutputError
 from whet.analysis.residual_branches import find_branches
 from whet.analysis.residual_streams import ResidualStream, find_residual_streams
 from whet.analysis.statistics import Statistics
-from whet.errors import Mismatch, UsageError
+from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, constant, is_constant, rank
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.option import option
 from whet.passes.proposal import Builder, FreshNames, Proposal
 from whet.passes.quantization.algorithms.rotations import centering, principal_axes
 from whet.passes.residual_turn import Bases, check_stream, turned
@@ -47,20 +48,19 @@ class SliceResidual(Pass):
     needs: ClassVar[tuple[type[Analysis[object]], ...]] = (Statistics,)
     gated: ClassVar[bool] = True
 
-    share: float = 0.1
+    share: float = option(0.1, at_least=0, below=1)
     """Share of the channels to delete; 0 only rotates."""
     shared: bool = False
     """Take the same axes everywhere."""
     untie: bool = False
     """Store a weight twice that the stream is both written and read with, as tied embeddings are."""
-    limit: float = 0.5
+    limit: float = option(0.5, above=0)
     """The largest ||new - old|| / ||old|| of the model's outputs on data held out."""
-    multiple: int = 8
+    multiple: int = option(8, at_least=1)
     """What remains is a multiple of it."""
 
     def apply(self, work: Workbench) -> None:
         """Slice every residual stream."""
-        self._check_options()
         chosen = set(work.nodes())
         for number, stream in enumerate(find_residual_streams(work.graph, open_ends=True)):
             root = stream.norms[0].node
@@ -71,17 +71,6 @@ class SliceResidual(Pass):
                 self._slice(number, stream, work)
             except (Mismatch, CannotRun) as reason:
                 work.decline(root, str(reason))
-
-    def _check_options(self) -> None:
-        if not 0 <= self.share < 1:
-            raise UsageError(
-                f"option 'share' of pass '{self.name}' is {self.share}, expected 0 to less than 1"
-            )
-        for name, value in (("multiple", self.multiple), ("limit", self.limit)):
-            if value <= 0:
-                raise UsageError(
-                    f"option '{name}' of pass '{self.name}' is {value}, expected more than 0"
-                )
 
     def _slice(self, number: int, stream: ResidualStream, work: Workbench) -> None:
         for norm in stream.norms:

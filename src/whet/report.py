@@ -1,15 +1,11 @@
-"""What a compile did, what it cost and what it gained, as a table for people and as JSON for machines."""
+"""What a compile did, what it cost and what it gained: the record, and the plain data that ``report.json`` holds."""
 
 import dataclasses
 import io
-import json
-import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, Group
-from rich.markup import escape
+from rich.console import Console
 
 from whet.advice import Advice, advise
 from whet.analysis.machine_peak import Peak
@@ -18,11 +14,10 @@ from whet.backends.measure import Timing
 from whet.backends.operator_times import OperatorTime
 from whet.ir.sites import Enclosed
 from whet.layers import Layer
-from whet.passes.attention.break_even import Payoff
-from whet.passes.base import Damage, Fidelity
+from whet.passes.base import Damage
 from whet.passes.pipeline import Step
-from whet.printing import new_table, rounded, summarize, titled, to_plain
-from whet.search_report import searched
+from whet.printing import rounded, to_plain
+from whet.report_text import print_report
 from whet.solve.drop_interval import Interval
 
 __all__ = ["SCHEMA", "Agreement", "Cost", "Limits", "Profile", "Provenance", "Report"]
@@ -30,16 +25,10 @@ __all__ = ["SCHEMA", "Agreement", "Cost", "Limits", "Profile", "Provenance", "Re
 SCHEMA = 2
 """Number of the schema of ``report.json``: it grows when keys go or change their meaning, not when some are added."""
 
-_ADVISED = 3
-"""Sites to take back that are named; report.json has more of them."""
 _LISTED = 100
 """Sites to take back that are written; every layer has its place in the list."""
 _TABLES = ("layers", "search", "histograms")
 """Parts that grow with the model: their numbers are written with six digits."""
-_NAMED = 8
-"""Layers that are named of each body which is left alone."""
-_SPARED = 12
-"""Sites that a limit spared which are shown; report.json has all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,175 +187,7 @@ class Report:
 
     def print(self, console: Console) -> None:
         """Print to a console."""
-        if any(_worth_a_row(step) for step in self.steps):
-            console.print(self._ledger())
-            console.print(self._proofs())
-        else:
-            console.print("no pass found anything to change")
-        for step in self.steps:
-            for failure in step.coverage.failures:
-                console.print(
-                    f"[red]refused[/] {escape(step.name)} at {escape(failure.site)}: "
-                    f"{escape(failure.reason)} {escape(failure.reproducer)}"
-                )
-            for reason in _left(step):
-                console.print(f"[yellow]declined[/] {escape(step.name)}: {escape(reason)}")
-            if step.reverted:
-                console.print(f"[yellow]taken back[/] {escape(step.name)}: {escape(step.reverted)}")
-        if any(step.fidelity == Fidelity.LOSSY.value for step in self.steps):
-            for body in self.enclosed:
-                console.print(f"[yellow]not looked into[/] {escape(str(body))}: {_named(body)}")
-        console.print()
-        for line in self._output_lines():
-            console.print(line)
-        for step in self.steps:
-            if step.coverage.spared and not step.reverted:
-                console.print(_spared(step))
-        if self.damage:
-            console.print(self._damage())
-            for advice in self.advice[:_ADVISED]:
-                console.print(f"[cyan]to revert[/] {escape(str(advice))}", soft_wrap=True)
-            console.print()
-        for site, curve in self._curves().items():
-            console.print(_break_even(site, curve))
-        if self.search is not None:
-            console.print(searched(self.search))
-        console.print(self._costs())
-        for line in self._agreement_lines():
-            console.print(line)
-        for note in self.notes:
-            console.print(f"[yellow]note[/] {escape(note)}")
-
-    def _ledger(self) -> Group:
-        table = new_table()
-        for name in ("pass", "fidelity"):
-            table.add_column(name, no_wrap=True)
-        for name in ("matched", "eligible", "changed", "error ≤", "Δ ops", "Δ bytes"):
-            table.add_column(name, justify="right")
-        for step in self.steps:
-            c = step.coverage
-            if not _worth_a_row(step):
-                continue
-            table.add_row(
-                step.name,
-                step.fidelity,
-                f"{c.matched}",
-                f"{c.eligible}",
-                "0" if step.reverted else f"{c.changed}",
-                f"{c.max_error:.1e}" if c.max_error else "0",
-                f"{step.ops_after - step.ops_before:+d}",
-                f"{step.bytes_after - step.bytes_before:+,d}",
-            )
-        return titled("Passes", table)
-
-    def _proofs(self) -> str:
-        steps = [step for step in self.steps if not step.reverted]
-        changed = sum(step.coverage.changed for step in steps)
-        proofs = sum((step.coverage.proofs for step in steps), Counter[str]())
-        how = ", ".join(f"{count} {oracle}" for oracle, count in sorted(proofs.items()))
-        share = "every one" if proofs.total() >= changed else f"{proofs.total()} of them"
-        seconds = sum(step.seconds for step in self.steps)
-        proven = f"{share} proven ({how})" if changed else "nothing to prove"
-        return f"{changed:,} rewrites, {proven}, in {seconds:.1f} s"
-
-    def _curves(self) -> dict[str, list[Payoff]]:
-        """Return what factors in place of a bias were measured to gain by length, equal curves once."""
-        found = {
-            tuple(curve): site
-            for step in reversed(self.steps)
-            for site, curve in reversed(step.coverage.break_even.items())
-        }
-        return {site: list(curve) for curve, site in reversed(found.items())}
-
-    def _costs(self) -> Group:
-        table = new_table()
-        table.add_column("", no_wrap=True)
-        for name in ("before", "after", "after / before"):
-            table.add_column(name, justify="right")
-        b, a = self.before, self.after
-        table.add_row("ops", f"{b.ops:,}", f"{a.ops:,}", _ratio(b.ops, a.ops))
-        table.add_row(
-            "parameters",
-            f"{b.parameters:,}",
-            f"{a.parameters:,}",
-            _ratio(b.parameters, a.parameters),
-        )
-        table.add_row("bytes on disk", f"{b.bytes:,}", f"{a.bytes:,}", _ratio(b.bytes, a.bytes))
-        if b.time is not None and a.time is not None:
-            ratio = _ratio(b.time.median, a.time.median)
-            table.add_row("latency, median (quartiles)", str(b.time), str(a.time), ratio)
-        if b.peak_bytes and a.peak_bytes:
-            table.add_row(
-                "peak memory, load and run",
-                f"{b.peak_bytes / 1e6:,.0f} MB",
-                f"{a.peak_bytes / 1e6:,.0f} MB",
-                _ratio(b.peak_bytes, a.peak_bytes),
-            )
-        if self.metric is not None:
-            before, after = self.metric
-            table.add_row("metric", f"{before:.4f}", f"{after:.4f}", _ratio(before, after))
-        if self.interval is not None:
-            i = self.interval
-            table.caption = f"the metric drops by {i.drop:.4f}, with 95 % confidence {i.low:.4f} to {i.high:.4f}"
-        return titled(f"{self.origin} → {self.target}", table)
-
-    def _damage(self) -> Group:
-        rows = self.damage
-        table = new_table()
-        table.add_column("site", overflow="fold")
-        for name in ("format", "SQNR dB", "error", "loss ≈", "bytes", "after", "ms", "after"):
-            table.add_column(name, justify="right")
-        for row in rows[:12]:
-            table.add_row(
-                escape(row.site),
-                row.format,
-                f"{row.sqnr:.1f}",
-                f"{row.error:.1e}",
-                f"{row.predicted_loss:.1e}",
-                f"{row.bytes_before:,}",
-                f"{row.bytes_after:,}",
-                "-" if row.ms_before is None else f"{row.ms_before:.3g}",
-                "-" if row.ms_after is None else f"{row.ms_after:.3g}",
-            )
-        if len(rows) > 12:
-            table.caption = f"{len(rows) - 12} more in report.json"
-        data = " and ".join(dict.fromkeys(row.measured_on for row in rows))
-        return titled(f"Damage by layer on {data}, worst first", table)
-
-    def _output_lines(self) -> list[str]:
-        """Say how far each lossy pass moved the outputs, and the metric."""
-        found: list[str] = []
-        for step in self.steps:
-            if step.reverted or not step.outputs:
-                continue
-            worst = max(step.outputs, key=lambda o: o.error)
-            line = (
-                f"{step.name} moves the outputs by {worst.error:.2e} ({worst.sqnr:.1f} dB, '{worst.output}') "
-                f"on {worst.samples} held-out samples"
-            )
-            if step.metric is not None:
-                line += f", the metric from {step.metric[0]:.4f} to {step.metric[1]:.4f}"
-            found.append(escape(line))
-        return found
-
-    def _agreement_lines(self) -> list[str]:
-        if not self.agreements:
-            return ["[yellow]outputs were not compared[/]"]
-        worst = max(self.agreements, key=lambda a: a.relative_error)
-        cosine = min(a.cosine for a in self.agreements)
-        bindings = {json.dumps(dict(a.binding)) for a in self.agreements}
-        where = f"on random inputs at {len(bindings)} binding{'s'[: len(bindings) > 1]} of the dimensions"
-        if worst.relative_error == 0.0:
-            lines = [f"outputs {where}: equal to the source's"]
-        else:
-            lines = [
-                f"outputs {where}: relative error ≤ {worst.relative_error:.2e} "
-                f"('{escape(worst.output)}'), cosine ≥ {cosine:.6f}"
-            ]
-        if self.fusions:
-            listed = ", ".join(f"{k} x{v}" for k, v in list(self.fusions.items())[:8])
-            lines.append(f"{self.target} itself fuses further: {escape(listed)}")
-        return lines
+        print_report(self, console)
 
 
 def _in_columns(kind: type[Layer | OperatorTime], rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -381,71 +202,3 @@ def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
     for site, reason in reasons.items():
         found.setdefault(reason, []).append(site)
     return found
-
-
-def _named(body: Enclosed) -> str:
-    more = len(body.layers) - _NAMED
-    listed = ", ".join(body.layers[:_NAMED])
-    return escape(listed) + (f" and {more} more in report.json" if more > 0 else "")
-
-
-def _left(step: Step) -> list[str]:
-    """Return why places were left as they are: every reason of a pass that explains, else the most frequent."""
-    if step.explains:
-        return summarize({**step.coverage.near_misses, **step.coverage.declined})
-    if step.fidelity == Fidelity.LOSSY.value or not step.coverage.changed:
-        return summarize(step.coverage.declined)[:1]
-    return []
-
-
-def _spared(step: Step) -> Group:
-    """Say what a limit on the outputs keeps as it was, and what each of these sites would cost alone."""
-    rows = sorted(step.coverage.spared, key=lambda row: -row.error)
-    table = new_table()
-    table.add_column("site", overflow="fold")
-    for name in ("moves the outputs by", "dB", "ms now", "would take"):
-        table.add_column(name, justify="right")
-    for row in rows[:_SPARED]:
-        table.add_row(
-            escape(row.site),
-            f"{row.error:.1e}",
-            "-" if row.error <= 0 else f"{-20 * math.log10(row.error):.1f}",
-            "-" if row.ms_before is None else f"{row.ms_before:.3g}",
-            "-" if row.ms_after is None else f"{row.ms_after:.3g}",
-        )
-    if len(rows) > _SPARED:
-        table.caption = f"{len(rows) - _SPARED} more in report.json"
-    title = (
-        f"{step.name} leaves {len(rows)} sites in float, so that the outputs move by no more than "
-        f"{rows[0].limit:g}; each alone"
-    )
-    return titled(title, table)
-
-
-def _break_even(site: str, curve: list[Payoff]) -> Group:
-    """Draw time with factors against time with the bias, by length."""
-    table = new_table()
-    for name in ("length", "rank", "with bias", "with factors", "bias in memory", "ratio"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for point in sorted(curve, key=lambda p: p.length):
-        ratio = point.ms_after / point.ms_before
-        bar = "█" * round(20 * min(ratio, 2.0))
-        table.add_row(
-            f"{point.length:,}",
-            f"{point.rank}",
-            f"{point.ms_before:.3g} ms",
-            f"{point.ms_after:.3g} ms",
-            f"{point.bias_bytes / 1e6:,.1f} MB",
-            f"{ratio:.2f}",
-            f"[green]{bar}[/]" if point.pays else bar,
-        )
-    return titled(f"Break-even of factors at {site}", table)
-
-
-def _worth_a_row(step: Step) -> bool:
-    return bool(step.coverage.matched or step.coverage.failures)
-
-
-def _ratio(before: float, after: float) -> str:
-    return f"{after / before:.3f}" if before else "-"

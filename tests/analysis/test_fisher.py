@@ -20,7 +20,7 @@ def test_gaussian_is_the_diagonal_of_the_gram_matrix() -> None:
     found = Fisher(("w",), "gaussian", 7500).measure(model, context)["w"]
     shares = x.astype(np.float64) ** 2 / np.square(x @ w).sum(1, keepdims=True)
     wanted = np.repeat(shares.mean(0)[:, None], 6, 1)
-    assert np.allclose(found, wanted, rtol=0.1)
+    np.testing.assert_allclose(found, wanted, rtol=0.1, atol=0)
 
 
 def test_categorical_is_that_of_logistic_regression() -> None:
@@ -34,7 +34,7 @@ def test_categorical_is_that_of_logistic_regression() -> None:
     logits = x @ w
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     wanted = (x**2).T @ (p * (1 - p)) / len(x)
-    assert np.allclose(found, wanted, rtol=0.1)
+    np.testing.assert_allclose(found, wanted, rtol=0.1, atol=0)
 
 
 def test_next_is_the_gradient_of_the_language_models_loss() -> None:
@@ -52,7 +52,7 @@ def test_next_is_the_gradient_of_the_language_models_loss() -> None:
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor(row[1:]))
         (gradient,) = torch.autograd.grad(loss, weight)
         total += gradient.numpy().astype(np.float64) ** 2
-    assert np.allclose(found, total / 3, rtol=1e-4)
+    np.testing.assert_allclose(found, total / 3, rtol=1e-4, atol=0)
 
 
 def test_it_needs_data_and_is_deterministic() -> None:

@@ -1,5 +1,6 @@
 """``whet passes``: every pass."""
 
+import dataclasses
 import inspect
 import textwrap
 import typing
@@ -9,6 +10,7 @@ import typer
 from rich.console import Group
 from rich.markup import escape
 
+from whet.passes.option import allowed_of, expected
 from whet.printing import new_table, titled
 from whet.tools.cli import options
 from whet.tools.cli.console import print_json, results, width
@@ -59,7 +61,12 @@ def _plain(cls: type["Pass"]) -> dict[str, object]:
         "gated": cls.gated,
         "needs": [analysis.__name__ for analysis in cls.needs],
         "options": [
-            {"name": f.name, "type": _kind(f.type), "default": getattr(step, f.name)}
+            {
+                "name": f.name,
+                "type": _kind(f.type),
+                "default": getattr(step, f.name),
+                "expected": expected(f),
+            }
             for f in cls.fields()
         ],
     }
@@ -73,7 +80,12 @@ def _kind(kind: object) -> str:
 
 def _options(cls: type["Pass"]) -> list[str]:
     step = cls()
-    return [f"{f.name}: {_kind(f.type)} = {getattr(step, f.name)}" for f in cls.fields()]
+    return [f"{f.name}: {_kind(f.type)} = {getattr(step, f.name)}{_range(f)}" for f in cls.fields()]
+
+
+def _range(field: "dataclasses.Field[object]") -> str:
+    allowed = allowed_of(field)
+    return "" if allowed is None else f" ({allowed})"
 
 
 def _table(found: list[type["Pass"]]) -> Group:

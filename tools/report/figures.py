@@ -11,7 +11,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-__all__ = ["COLOURS", "INK", "MUTED", "drawing", "log_scale", "to_svg"]
+__all__ = ["COLOURS", "INK", "MUTED", "drawing", "log_log", "log_scale", "to_svg"]
 
 INK, MUTED, GRID = "#010203", "#040506", "#070809"
 COLOURS = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05")
@@ -69,6 +69,14 @@ def log_scale(axis: Any, base: int = 10) -> None:
     axis.set_major_locator(LogLocator(base, numticks=7))
     axis.set_major_formatter(FuncFormatter(_spelled))
     axis.set_minor_formatter(NullFormatter())
+
+
+def log_log(axes: Any, across: str, up: str) -> None:
+    """Make both axes logarithmic, name them, and say what the marks are."""
+    for axis, label in ((axes.xaxis, across), (axes.yaxis, up)):
+        log_scale(axis)
+        axis.set_label_text(label)
+    axes.legend(fontsize=8)
 
 
 def _spelled(value: float, _place: int | None) -> str:

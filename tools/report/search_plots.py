@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whet.tools.report.figures import COLOURS, INK, MUTED, drawing, log_scale, to_svg
+from whet.tools.report.figures import COLOURS, INK, MUTED, drawing, log_log, to_svg
 
 __all__ = ["front_plot", "prediction_plot"]
 
@@ -74,9 +74,5 @@ def prediction_plot(searches: Named) -> str:
             if pairs:
                 ends = [min(min(p) for p in pairs), max(max(p) for p in pairs)]
                 axes.plot(ends, ends, "--", color=MUTED, linewidth=1)
-        log_scale(axes.xaxis)
-        log_scale(axes.yaxis)
-        axes.set_xlabel("loss, predicted")
-        axes.set_ylabel("loss, measured")
-        axes.legend(fontsize=8)
+        log_log(axes, "loss, predicted", "loss, measured")
         return to_svg(figure, "predicted and measured losses of random mixtures")

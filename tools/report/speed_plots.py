@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whet.tools.report.figures import COLOURS, INK, MUTED, drawing, log_scale, to_svg
+from whet.tools.report.figures import COLOURS, INK, MUTED, drawing, log_log, to_svg
 
 __all__ = ["Attained", "attained", "roofline_plot", "waterline_plot"]
 
@@ -69,11 +69,7 @@ def roofline_plot(named: Sequence[tuple[str, Sequence[Attained]]], peak: Record)
             axes.scatter([r.intensity for r in own], [r.rate / 1e9 for r in own],
                          s=[_area(r.ms / longest) for r in own], facecolors="none", edgecolors=colour,
                          label=name)  # fmt: skip
-        log_scale(axes.xaxis)
-        log_scale(axes.yaxis)
-        axes.set_xlabel("operations per byte")
-        axes.set_ylabel("GFLOP/s")
-        axes.legend(fontsize=8)
+        log_log(axes, "operations per byte", "GFLOP/s")
         return to_svg(figure, "roofline: attained operations a second by operations per byte")
 
 

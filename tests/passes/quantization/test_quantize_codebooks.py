@@ -7,6 +7,7 @@ import pytest
 from folding import BINDINGS, build, ops
 
 from whet.compiler import compile
+from whet.errors import UsageError
 from whet.ir.execute import Executor
 from whet.ir.files import load_model
 from whet.ir.saving import save_model
@@ -140,7 +141,6 @@ def test_a_second_run_changes_nothing() -> None:
     ("text", "shapes", "step", "reason"),
     [
         (PRODUCT.replace("256", "16"), {"w": (16, 48)}, QuantizeCodebooks(), "768 weights, fewer than 1024"),
-        (PRODUCT, {"w": (256, 48)}, QuantizeCodebooks(bits=7), "bits is 7, a codebook has 1 to 6"),
         (PRODUCT.replace("48", "1").replace("256", "160"), {"w": (160, 1)}, QuantizeCodebooks(minimum=1), "about 700"),
         ("(float[64,64] x) => (float[64,64] y) { y = MatMul(w, x) }", {"w": (64, 64)}, QuantizeCodebooks(), "second"),
     ],
@@ -152,6 +152,15 @@ def test_declines_say_why(
     assert coverage.changed == 0
     assert coverage.matched == 1
     assert reason in coverage.nearest_miss
+
+
+def test_a_weight_that_is_not_finite_stays() -> None:
+    drawn = heavy(w=(256, 48))
+    drawn["w"][3, 4] = np.inf
+    coverage = apply(build(PRODUCT, drawn, opset=21), QuantizeCodebooks(), 0)
+    assert "cannot be quantized: a weight is infinite" in coverage.nearest_miss
+    with pytest.raises(UsageError, match=r"option 'bits' .* is 7, expected 2 to 6"):
+        QuantizeCodebooks(bits=7)
 
 
 def test_a_whole_compile_keeps_the_file_small(tmp_path: Path) -> None:

@@ -341,8 +341,8 @@ def test_single_products_may_have_bits_of_their_own() -> None:
 
 @pytest.mark.parametrize("entry", ["Conv_2", "Conv_2:5", ":4"])
 def test_bits_of_single_products_are_checked(entry: str) -> None:
-    with pytest.raises(UsageError, match=f"stored is '{entry}' .* expected NODE:BITS"):
-        apply(block(), QuantizeStatic(stored=(entry,)), context())
+    with pytest.raises(UsageError, match=f"'stored' .* has '{entry}', expected NODE:BITS"):
+        QuantizeStatic(stored=(entry,))
 
 
 def test_a_limit_on_the_outputs_takes_steps_back() -> None:

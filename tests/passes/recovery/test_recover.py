@@ -272,7 +272,7 @@ def test_a_fixed_batch_is_added_up() -> None:
 def test_options_that_mean_nothing(option: str) -> None:
     name, value = option.split("=")
     with pytest.raises(UsageError, match=name):
-        run(make_pass("recover", {name: value}))
+        make_pass("recover", {name: value})
 
 
 def test_time_makes_fewer_steps_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from whet.passes.sparsity import second_order
 from whet.passes.sparsity.algorithms.budgets import by_price
 from whet.passes.sparsity.algorithms.pattern import read_pattern
 from whet.passes.sparsity.pricing import Priced, by_magnitude
-from whet.passes.sparsity.second_order import prune_by_fisher, prune_by_gradients
+from whet.passes.sparsity.second_order import Task, prune_by_fisher, prune_by_gradients
 
 pytest.importorskip("torch")
 PLAIN = read_pattern("unstructured")
@@ -36,9 +36,8 @@ def test_both_lose_less_than_magnitudes() -> None:
     plain = by_size()
     work = bench_of(network())
     targets = targets_of(work)
-    blocks = prune_by_fisher(work, targets, PLAIN, counts, 150, "gaussian")
-    free = prune_by_gradients(work, targets, PLAIN, counts, 150, "gaussian")
-    for found in (blocks, free):
+    task = Task(work, targets, PLAIN, counts, 150, "gaussian")
+    for found in (prune_by_fisher(task), prune_by_gradients(task)):
         assert found.error < plain
         kept = sum(int(m.sum()) for m in found.masks.values())
         assert kept == pytest.approx(0.4 * 288, abs=2)
@@ -54,10 +53,8 @@ def test_groups_of_four() -> None:
     def half(priced: Sequence[Priced]) -> list[int]:
         return [p.prices.size // 2 for p in priced]
 
-    for found in (
-        prune_by_fisher(work, targets, pattern, half, 64, "gaussian"),
-        prune_by_gradients(work, targets, pattern, half, 64, "gaussian"),
-    ):
+    task = Task(work, targets, pattern, half, 64, "gaussian")
+    for found in (prune_by_fisher(task), prune_by_gradients(task)):
         for mask in found.masks.values():
             assert (mask.reshape(-1, 4).sum(1) == 2).all()
 
@@ -66,4 +63,4 @@ def test_gradients_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_order, "_MOST_BYTES", 1000)
     work = bench_of(network())
     with pytest.raises(Mismatch, match="64 gradients of 288 weights take"):
-        prune_by_gradients(work, targets_of(work), PLAIN, counts, 64, "gaussian")
+        prune_by_gradients(Task(work, targets_of(work), PLAIN, counts, 64, "gaussian"))

@@ -11,6 +11,7 @@ from whet.ir.values import weight_bytes
 from whet.ir.verify import verify
 from whet.passes.base import Coverage
 from whet.passes.canonical.fold_constants import FoldConstants
+from whet.passes.registry import make_pass
 from whet.passes.sparsity.sparsify_weights import SparsifyWeights
 from whet.passes.workbench import Context, Workbench
 
@@ -228,16 +229,16 @@ def test_what_does_not_fit_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "words"),
+    ("options", "words"),
     [
-        (SparsifyWeights(pattern="half"), "pattern 'half' is none of unstructured, N:M"),
-        (SparsifyWeights(pattern="4:4"), "keeps 4 of 4"),
-        (SparsifyWeights(sparsity=1.2), "sparsity is 1.2, between 0 and 1"),
-        (SparsifyWeights(bits=9), "bits is 9, 2 to 8 or 32"),
-        (SparsifyWeights(sparsity=0.9, floor=0.2), "floor keeps 20% of every layer"),
-        (SparsifyWeights(pattern="4x1", surgeon=True), "exchanges single weights, not 4x1"),
+        ({"pattern": "half"}, "is 'half', expected unstructured, N:M"),
+        ({"pattern": "4:4"}, "is '4:4', expected unstructured, N:M of fewer than M"),
+        ({"sparsity": 1.2}, "is 1.2, expected more than 0 to less than 1"),
+        ({"bits": 9}, "is 9, expected 2 to 8 or 32"),
+        ({"sparsity": 0.9, "floor": 0.2}, "'floor' .* is 0.2, expected at most 0.1: sparsity 0.9"),
+        ({"pattern": "4x1", "surgeon": True}, "expected False with blocks of 4x1"),
     ],
 )
-def test_options_that_mean_nothing(step: SparsifyWeights, words: str) -> None:
+def test_options_that_mean_nothing(options: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        apply(model(), step, data=())
+        make_pass("sparsify-weights", options)

@@ -68,9 +68,9 @@ def test_needs_data_and_true_options() -> None:
     with pytest.raises(
         UsageError, match="'kinds' of pass 'drop-blocks' has 'head', expected some of attention"
     ):
-        apply(transformer(2), DropBlocks(kinds=("head",)))
+        DropBlocks(kinds=("head",))
     with pytest.raises(UsageError, match="'count' of pass 'drop-blocks' is 0"):
-        apply(transformer(2), DropBlocks(count=0))
+        DropBlocks(count=0)
 
 
 def test_a_search_can_take_it() -> None:

@@ -64,7 +64,7 @@ def test_declines_without_data_or_neighbours() -> None:
     reasons = apply(transformer(1), ShareBlocks()).declined.values()
     assert set(reasons) == {"no other branch has weights of the same shapes"}
     with pytest.raises(UsageError, match="'limit' of pass 'share-blocks' is -1"):
-        apply(transformer(2), ShareBlocks(limit=-1))
+        ShareBlocks(limit=-1)
 
 
 def test_a_search_can_take_it() -> None:

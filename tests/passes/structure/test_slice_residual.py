@@ -108,4 +108,4 @@ def test_a_token_in_front_and_sizes_that_are_asked_for() -> None:
 
 def test_options_are_checked() -> None:
     with pytest.raises(UsageError, match="'share' of pass 'slice-residual' is 1"):
-        apply(transformer(1), SliceResidual(share=1.0))
+        SliceResidual(share=1.0)
