@@ -265,13 +265,19 @@ class Pass(ABC):
         return {f.name: getattr(self, f.name) for f in self.fields()}
 
     def __str__(self) -> str:
-        """Print as a recipe spells it: ``fold-constants{limit=1024}``; defaults are left out."""
+        """Print as a recipe spells it: ``fold-constants{limit=1024}``; defaults are left out.
+
+        A pass from outside is spelled by where it is, ``pkg.mod:Class``.
+        """
+        cls = type(self)
+        own = cls.__module__.startswith("whet.")
+        name = self.name if own else f"{cls.__module__}:{cls.__qualname__}"
         changed = [
             f"{f.name}={_spelled(getattr(self, f.name))}"
             for f in self.fields()
             if getattr(self, f.name) != f.default
         ]
-        return self.name + (f"{{{','.join(changed)}}}" if changed else "")
+        return name + (f"{{{','.join(changed)}}}" if changed else "")
 
     def skips(self, name: str) -> bool:
         """Tell whether the user wants the node of this name left alone."""

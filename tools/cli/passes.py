@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.markup import escape
 
 from whet.printing import new_table, titled
-from whet.tools.cli import options
+from whet.tools.cli import completion, options
 from whet.tools.cli.console import print_json, results, width
 
 if TYPE_CHECKING:
@@ -27,7 +27,13 @@ whet passes eliminate-identity
 """
 
 Name = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="One pass, explained.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="[NAME]",
+        help="One pass, explained; pkg.mod:Class for one that is not installed.",
+        show_default=False,
+        autocompletion=completion.passes,
+    ),
 ]
 
 
