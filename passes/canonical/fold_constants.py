@@ -40,6 +40,7 @@ class FoldConstants(Pass):
     """
 
     limit: int = 1 << 20
+    """Bytes of a result that may be stored although it replaces fewer."""
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT

@@ -58,6 +58,7 @@ class EqualizeChannels(Pass):
     weights: Literal["channel", "tensor"] = "channel"
     """Whether weights will have a grid per output channel or one for all."""
     weight_bits: int = 8
+    """Of the grid that weights will have."""
     activation_bits: int = 8
     """0 if activations stay in float."""
 

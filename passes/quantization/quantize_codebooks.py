@@ -56,6 +56,7 @@ class QuantizeCodebooks(Pass):
     bits: int = 3
     """2 to 6."""
     method: Literal["auto", "lean", "squeeze"] = "auto"
+    """How tables are made."""
     outliers: float = 0.0
     """Share of the weights that stay in full precision, as places and numbers (SpQR, Dettmers et al. 2023)."""
     rank: int = 0

@@ -50,6 +50,7 @@ class SmoothActivations(Pass):
     needs: ClassVar[tuple[type[Analysis[object]], ...]] = (Statistics,)
 
     weight_bits: int = 8
+    """Of the grid that weights will have."""
     activation_bits: int = 8
     """0 if activations stay in float: then weights of few bits are protected where activations are large (AWQ)."""
     block: int = 0

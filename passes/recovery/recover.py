@@ -59,8 +59,11 @@ class Recover(Pass):
     explains: ClassVar[bool] = True
 
     what: What = "perp"
+    """What may move."""
     rank: int = 8
+    """Of what is added to a matrix with ``perp``."""
     steps: int = 2000
+    """Of Adam; fewer where the minutes do not suffice."""
     minutes: float = 5.0
     """No step begins later."""
     batch: int = 0
@@ -68,6 +71,7 @@ class Recover(Pass):
     rate: float = 0.001
     """The largest learning rate."""
     loss: Loss = "outputs"
+    """What is minimized."""
     augment: Augment = "none"
     """``flip`` mirrors half of the pictures, ``shift`` also moves them by up to an eighth."""
     patience: int = 16

@@ -67,10 +67,15 @@ class SparsifyWeights(Pass):
     sparsity: float = 0.5
     """The share of all chosen weights that becomes zero."""
     pattern: str = "unstructured"
+    """``unstructured``, ``2:4`` (any N:M), or blocks such as ``4x1``."""
     method: Method = "auto"
+    """How weights are ranked."""
     budget: Budget = "second-order"
+    """Where the zeros go."""
     floor: float = 0.05
+    """The least share of a layer that stays."""
     update: bool = True
+    """Fit what remains to the outputs that the layer had."""
     surgeon: bool = False
     """Improve masks by exchanging weights (Combinatorial Brain Surgeon, Yu et al. 2022); not for blocks."""
     gradients: int = 2048
