@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=list(JOBS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="where files go, and are found again")
-    parser.add_argument("--make-only", action="store_true", help="make the files, time nothing")
+    parser.add_argument(
+        "--make", nargs="+", choices=list(MAKERS), help="make the files of these, time nothing"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     found: dict[str, list[Row]] = {}
@@ -63,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             except (FileNotFoundError, ImportError) as error:
                 print(f"{name}: skipped: {error}")
                 continue
-            made = dict(_made(job, folder, options.tools))
-            if not options.make_only:
+            made = dict(_made(job, folder, options.tools, options.make or list(MAKERS)))
+            if options.make is None:
                 found[name] = _judged(job, folder, made, options.threads)
                 print("\n".join(_table(job, found[name], options.tools)), flush=True)
     if options.json is not None:
@@ -73,11 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _made(job: Job, folder: Path, tools: Path | None) -> Iterator[tuple[str, tuple[float, str]]]:
+def _made(
+    job: Job, folder: Path, tools: Path | None, wanted: Sequence[str]
+) -> Iterator[tuple[str, tuple[float, str]]]:
     """Yield for each tool the seconds that it took, and what it said when it failed."""
     data = folder / "calibration.npz"
     np.savez(data, allow_pickle=False, **job.calibration)
-    for tool in MAKERS:
+    for tool in wanted:
         out = folder / f"{tool.replace(', ', '-')}.onnx"
         record = out.with_suffix(".json")
         if not record.is_file():

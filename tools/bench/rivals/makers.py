@@ -1,6 +1,7 @@
 """Each tool the way its own documentation says, as a program that makes one file.
 
-``python -m whet.tools.bench.rivals.makers TOOL TASK SOURCE DATA OUT`` runs in a process whose path has the tool in front; ``DATA`` is an ``.npz`` with one array for each input.
+``python -m whet.tools.bench.rivals.makers TOOL TASK SOURCE DATA OUT`` runs in a process whose path has the tool in
+front; ``DATA`` is an ``.npz`` with one array for each input.
 """
 
 import importlib
