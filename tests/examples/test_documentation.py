@@ -43,7 +43,11 @@ def make():
 def fn(run):
     return 0.5
 """
-WRITTEN = {"docs/tutorial.md": "net.py", "docs/howto/own_pass.md": "mypasses.py"}
+WRITTEN = {
+    "README.md": "mynet.py",
+    "docs/tutorial.md": "net.py",
+    "docs/howto/own_pass.md": "mypasses.py",
+}
 """Pages whose first Python block is a file, as they say."""
 
 
