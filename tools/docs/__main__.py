@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from whet.tools.docs.site import assemble
+from whet.tools.docs.site import assemble, pages
 
-__all__ = ["main"]
+__all__ = ["main", "run_mkdocs"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,11 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--serve", action="store_true", help="show the site on this machine instead"
     )
     options = parser.parse_args(argv)
-    config = assemble(ROOT, options.pages, options.output)
-    words = ["serve"] if options.serve else ["build", "--strict", "--quiet"]
-    command = [sys.executable, "-W", "ignore", "-m", "mkdocs", *words, "--config-file", str(config)]
+    config = assemble(pages(ROOT), options.pages, options.output)
+    return run_mkdocs(config, "serve" if options.serve else "build")
+
+
+def run_mkdocs(config: Path, action: str) -> int:
+    """Build the site, where a warning is an error, or serve it; return the exit code."""
+    strict = ["--strict", "--quiet"] if action == "build" else []
+    command = [sys.executable, "-W", "ignore", "-m", "mkdocs", action, *strict]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    return subprocess.run(command, check=False, env=quiet).returncode
+    words = [*command, "--config-file", str(config)]
+    return subprocess.run(words, check=False, env=quiet).returncode
 
 
 if __name__ == "__main__":

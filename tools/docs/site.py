@@ -49,10 +49,10 @@ def pages(root: Path) -> dict[str, str]:
     return found
 
 
-def assemble(root: Path, folder: Path, output: Path) -> Path:
+def assemble(found: Mapping[str, str], folder: Path, output: Path) -> Path:
     """Write the pages and the configuration into ``folder``, which is emptied; return the configuration's path."""
     shutil.rmtree(folder, ignore_errors=True)
-    for name, text in pages(root).items():
+    for name, text in found.items():
         path = folder / "docs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
