@@ -235,6 +235,9 @@ class Pass(ABC):
     only: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     """Nodes to work on, by name or pattern; all of them without it."""
 
+    place: ClassVar[str]
+    """Where a recipe finds a pass that is neither whet's nor installed; set when it is read."""
+
     gated: ClassVar[bool] = False
     """Measure bytes and milliseconds before and after, and take the pass back if either got worse."""
 
@@ -267,11 +270,9 @@ class Pass(ABC):
     def __str__(self) -> str:
         """Print as a recipe spells it: ``fold-constants{limit=1024}``; defaults are left out.
 
-        A pass from outside is spelled by where it is, ``pkg.mod:Class``.
+        A pass that was named by its place, ``pkg.mod:Class``, is spelled so.
         """
-        cls = type(self)
-        own = cls.__module__.startswith("whet.")
-        name = self.name if own else f"{cls.__module__}:{cls.__qualname__}"
+        name = type(self).__dict__.get("place", self.name)
         changed = [
             f"{f.name}={_spelled(getattr(self, f.name))}"
             for f in self.fields()

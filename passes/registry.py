@@ -67,6 +67,7 @@ def make_pass(name: str, options: Mapping[str, object] | None = None) -> Pass:
 
 def _imported(place: str) -> type[Pass]:
     cls = import_pass(place)
+    cls.place = place
     known = all_passes().get(cls().name, cls)
     if known is not cls:
         raise UsageError(f"'{place}' is called '{cls().name}', as {known.__module__} is")

@@ -87,7 +87,7 @@ def _values(
     """Run the model and return values inside it."""
     given = {v.name for v in model.graph.inputs}
     inner = [v for v in wanted if v.name not in given]
-    found = {v.name: feeds[v.name] for v in wanted if v.name in feeds}
+    found = {name_of(v): feeds[name_of(v)] for v in wanted if v.name in feeds}
     if inner:
         shown = model.clone()
         by_name = {v.name: v for node in shown.graph for v in node.outputs}
@@ -96,5 +96,5 @@ def _values(
             path = Path(folder) / "model.onnx"
             save_model(shown, path)
             arrays = Executor(path).run(feeds, [name_of(v) for v in inner])
-        found.update((v.name, array) for v, array in zip(inner, arrays, strict=True))
-    return {name: array for name, array in found.items() if name is not None}
+        found.update((name_of(v), array) for v, array in zip(inner, arrays, strict=True))
+    return found

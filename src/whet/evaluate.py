@@ -25,6 +25,7 @@ from whet.errors import CalibrationError, UsageError
 from whet.evaluation import Data, Evaluation, Feeds, Rows, read_arrays
 from whet.ir.array import Array
 from whet.passes.registry import nearest
+from whet.solve.allocation import Doubles
 
 __all__ = [
     "accuracy",
@@ -65,7 +66,7 @@ def top_k(data: Data, *, k: int = 5, output: str = "", batch: int = 32) -> Evalu
             raise CalibrationError(
                 f"scores {list(scores.shape)} need one axis more than labels {list(labels.shape)}"
             )
-        best = np.argsort(-scores, axis=-1, kind="stable")[..., :k]
+        best = np.argsort(-scores.astype(np.float64), axis=-1, kind="stable")[..., :k]
         return _by_sample((best == labels[..., None]).any(-1))
 
     name = "accuracy" if k == 1 else "top-k"
@@ -157,7 +158,7 @@ def log_likelihood(data: Data, *, output: str = "", batch: int = 8) -> Evaluatio
 
     def rows(outputs: list[Array], groups: list[Feeds], labels: Array) -> Array:
         sums, counts = _token_likelihoods(outputs[0], groups[0], labels)
-        return sums / np.maximum(counts, 1)
+        return np.asarray(sums / np.maximum(counts, 1))
 
     return _made("log-likelihood", {}, data, "labels", rows, output, batch, truth_from="input_ids")
 
@@ -253,11 +254,12 @@ def _pairs(arrays: Feeds) -> tuple[Feeds, Feeds]:
     return first, second
 
 
-def _by_sample(found: Array) -> Array:
-    return found.reshape(len(found), -1).mean(1)
+def _by_sample(found: Array) -> Doubles:
+    wide: Doubles = found.astype(np.float64)
+    return np.asarray(wide.reshape(len(wide), -1).mean(1))
 
 
-def _squared_errors(found: Array, targets: Array) -> Array:
+def _squared_errors(found: Array, targets: Array) -> Doubles:
     if found.shape != targets.shape:
         raise CalibrationError(
             f"evaluate: output {list(found.shape)} and targets {list(targets.shape)} differ in shape"
@@ -265,14 +267,14 @@ def _squared_errors(found: Array, targets: Array) -> Array:
     return _by_sample((found.astype(np.float64) - targets.astype(np.float64)) ** 2)
 
 
-def _cosines(one: Array, other: Array) -> Array:
+def _cosines(one: Array, other: Array) -> Doubles:
     if one.shape != other.shape:
         raise CalibrationError(
             f"evaluate: {list(one.shape)} and {list(other.shape)} differ in shape"
         )
     a, b = (x.astype(np.float64).reshape(len(x), -1) for x in (one, other))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return (a * b).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return np.asarray((a * b).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny))
 
 
 def _pooled(states: Array, feeds: Mapping[str, Array], pooling: str) -> Array:
@@ -283,14 +285,15 @@ def _pooled(states: Array, feeds: Mapping[str, Array], pooling: str) -> Array:
     if pooling != "mean":
         raise UsageError(f"pooling is '{pooling}', expected none, mean or first")
     mask = feeds.get("attention_mask", np.ones(states.shape[:2]))[..., None].astype(np.float64)
-    return (states * mask).sum(1) / np.maximum(mask.sum(1), 1e-9)
+    wide: Doubles = states.astype(np.float64)
+    return np.asarray((wide * mask).sum(1) / np.maximum(mask.sum(1), 1e-9))
 
 
 def _rank_correlation(found: Array, scores: Array) -> float:
     return float(cast("Any", spearmanr(found, scores)).statistic)
 
 
-def _token_likelihoods(logits: Array, feeds: Feeds, labels: Array) -> tuple[Array, Array]:
+def _token_likelihoods(logits: Array, feeds: Feeds, labels: Array) -> tuple[Doubles, Array]:
     """Return for each row the sum of the log-likelihoods of tokens 1, 2, …, and how many count."""
     if logits.ndim != 3 or logits.shape[:2] != labels.shape:
         raise CalibrationError(

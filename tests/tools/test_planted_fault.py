@@ -110,4 +110,4 @@ def test_the_site_is_the_one_whose_values_reach_the_limit(whet: Run, place: Path
     only = f"planted:ForgetLimit{{skip={spared}}}"
     clean = whet("bisect", "trained:make", "--recipe", only)
     assert clean.exit_code == 0, clean.output
-    assert "nothing breaks: after 2 rewrites" in clean.stdout
+    assert "nothing breaks" in clean.stdout
