@@ -41,6 +41,7 @@ def main() -> None:
         labels={"x": test_x, "labels": test_y},
         recipe=options.recipe,
         target=options.target,
+        measure=False,
         output=options.output,
     )
     report = artifact.report
