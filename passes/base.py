@@ -272,7 +272,7 @@ class Pass(ABC):
 
         A pass that was named by its place, ``pkg.mod:Class``, is spelled so.
         """
-        name = type(self).__dict__.get("place", self.name)
+        name = str(type(self).__dict__.get("place", self.name))
         changed = [
             f"{f.name}={_spelled(getattr(self, f.name))}"
             for f in self.fields()
