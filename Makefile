@@ -1,11 +1,11 @@
-# make demo | test | lint | bench | sweep: each creates and fills .venv when it is missing or out of date.
+# make demo | test | lint | docs | bench | sweep: each creates and fills .venv when it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SHELL := /bin/bash
 
-.PHONY: demo test lint bench sweep wheel clean
+.PHONY: demo test lint docs bench sweep wheel clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,6 +26,16 @@ test: lint
 
 wheel: $(READY)
 	$(BIN)/python -m whet.tools.release.check_wheel
+
+# MkDocs stays out of the environment, where nothing but the site needs it.
+DOCS := $(VENV)/docs
+$(DOCS)/.ready: $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --upgrade --target $(DOCS) \
+		mkdocs mkdocs-material
+	touch $@
+
+docs: $(DOCS)/.ready
+	PYTHONPATH=$(DOCS) $(BIN)/python -m whet.tools.docs --output build/site
 
 bench: $(READY)
 	$(BIN)/python -m whet.tools.bench

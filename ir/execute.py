@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import onnxruntime
 
+from whet.errors import CannotRun
 from whet.ir.array import Array
 
 if TYPE_CHECKING:
@@ -21,10 +22,6 @@ _LEVELS = {
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-
-
-class CannotRun(Exception):
-    """ONNX Runtime refuses to load or to run the model; the message is its first line."""
 
 
 class Executor:

@@ -237,6 +237,9 @@ class Pass(ABC):
     only: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     """Nodes to work on, by name or pattern; all of them without it."""
 
+    place: ClassVar[str]
+    """Where a recipe finds a pass that is neither whet's nor installed; set when it is read."""
+
     gated: ClassVar[bool] = False
     """Measure bytes and milliseconds before and after, and take the pass back if either got worse."""
 
@@ -271,13 +274,17 @@ class Pass(ABC):
         return {f.name: getattr(self, f.name) for f in self.fields()}
 
     def __str__(self) -> str:
-        """Print as a recipe spells it: ``fold-constants{limit=1024}``; defaults are left out."""
+        """Print as a recipe spells it: ``fold-constants{limit=1024}``; defaults are left out.
+
+        A pass that was named by its place, ``pkg.mod:Class``, is spelled so.
+        """
+        name = str(type(self).__dict__.get("place", self.name))
         changed = [
             f"{f.name}={_spelled(getattr(self, f.name))}"
             for f in self.fields()
             if getattr(self, f.name) != f.default
         ]
-        return self.name + (f"{{{','.join(changed)}}}" if changed else "")
+        return name + (f"{{{','.join(changed)}}}" if changed else "")
 
     def skips(self, name: str) -> bool:
         """Tell whether the user wants the node of this name left alone."""

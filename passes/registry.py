@@ -14,13 +14,17 @@ from typing import Any, cast
 
 from whet.errors import BrokenPass, UsageError
 from whet.passes.base import Pass
+from whet.passes.extensions import import_pass, installed_passes
 
 __all__ = ["all_passes", "make_pass", "nearest", "parse_passes"]
 
 
 @functools.cache
 def all_passes() -> Mapping[str, type[Pass]]:
-    """Return every pass by name; every module below ``whet.passes`` is searched, there is no list to edit."""
+    """Return every pass by name; there is no list to edit.
+
+    Every module below ``whet.passes`` is searched, then the entry points ``whet.passes`` of installed packages.
+    """
     import whet.passes
 
     found: dict[str, type[Pass]] = {}
@@ -36,15 +40,21 @@ def all_passes() -> Mapping[str, type[Pass]]:
             if name in found:
                 raise BrokenPass(f"two passes are called '{name}': {found[name]} and {cls}")
             found[name] = cls
+    for name, cls in installed_passes().items():
+        if name in found:
+            raise BrokenPass(f"two passes are called '{name}': {found[name]} and {cls}")
+        found[name] = cls
     return types.MappingProxyType(dict(sorted(found.items())))
 
 
 def make_pass(name: str, options: Mapping[str, object] | None = None) -> Pass:
-    """Return the pass ``name`` with its options, which are checked against its fields and converted to their types."""
-    passes = all_passes()
-    if name not in passes:
-        raise UsageError(f"unknown pass '{name}'{nearest(name, passes)}")
-    cls = passes[name]
+    """Return the pass ``name`` with its options, which are checked against its fields and converted to their types.
+
+    ``pkg.mod:Class`` is a pass that is not installed.
+    """
+    cls = _imported(name) if ":" in name else all_passes().get(name)
+    if cls is None:
+        raise UsageError(f"unknown pass '{name}'{nearest(name, all_passes())}")
     fields: dict[str, object] = {f.name: f.type for f in dataclasses.fields(cls)}
     values: dict[str, object] = {}
     for key, value in (options or {}).items():
@@ -55,15 +65,25 @@ def make_pass(name: str, options: Mapping[str, object] | None = None) -> Pass:
     return cls(**cast("Any", values))
 
 
+def _imported(place: str) -> type[Pass]:
+    cls = import_pass(place)
+    cls.place = place
+    known = all_passes().get(cls().name, cls)
+    if known is not cls:
+        raise UsageError(f"'{place}' is called '{cls().name}', as {known.__module__} is")
+    return cls
+
+
 def parse_passes(text: str) -> tuple[Pass, ...]:
     """Read ``"pass,pass{option=1,other=x}"``."""
     found: list[Pass] = []
     rest = text.strip()
     while rest:
-        head = re.match(r"\s*([A-Za-z0-9_-]+)\s*(?:\{([^}]*)\})?\s*(,|$)", rest)
+        head = re.match(r"\s*([A-Za-z0-9_.:-]+)\s*(?:\{([^}]*)\})?\s*(,|$)", rest)
         if head is None:
             raise UsageError(f"cannot read the recipe at '{rest}': expected pass{{option=value}}")
-        found.append(make_pass(head.group(1).replace("_", "-"), _options(head.group(2) or "")))
+        name = head.group(1) if ":" in head.group(1) else head.group(1).replace("_", "-")
+        found.append(make_pass(name, _options(head.group(2) or "")))
         rest = rest[head.end() :]
     if not found:
         raise UsageError("the recipe names no pass")

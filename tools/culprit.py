@@ -19,6 +19,7 @@ from whet.passes.pipeline import Pipeline, Step
 from whet.passes.proof import Prover, Verdict, VerdictKind, save_reproducer
 from whet.passes.proposal import Proposal
 from whet.passes.workbench import Context, Workbench
+from whet.tools.witness import refute
 
 __all__ = ["Culprit", "Hunt", "Outcome"]
 
@@ -50,6 +51,8 @@ class Culprit:
     reproducer: str = ""
     refuted: bool = False
     """Whether executing the cut-out subgraph alone shows the fault."""
+    shown: str = ""
+    """How far apart both sides are there, and on which data."""
 
 
 class Hunt:
@@ -143,12 +146,21 @@ class Hunt:
         culprit.after = [print_node(node) for node in proposal.new] or [
             f"{old.name} is replaced by {new.name}" for old, new in proposal.outputs
         ]
-        prover = Prover(work.model, self._bindings, self._seed)
-        verdict = prover.check(proposal, work.running.fidelity, work.running.tolerance)
+        verdict = self._refute(work, proposal)
         if verdict.kind is VerdictKind.REFUTED:
+            culprit.shown = verdict.reason
             name = f"{work.running.name}.{proposal.site}"
             culprit.reproducer = str(save_reproducer(verdict, folder, name))
             culprit.refuted = True
+
+    def _refute(self, work: Workbench, proposal: Proposal) -> Verdict:
+        """Execute both sides on what the model computes there; where that shows nothing, on random data."""
+        step = work.running
+        found = refute(work.model, proposal, step, self._bindings, self._seed)
+        if found is not None:
+            return found
+        prover = Prover(work.model, self._bindings, self._seed)
+        return prover.check(proposal, step.fidelity, step.tolerance)
 
     def _save_both(self, number: int, after: onnx_ir.Model, folder: Path) -> Path:
         """Write the whole model before and after the commit, and inputs that tell them apart."""

@@ -17,9 +17,9 @@ from whet.errors import CalibrationError, InvalidModel, NothingChanged, UsageErr
 from whet.ir.bindings import Bindings, symbols
 from whet.ir.execute import CannotRun
 from whet.options import Data
+from whet.passes.base import Pass
 from whet.passes.pipeline import Pipeline, Step, flatten
 from whet.passes.recipes import read_recipe
-from whet.passes.registry import all_passes
 from whet.passes.workbench import Context
 from whet.preparation import Prepared, prepare
 from whet.report import Cost
@@ -169,6 +169,7 @@ def _dry_run(
     model: onnx_ir.Model, pipeline: Pipeline, context: Context
 ) -> tuple[tuple[PlannedStep, ...], onnx_ir.Model]:
     planned: dict[str, PlannedStep] = {}
+    kinds = {step.name: type(step) for step in flatten(pipeline.stages)}
     for stage in pipeline.stages:
         single = Pipeline((stage,))
         try:
@@ -177,14 +178,14 @@ def _dry_run(
             raise
         except (UsageError, NothingChanged) as error:
             for stopped in flatten((stage,)):
-                planned[stopped.name] = _stopped(stopped.name, str(error))
+                planned[stopped.name] = _stopped(stopped, str(error))
             continue
         for step in done:
-            _merge(planned, _planned(step, pipeline.asked_for))
+            _merge(planned, _planned(step, kinds[step.name], pipeline.asked_for))
     return tuple(planned.values()), model
 
 
-def _planned(step: Step, asked_for: frozenset[str]) -> PlannedStep:
+def _planned(step: Step, kind: type[Pass], asked_for: frozenset[str]) -> PlannedStep:
     coverage = step.coverage
     problem = ""
     if step.name in asked_for and not coverage.changed:
@@ -192,19 +193,19 @@ def _planned(step: Step, asked_for: frozenset[str]) -> PlannedStep:
     return PlannedStep(
         name=step.name,
         fidelity=step.fidelity,
-        needs=_needs(step.name),
+        needs=_needs(kind),
         matched=coverage.matched,
         changed=coverage.changed,
         bytes_saved=step.bytes_before - step.bytes_after,
-        gated=all_passes()[step.name].gated,
+        gated=kind.gated,
         declined=dict(coverage.declined),
         problem=problem,
     )
 
 
-def _stopped(name: str, problem: str) -> PlannedStep:
-    cls = all_passes()[name]
-    return PlannedStep(name, cls.fidelity.value, _needs(name), 0, 0, 0, cls.gated, {}, problem)
+def _stopped(step: Pass, problem: str) -> PlannedStep:
+    cls = type(step)
+    return PlannedStep(step.name, cls.fidelity.value, _needs(cls), 0, 0, 0, cls.gated, {}, problem)
 
 
 def _merge(planned: dict[str, PlannedStep], step: PlannedStep) -> None:
@@ -222,8 +223,8 @@ def _merge(planned: dict[str, PlannedStep], step: PlannedStep) -> None:
     )
 
 
-def _needs(name: str) -> tuple[str, ...]:
-    needs = {analysis.__name__ for analysis in all_passes()[name].needs} - {"Sizes"}
+def _needs(kind: type[Pass]) -> tuple[str, ...]:
+    needs = {analysis.__name__ for analysis in kind.needs} - {"Sizes"}
     return tuple(sorted("calibration data" if need == "Ranges" else need for need in needs))
 
 

@@ -41,6 +41,7 @@ class FoldConstants(Pass):
     """
 
     limit: int = option(1 << 20, at_least=0)
+    """Bytes of a result that may be stored although it replaces fewer."""
 
     changes: ClassVar[Change] = Change.OPS | Change.WEIGHTS
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT

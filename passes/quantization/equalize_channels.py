@@ -59,6 +59,7 @@ class EqualizeChannels(Pass):
     weights: Literal["channel", "tensor"] = "channel"
     """Whether weights will have a grid per output channel or one for all."""
     weight_bits: int = option(8, at_least=1)
+    """Of the grid that weights will have."""
     activation_bits: int = option(8, at_least=0)
     """0 if activations stay in float."""
 

@@ -51,6 +51,7 @@ class SmoothActivations(Pass):
     needs: ClassVar[tuple[type[Analysis[object]], ...]] = (Statistics,)
 
     weight_bits: int = option(8, at_least=1)
+    """Of the grid that weights will have."""
     activation_bits: int = option(8, at_least=0)
     """0 if activations stay in float: then weights of few bits are protected where activations are large (AWQ)."""
     block: int = option(0, at_least=0)

@@ -61,7 +61,9 @@ class Recover(Pass):
 
     what: What = "perp"
     rank: int = option(8, at_least=1)
+    """Of what is added to a matrix with ``perp``."""
     steps: int = option(2000, at_least=1)
+    """Of Adam; fewer where the minutes do not suffice."""
     minutes: float = option(5.0, above=0)
     """No step begins later."""
     batch: int = option(0, at_least=0)
@@ -69,6 +71,7 @@ class Recover(Pass):
     rate: float = option(0.001, above=0)
     """The largest learning rate."""
     loss: Loss = "outputs"
+    """What is minimized."""
     augment: Augment = "none"
     """``flip`` mirrors half of the pictures, ``shift`` also moves them by up to an eighth."""
     patience: int = option(16, at_least=1)

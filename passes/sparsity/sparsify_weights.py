@@ -75,10 +75,14 @@ class SparsifyWeights(Pass):
         reads=read_pattern,
         like="unstructured, N:M of fewer than M (such as 2:4) or RxC (such as 4x1)",
     )
+    """``unstructured``, ``2:4`` (any N:M), or blocks such as ``4x1``."""
     method: Method = "auto"
+    """How weights are ranked."""
     budget: Budget = "second-order"
     floor: float = option(0.05, at_least=0, below=1)
+    """The least share of a layer that stays."""
     update: bool = True
+    """Fit what remains to the outputs that the layer had."""
     surgeon: bool = False
     """Improve masks by exchanging weights (Combinatorial Brain Surgeon, Yu et al. 2022); not for blocks."""
     gradients: int = option(2048, at_least=1)

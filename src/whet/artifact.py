@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from whet.backends.base import Runner, RuntimeOptions, open_runner
 from whet.errors import InvalidModel, UsageError
+from whet.feeds import read_feeds
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.page import add_page
@@ -36,21 +35,17 @@ class Artifact:
         """Return name, type and shape of each input."""
         return list(self.manifest["inputs"])
 
-    def run(self, feeds: Mapping[str, Array] | Sequence[Array], *more: Array) -> list[Array]:
-        """Run on a dict of arrays, or on arrays in the order of the inputs; return a list of arrays.
+    def run(self, *feeds: object, **named: object) -> list[Array]:
+        """Run on a dict of arrays, on arrays in the order of the inputs, or by keyword; return a list of arrays.
+
+        Torch tensors are taken as they are, ``run(ids, mask)``, ``run(x=image)`` and ``run(tokenizer(…))`` work.
 
         Raises:
             UsageError: an input is missing, unknown, or of another type or rank than the model's.
         """
         if self._runner is None:
             self._runner = open_runner(self.folder, "", RuntimeOptions())
-        if not isinstance(feeds, Mapping):
-            arrays = [feeds, *more] if isinstance(feeds, np.ndarray) else [*feeds, *more]
-            names = [i["name"] for i in self.inputs]
-            if len(arrays) > len(names):
-                raise UsageError(f"{len(arrays)} arrays given, the model has inputs {names}")
-            feeds = dict(zip(names, arrays, strict=False))
-        given = {name: np.asarray(array) for name, array in feeds.items()}
+        given = read_feeds(feeds, named, [i["name"] for i in self.inputs])
         self._check(given)
         try:
             return self._runner.run(given)

@@ -9,6 +9,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from whet.artifact import Artifact
 
+__all__ = [
+    "BrokenPass",
+    "BudgetMissed",
+    "CalibrationError",
+    "CannotRun",
+    "Impossible",
+    "InvalidModel",
+    "Mismatch",
+    "NothingChanged",
+    "UnsafeModel",
+    "UnsupportedModel",
+    "UnsupportedTarget",
+    "UsageError",
+    "WhetError",
+]
+
 
 class WhetError(Exception):
     """Is the base of every error that whet raises on purpose."""
@@ -70,6 +86,10 @@ class UnsupportedTarget(WhetError):
     """The target is unknown, not installed, or does not accept the model (exit code 4)."""
 
     exit_code = 4
+
+
+class CannotRun(Exception):
+    """A runtime refuses to load or to run a model; the message is its first line."""
 
 
 class Mismatch(Exception):

@@ -18,6 +18,7 @@ from whet.backends.probe import find_bindings
 from whet.backends.worker import Turns, Worker
 from whet.comparison import record
 from whet.errors import InvalidModel, UnsupportedTarget
+from whet.evaluation import Evaluation
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
@@ -105,7 +106,9 @@ class Job:
 
     def _provenance(self, prepared: Prepared, call: Call, result: Result) -> Provenance:
         data = {"--calibration": call.calibration, "--labels": call.labels}
-        data |= {} if call.evaluate is None else {"--evaluate": ()}
+        if call.evaluate is not None:
+            spelled = str(call.evaluate) if isinstance(call.evaluate, Evaluation) else ()
+            data |= {"--evaluate": spelled}
         source = result.manifest["source"]
         command = reproduce(prepared.spelled, data, self._options, self._setting.output)
         return Provenance(

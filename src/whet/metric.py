@@ -11,6 +11,7 @@ from whet.backends.base import Runner
 from whet.backends.worker import Worker
 from whet.comparison import hits
 from whet.errors import UsageError
+from whet.evaluation import Evaluation
 from whet.options import Evaluate
 from whet.solve.allocation import Doubles
 from whet.solve.drop_interval import Interval, drop_interval
@@ -45,6 +46,8 @@ class Metric:
     @property
     def stamp(self) -> str | None:
         """Return what stands for the metric and its data; None for a function, which may have changed."""
+        if isinstance(self._evaluate, Evaluation):
+            return self._evaluate.stamp
         if self._evaluate is not None:
             return None
         data = self._labels if self._seen is None else self._seen

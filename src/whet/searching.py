@@ -14,6 +14,7 @@ from whet.backends.base import Target
 from whet.ir.values import Array, dimensions
 from whet.options import Options
 from whet.passes.base import Pass
+from whet.passes.extensions import source_digest
 from whet.passes.pipeline import Fixpoint, Pipeline
 from whet.passes.recipes import exact
 from whet.passes.registry import make_pass, parse_passes
@@ -189,6 +190,7 @@ def _store(model: onnx_ir.Model, context: Context, target: Target, options: Opti
         options.seed,
         dict(context.bindings.choices[0]) if context.bindings.choices else {},
         context.prices is not None,
+        tuple(source_digest(step) for step in _candidates(options.candidates)),
     )
     return Store(cache_folder() / "searches", fingerprint(model, batches, *circumstances))
 

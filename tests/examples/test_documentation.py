@@ -1,23 +1,30 @@
-"""Every ``whet …`` line of the documentation is run as it stands, on a small model with data and labels."""
+"""Every ``whet …`` line and every Python block of the documentation is run as it stands, on a small model with data."""
 
 import importlib
 import re
 import shlex
 import shutil
+import tomllib
+from builtins import compile as compile_text
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir
 import pytest
+from folding import build
 from mixing import network
 from typer.testing import CliRunner
 
 from whet.compiler import compile
+from whet.passes.recipes import read_recipe
 from whet.tools.cli import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 BUDGET = {"--size", "--drop", "--latency"}
 MODULE = """
 import torch
@@ -36,6 +43,12 @@ def make():
 def fn(run):
     return 0.5
 """
+WRITTEN = {
+    "README.md": "mynet.py",
+    "docs/tutorial.md": "net.py",
+    "docs/howto/own_pass.md": "mypasses.py",
+}
+"""Pages whose first Python block is a file, as they say."""
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
@@ -82,6 +95,11 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package, name in (("mypkg", "models"), ("pkg", "mod")):
         (folder / package).mkdir()
         (folder / package / f"{name}.py").write_text(MODULE)
+    for page, name in WRITTEN.items():
+        (folder / name).write_text(blocks(ROOT / page, "python")[0])
+    squares = "(float[N,8] x, float t) => (float[N,8] y) { a = Pow(x, t) y = Add(a, x) }"
+    model = build(squares, {"t": np.asarray(2.0, np.float32)})
+    onnx.save(onnx_ir.to_proto(model), folder / "squares.onnx")
     compile(
         folder / "model.onnx", recipe="exact", allow_noop=True, measure=False, output=folder / "out"
     )
@@ -109,7 +127,7 @@ def quick(line: str) -> list[str]:
 
 @pytest.mark.parametrize("line", commands())
 def test_a_line_runs(place: Path, line: str) -> None:
-    if ":make" in line:
+    if ":make" in line:  # a module
         pytest.importorskip("torch")
     arguments = quick(line)
     found = CliRunner().invoke(app, arguments)
@@ -119,16 +137,47 @@ def test_a_line_runs(place: Path, line: str) -> None:
         assert (place / "out" / "model.onnx").is_file()
 
 
-def test_the_python_of_the_readme_runs(place: Path) -> None:
+def python_pages() -> list[Path]:
+    return [page for page in PAGES if blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", python_pages(), ids=lambda page: page.name)
+def test_the_python_of_a_page_runs(place: Path, page: Path) -> None:
     torch = pytest.importorskip("torch")
-    (block,) = blocks(ROOT / "README.md", "python")
     rng = np.random.default_rng(0)
     images = rng.standard_normal((32, 64)).astype(np.float32)
     names = {
+        "__name__": "documented",
         "module": importlib.import_module("mypkg.models").make()[0],
         "example": torch.ones(2, 64),
         "images": images,
+        "labels": rng.integers(0, 8, 32),
         "image": images[:1],
     }
-    exec(block, names)
-    assert names["scores"].shape == (1, 8)
+    for block in blocks(page, "python"):
+        exec(compile_text(block, str(page), "exec", dont_inherit=True), names)
+    if "scores" in names:
+        assert names["scores"].shape[1] == 8
+    if "accuracy" in names:
+        right = names["accuracy"](Runner(), part="search")
+        assert right.shape == (16,)
+
+
+class Runner:
+    """A loaded model that knows its inputs by heart."""
+
+    def run(self, feeds):
+        return [feeds["x"][:, :8]]
+
+
+def test_toml_of_the_documentation_is_read(tmp_path: Path) -> None:
+    recipes = 0
+    for page in PAGES:
+        for block in blocks(page, "toml"):
+            data = tomllib.loads(block)
+            if "pass" in data:
+                path = tmp_path / "recipe.toml"
+                path.write_text(block)
+                read_recipe(path)
+                recipes += 1
+    assert recipes

@@ -49,7 +49,6 @@ class _Commands(typer.core.TyperGroup):
 app = typer.Typer(
     name="whet",
     cls=_Commands,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

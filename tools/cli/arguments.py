@@ -39,9 +39,13 @@ def read_entries(texts: Sequence[str]) -> dict[str, str]:
 
 
 def read_function(text: str | None) -> "Evaluate | None":
-    """Import ``pkg.mod:fn``; the working folder is searched too."""
+    """Import ``pkg.mod:fn`` (the working folder is searched too), or make a metric of ``whet.evaluate``."""
     if text is None:
         return None
+    if ":" not in text.partition("{")[0]:
+        from whet.evaluate import find_metric
+
+        return find_metric(text)
     module, sign, name = text.partition(":")
     if not sign or not module or not name:
         raise UsageError(f"--evaluate is '{text}', expected pkg.mod:fn")

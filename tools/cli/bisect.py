@@ -117,7 +117,9 @@ def _print(
         for line in lines:
             console.print(f"  [{colour}]{sign} {escape(line)}[/]", soft_wrap=True)
     console.print(f"reproducer: [bold]{escape(culprit.reproducer)}[/]", soft_wrap=True)
-    if not culprit.refuted:
+    if culprit.refuted:
+        console.print(f"  the cut-out subgraph: {escape(culprit.shown)}", soft_wrap=True)
+    else:
         console.print("  the cut-out subgraph alone agrees, so the whole models are written")
 
 

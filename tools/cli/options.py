@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from whet.tools.cli import completion
+
 __all__ = [
     "AllowNoop",
     "Bind",
@@ -44,7 +46,12 @@ Model = Annotated[
     ),
 ]
 Target = Annotated[
-    str, typer.Option(metavar="NAME", help="Runtime to lower to: onnxruntime or reference.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Runtime to lower to: onnxruntime or reference.",
+        autocompletion=completion.targets,
+    ),
 ]
 Optimization = Annotated[
     str,
@@ -67,6 +74,7 @@ Recipe = Annotated[
     typer.Option(
         metavar="RECIPE",
         help="auto, exact (nothing lossy), a .toml file, or 'pass,pass{opt=1}' (see: whet passes).",
+        autocompletion=completion.recipes,
     ),
 ]
 Calibration = Annotated[
@@ -82,7 +90,9 @@ Evaluate = Annotated[
     typer.Option(
         metavar="pkg.mod:fn",
         rich_help_panel=_DATA,
-        help="Function from a runner to a metric; larger is better.",
+        help="Function from a runner to a metric, larger is better; or a metric of whet.evaluate, "
+        "'top-k{k=5,data=F.npz}'.",
+        autocompletion=completion.metrics,
     ),
 ]
 Labels = Annotated[

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from whet.passes.option import allowed_of, expected
 from whet.printing import new_table, titled
-from whet.tools.cli import options
+from whet.tools.cli import completion, options
 from whet.tools.cli.console import print_json, results, width
 
 if TYPE_CHECKING:
@@ -29,7 +29,13 @@ whet passes eliminate-identity
 """
 
 Name = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="One pass, explained.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="[NAME]",
+        help="One pass, explained; pkg.mod:Class for one that is not installed.",
+        show_default=False,
+        autocompletion=completion.passes,
+    ),
 ]
 
 

@@ -1,0 +1,5 @@
+"""``python -m whet.tools.bench.rivals``."""
+
+from whet.tools.bench.rivals.command import main
+
+raise SystemExit(main())
