@@ -159,8 +159,8 @@ def _table(job: Job, rows: Sequence[Row], tools: Path | None) -> Iterator[str]:
 
 def _version(tool: str, tools: Path | None) -> str:
     package = {"olive": "olive-ai"}.get(tool, tool.partition(",")[0])
-    places = {} if tools is None else {"path": [str(tools / tool), *sys.path]}
-    for found in distributions(**places):
+    first = [] if tools is None else [str(tools / tool)]
+    for found in distributions(path=[*first, *sys.path]):
         if found.metadata["Name"].lower() == package:
             return f" {found.version}"
     return ""
