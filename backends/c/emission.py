@@ -14,6 +14,11 @@ from whet.errors import UnsupportedTarget
 __all__ = ["emit", "refusals"]
 
 _SHOWN = 6
+_TYPES = {
+    onnx_ir.DataType.FLOAT, onnx_ir.DataType.BOOL,
+    onnx_ir.DataType.INT8, onnx_ir.DataType.INT16, onnx_ir.DataType.INT32, onnx_ir.DataType.INT64,
+    onnx_ir.DataType.UINT8, onnx_ir.DataType.UINT16, onnx_ir.DataType.UINT32, onnx_ir.DataType.UINT64,
+}  # fmt: skip
 _ADVICE = {
     "If": "only one branch can be kept: export the model without it",
     "Loop": "export the model with the loop unrolled",
@@ -78,6 +83,8 @@ def emit(facts: Facts) -> Program:
 
 def _check(low: Lowering, node: onnx_ir.Node) -> None:
     for value in node.outputs:
+        if value.dtype is not None and value.name and value.dtype not in _TYPES:
+            raise Decline(f"'{value.name}' is {value.dtype.name}; float32, integers and truth values are supported")
         if value.name and 0 in low.shape(value):
             raise Decline(f"'{value.name}' has no elements: {low.shape(value)}")
 

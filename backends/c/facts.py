@@ -9,7 +9,7 @@ import onnx_ir
 from whet.analysis.activations import open_at
 from whet.errors import UnsupportedTarget
 from whet.ir.bindings import Bindings
-from whet.ir.execute import CannotRun
+from whet.ir.execute import CannotRun, newest_ir_version
 from whet.ir.values import Array, constant, is_constant
 
 __all__ = ["Facts", "observe"]
@@ -56,8 +56,10 @@ def observe(model: onnx_ir.Model, examples: Mapping[str, Array], seed: int) -> F
     values = [v for node in model.graph for v in node.outputs if v.name]
     if not values:
         return Facts(model, feeds, {}, frozenset())
+    readable = model.clone()
+    readable.ir_version = min(model.ir_version, newest_ir_version())
     try:
-        found = open_at(model, [v.name or "" for v in values], 1, optimization="none").run(feeds)
+        found = open_at(readable, [v.name or "" for v in values], 1, optimization="none").run(feeds)
     except CannotRun as error:
         raise UnsupportedTarget(
             f"target 'c' takes shapes and expected outputs from ONNX Runtime, which refuses the model: {error}"

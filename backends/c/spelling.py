@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from whet.backends.c.registry import Decline
 from whet.ir.array import Array
 
 __all__ = ["C_TYPES", "c_type", "floating", "identifier", "indent", "integer", "listed", "literal"]
@@ -19,7 +20,9 @@ _WIDTH = 100
 
 
 def c_type(dtype: np.dtype[np.generic]) -> str:
-    """Return the C type of an element; a KeyError says that there is none."""
+    """Return the C type of an element; raises Decline."""
+    if dtype.name not in C_TYPES:
+        raise Decline(f"{dtype} is not supported; float32, integers and truth values are")
     return C_TYPES[dtype.name]
 
 

@@ -20,6 +20,10 @@ def emit_identity(low: Lowering, node: onnx_ir.Node) -> None:
     """Share the memory."""
     if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
         raise Decline("the mask of Dropout is not supported")
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        training = low.required(node.inputs[2], "the training mode")
+        if training.any():
+            raise Decline("training is not supported")
     low.share(node.outputs[0], low.form(node.inputs[0]))
 
 
