@@ -87,3 +87,41 @@ def declared(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], kept: int)
         copy.graph.input.remove(value)
         copy.graph.initializer.append(onnx.numpy_helper.from_array(feeds[value.name], value.name))
     return copy
+
+
+CORTEX = {
+    "cortex-m3": ("mps2-an385", ("-mcpu=cortex-m3",)),
+    "cortex-m4": ("mps2-an386", ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")),
+}
+"""Processor -> QEMU's board and the compiler's flags."""
+_CORTEX_FILES = Path(__file__).parent / "backends" / "c" / "cortex_m"
+
+
+def run_on_cortex(folder: Path, processor: str) -> str:
+    """Cross-compile the check program and run it under QEMU, or skip with the reason."""
+    for tool in ("arm-none-eabi-gcc", "qemu-system-arm"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed (apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm)")
+    board, flags = CORTEX[processor]
+    start = [str(_CORTEX_FILES / "start.c"), "--specs=rdimon.specs", "-T", str(_CORTEX_FILES / "mps2.ld")]
+    sources = [str(folder / "main.c"), str(folder / "model.c")]
+    program = folder / f"{processor}.elf"
+    command = ["arm-none-eabi-gcc", *STRICT, "-O2", "-mthumb", *flags, *sources, *start, "-o", str(program), "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:3000]
+    machine = ["qemu-system-arm", "-M", board, "-nographic", "-kernel", str(program)]
+    done = subprocess.run(
+        [*machine, "-semihosting-config", "enable=on,target=native"],
+        capture_output=True, text=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def run_on_aarch64(folder: Path) -> str:
+    """Cross-compile the check program and run it under QEMU, or skip with the reason."""
+    for tool in ("aarch64-linux-gnu-gcc", "qemu-aarch64"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed (apt-get install gcc-aarch64-linux-gnu qemu-user)")
+    program = build(folder, "-O2", "-static", compiler="aarch64-linux-gnu-gcc", out="aarch64")
+    return execute("qemu-aarch64", program)

@@ -61,7 +61,7 @@ def write(
     title = origin or (model.graph.name or "model")
     texts = {
         "model.c": source(program, plan, names, blob=blob, origin=title),
-        "main.c": main_source(program, names, facts.feeds, facts.outputs, blob=blob),
+        "main.c": main_source(program, names, facts.feeds, facts.expected, blob=blob),
         "Makefile": makefile(mathematics=bool(mathematics(program))),
     }
     for name, text in texts.items():

@@ -57,6 +57,7 @@ def dot_products(layer: Layer) -> str:
         for j in range(block)
         for c in [f"c + {j}" if j else "c"]
     )
+    channel = f" + g * {depth}" if layer.groups > 1 else ""
     if layer.together:
         first = w.columns.first("kx")
         count = f"{w.columns.count('kx')} * {depth}" if not w.columns.inside else str(w.columns.kernel * depth)
@@ -74,7 +75,7 @@ def dot_products(layer: Layer) -> str:
         taps = f"""
         {w.rows.each("ky")}
         {w.columns.each("kx")}
-        const {layer.type} *row = x + {w.at("ky", "kx")} * {w.channels} + g * {depth};
+        const {layer.type} *row = x + {w.at("ky", "kx")} * {w.channels}{channel};
         const {layer.weights} *k = w + ((c * {w.rows.kernel} + ky) * {w.columns.kernel} + kx) * {depth};
         {rows}
         for (int i = 0; i < {depth}; ++i) {{

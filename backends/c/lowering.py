@@ -56,6 +56,8 @@ class Lowering:
         self.done: set[onnx_ir.Node] = set()
         """Nodes that a step of another node computes."""
         self.notes: list[str] = []
+        self.integers = False
+        """Whether an emitter rounds to a grid that is found while the model runs."""
         self._forms: dict[onnx_ir.Value, Form] = {}
         self._names: dict[Buffer, str] = {}
         self._constants: dict[tuple[str, bytes], Buffer] = {}
@@ -239,7 +241,7 @@ class Lowering:
             for buffer, name in self._names.items()
             if buffer in used
         ]
-        integers = any(form.grid is not None for form in self._forms.values())
+        integers = self.integers or any(form.grid is not None for form in self._forms.values())
         return Program(
             self._inputs, outputs, self.steps, constants, grids, integers, list(self.notes)
         )

@@ -13,6 +13,7 @@ __all__ = [
     "Drop",
     "Evaluate",
     "Feeds",
+    "Flash",
     "Json",
     "Labels",
     "Latency",
@@ -24,6 +25,7 @@ __all__ = [
     "NoPage",
     "NoVerify",
     "Optimization",
+    "Ram",
     "Recipe",
     "SearchMinutes",
     "Seed",
@@ -44,7 +46,11 @@ Model = Annotated[
     ),
 ]
 Target = Annotated[
-    str, typer.Option(metavar="NAME", help="Runtime to lower to: onnxruntime or reference.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What to lower to: onnxruntime, reference, or c (C99 for small devices; 'c{name=net,weights=bin}').",
+    ),
 ]
 Optimization = Annotated[
     str,
@@ -108,6 +114,22 @@ Size = Annotated[
 Latency = Annotated[
     str | None,
     typer.Option(metavar="TIME", rich_help_panel=_BUDGET, help="Median of one run: 3ms or 250us."),
+]
+Ram = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES",
+        rich_help_panel=_BUDGET,
+        help="Working memory of the device, with --target c: 256KB.",
+    ),
+]
+Flash = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES",
+        rich_help_panel=_BUDGET,
+        help="Constants and code on the device, with --target c: 1MB.",
+    ),
 ]
 Minimize = Annotated[
     str,
