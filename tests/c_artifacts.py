@@ -17,7 +17,15 @@ from whet.backends.c.artifact import Settings, write
 from whet.backends.c.plan import Footprint
 from whet.ir.prepare import normalize
 
-STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-fno-strict-aliasing")
+STRICT = (
+    "-std=c99",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-pedantic",
+    "-Wconversion",
+    "-fno-strict-aliasing",
+)
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc is installed")
 
@@ -49,7 +57,9 @@ def build(folder: Path, *flags: str, compiler: str = "gcc", out: str = "check") 
 def execute(*command: str | Path, folder: Path | None = None) -> str:
     """Run a program that must succeed; return what it says."""
     words = [str(c) for c in command]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=folder, timeout=300)
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, cwd=folder, timeout=300
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -57,7 +67,17 @@ def execute(*command: str | Path, folder: Path | None = None) -> str:
 def library(folders: Sequence[Path], out: Path, *flags: str) -> ctypes.CDLL:
     """Compile many models, each with a name of its own, into one library."""
     sources = [str(folder / "model.c") for folder in folders]
-    command = ["gcc", *STRICT, *(flags or ("-O0",)), "-shared", "-fPIC", *sources, "-o", str(out), "-lm"]
+    command = [
+        "gcc",
+        *STRICT,
+        *(flags or ("-O0",)),
+        "-shared",
+        "-fPIC",
+        *sources,
+        "-o",
+        str(out),
+        "-lm",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:3000]
     return ctypes.CDLL(str(out))
@@ -101,12 +121,30 @@ def run_on_cortex(folder: Path, processor: str) -> str:
     """Cross-compile the check program and run it under QEMU, or skip with the reason."""
     for tool in ("arm-none-eabi-gcc", "qemu-system-arm"):
         if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm)")
+            pytest.skip(
+                f"{tool} is not installed (apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm)"
+            )
     board, flags = CORTEX[processor]
-    start = [str(_CORTEX_FILES / "start.c"), "--specs=rdimon.specs", "-T", str(_CORTEX_FILES / "mps2.ld")]
+    start = [
+        str(_CORTEX_FILES / "start.c"),
+        "--specs=rdimon.specs",
+        "-T",
+        str(_CORTEX_FILES / "mps2.ld"),
+    ]
     sources = [str(folder / "main.c"), str(folder / "model.c")]
     program = folder / f"{processor}.elf"
-    command = ["arm-none-eabi-gcc", *STRICT, "-O2", "-mthumb", *flags, *sources, *start, "-o", str(program), "-lm"]
+    command = [
+        "arm-none-eabi-gcc",
+        *STRICT,
+        "-O2",
+        "-mthumb",
+        *flags,
+        *sources,
+        *start,
+        "-o",
+        str(program),
+        "-lm",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:3000]
     machine = ["qemu-system-arm", "-M", board, "-nographic", "-kernel", str(program)]
@@ -122,6 +160,8 @@ def run_on_aarch64(folder: Path) -> str:
     """Cross-compile the check program and run it under QEMU, or skip with the reason."""
     for tool in ("aarch64-linux-gnu-gcc", "qemu-aarch64"):
         if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install gcc-aarch64-linux-gnu qemu-user)")
+            pytest.skip(
+                f"{tool} is not installed (apt-get install gcc-aarch64-linux-gnu qemu-user)"
+            )
     program = build(folder, "-O2", "-static", compiler="aarch64-linux-gnu-gcc", out="aarch64")
     return execute("qemu-aarch64", program)

@@ -131,7 +131,12 @@ def make_plan(source: str, request: Request, progress: Callable[[str], None]) ->
         bindings_note=bindings.note,
         calibration_bytes=context.observed_bytes,
         peak_bytes=2 * peak + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        problems=(*reasons, *_missed(request.budget, prepared.cost, after), *over, *_crowded(request)),
+        problems=(
+            *reasons,
+            *_missed(request.budget, prepared.cost, after),
+            *over,
+            *_crowded(request),
+        ),
     )
 
 

@@ -1,9 +1,9 @@
 """Give every tensor a place in one block of memory, so that no two that live at the same time overlap.
 
-Finding the smallest block is NP-hard (dynamic storage allocation; Garey and Johnson, 1979). Tensors are placed one after
-the other at the lowest place that is free for as long as they live, the largest first, as is usual (Pisarchyk and Lee,
-Efficient Memory Management for Deep Neural Net Inference, MLSys 2020); other sequences are tried, and changed at random,
-until the block is as small as the largest set of tensors that live together, which no block can be smaller than.
+Finding the smallest block is NP-hard (dynamic storage allocation; Garey and Johnson, 1979). Tensors are placed one
+after the other at the lowest place that is free for as long as they live, the largest first, as is usual (Pisarchyk
+and Lee, Efficient Memory Management for Deep Neural Net Inference, MLSys 2020); other sequences are tried, and changed
+at random, until the block is as small as the largest set of tensors that live together: none can be smaller.
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ import numpy as np
 
 from whet.backends.c.program import Grid, Program
 from whet.backends.c.sources import Names
-from whet.backends.c.spelling import c_type, floating, indent, listed
+from whet.backends.c.spelling import c_type, indent, listed
 from whet.ir.array import Array
 
 __all__ = ["main_source", "makefile", "tolerance"]
@@ -48,7 +48,12 @@ def tolerance(expected: Array, grid: Grid | None, integers: bool) -> float:
 
 
 def main_source(
-    program: Program, names: Names, feeds: Mapping[str, Array], expected: Sequence[Array], *, blob: bool
+    program: Program,
+    names: Names,
+    feeds: Mapping[str, Array],
+    expected: Sequence[Array],
+    *,
+    blob: bool,
 ) -> str:
     """Return ``main.c``."""
     parts = ['#include "model.h"', "#include <math.h>", "#include <stdio.h>"]
@@ -119,7 +124,7 @@ def _load(names: Names) -> list[str]:
 def makefile(*, mathematics: bool) -> str:
     """Return the Makefile: ``make check`` builds and runs the program, ``make model.o`` builds the model alone."""
     libraries = " -lm" if mathematics else ""
-    return f"""# make check: build and compare with the stored outputs. CROSS=arm-none-eabi- builds model.o for a device.
+    return f"""# make check: build and compare with the stored outputs. make model.o CROSS=arm-none-eabi- for a device.
 CC = $(CROSS)gcc
 CFLAGS ?= -O2
 STANDARD = -std=c99 -Wall -Wextra -pedantic -Wconversion -fno-strict-aliasing

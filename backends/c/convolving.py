@@ -50,7 +50,10 @@ def dot_products(layer: Layer) -> str:
     sums = "\n".join(
         f"int32_t a{j} = {layer.begin.format(c=f'c + {j}' if j else 'c')};" for j in range(block)
     )
-    rows = "\n".join(f"const {layer.weights} *w{j} = k + {j * size};" if j else f"const {layer.weights} *w0 = k;" for j in range(block))
+    rows = "\n".join(
+        f"const {layer.weights} *w{j} = k + {j * size};" if j else f"const {layer.weights} *w0 = k;"
+        for j in range(block)
+    )
     adds = "\n".join(f"a{j} += v * w{j}[i];" for j in range(block))
     ends = "\n".join(
         f"{{\n{layer.epilogue.lines(f'a{j}', c, f'{w.pixel} * {layer.outputs} + {c}')}\n}}"
@@ -60,7 +63,11 @@ def dot_products(layer: Layer) -> str:
     channel = f" + g * {depth}" if layer.groups > 1 else ""
     if layer.together:
         first = w.columns.first("kx")
-        count = f"{w.columns.count('kx')} * {depth}" if not w.columns.inside else str(w.columns.kernel * depth)
+        count = (
+            f"{w.columns.count('kx')} * {depth}"
+            if not w.columns.inside
+            else str(w.columns.kernel * depth)
+        )
         taps = f"""
         {w.rows.each("ky")}
         const {layer.type} *row = x + {w.at("ky", first)} * {w.channels};

@@ -1,4 +1,4 @@
-"""Move elements: one loop nest with a stride for each axis on both sides covers transposes, slices, pads and the like."""
+"""Move elements: one loop nest with a stride for each axis on both sides covers transposes, slices, pads and more."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ def copy(shape: Sequence[int], source: Strided, result: Strided) -> Call:
     axes = _merged(
         [(n, a, b) for n, a, b in zip(shape, source.strides, result.strides, strict=True) if n != 1]
     )
-    if len(axes) == 1 and axes[0][1:] == (1, 1) or not axes:
+    if (len(axes) == 1 and axes[0][1:] == (1, 1)) or not axes:
         count = axes[0][0] if axes else 1
         body = f"memcpy(y, x, {count} * sizeof *y);"
         if count == 1:

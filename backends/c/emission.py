@@ -32,10 +32,13 @@ _ADVICE = {
 
 
 def refusals(model: onnx_ir.Model) -> list[str]:
-    """Name what no pass turns into something that can be emitted: bodies, foreign domains, sizes that depend on data."""
+    """Name what no pass turns into what can be emitted: bodies, foreign domains, sizes that depend on data."""
     found: Counter[tuple[str, str]] = Counter()
     for node in model.graph:
-        foreign = node.domain not in {"", "ai.onnx"} and (node.domain, node.op_type, "") not in model.functions
+        foreign = (
+            node.domain not in {"", "ai.onnx"}
+            and (node.domain, node.op_type, "") not in model.functions
+        )
         if foreign or node.op_type in _ADVICE:
             found[node.domain, node.op_type] += 1
     return [_refusal(domain, kind, count) for (domain, kind), count in found.items()]
@@ -43,7 +46,9 @@ def refusals(model: onnx_ir.Model) -> list[str]:
 
 def _refusal(domain: str, kind: str, count: int) -> str:
     name = f"{domain}.{kind}" if domain else kind
-    advice = _ADVICE.get(kind, "no standard operator; compile from a model before such operators were chosen")
+    advice = _ADVICE.get(
+        kind, "no standard operator; compile from a model before such operators were chosen"
+    )
     return f"{name} ({count} node{'s'[: count > 1]}): {advice}"
 
 
@@ -84,7 +89,9 @@ def emit(facts: Facts) -> Program:
 def _check(low: Lowering, node: onnx_ir.Node) -> None:
     for value in node.outputs:
         if value.dtype is not None and value.name and value.dtype not in _TYPES:
-            raise Decline(f"'{value.name}' is {value.dtype.name}; float32, integers and truth values are supported")
+            raise Decline(
+                f"'{value.name}' is {value.dtype.name}; float32, integers and truth values are supported"
+            )
         if value.name and 0 in low.shape(value):
             raise Decline(f"'{value.name}' has no elements: {low.shape(value)}")
 

@@ -53,11 +53,15 @@ def observe(model: onnx_ir.Model, examples: Mapping[str, Array], seed: int) -> F
     feeds = Bindings(({},), examples).feeds(model, 0, seed)
     values = [v for node in model.graph for v in node.outputs if v.name]
     if not values:
-        return Facts(model, feeds, {}, frozenset(), [feeds[v.name or ""] for v in model.graph.outputs])
+        return Facts(
+            model, feeds, {}, frozenset(), [feeds[v.name or ""] for v in model.graph.outputs]
+        )
     readable = model.clone()
     readable.ir_version = min(model.ir_version, newest_ir_version())
     try:
-        arrays = open_at(readable, [v.name or "" for v in values], 1, optimization="none").run(feeds)
+        arrays = open_at(readable, [v.name or "" for v in values], 1, optimization="none").run(
+            feeds
+        )
     except CannotRun as error:
         raise UnsupportedTarget(
             f"target 'c' takes shapes and expected outputs from ONNX Runtime, which refuses the model: {error}"

@@ -96,9 +96,12 @@ def _integer_plan(
         return None
     scale = (np.float64(x.grid.scale) * weights.scale.astype(np.float64)).astype(np.float32)
     codes = None
-    if bias is not None and bias.codes is not None and bias.scale is not None:
-        if np.allclose(bias.scale, scale, rtol=_SAME, atol=0):
-            codes = bias.codes
+    if (
+        bias is not None
+        and bias.scale is not None
+        and np.allclose(bias.scale, scale, rtol=_SAME, atol=0)
+    ):
+        codes = bias.codes
     if _largest(x.grid, weights.array, codes) > _LARGEST:
         return None
     parameters = [pointer("x", x.tensor)]
@@ -108,7 +111,9 @@ def _integer_plan(
         read = "{0} - x_zero"
     begin = "0"
     if codes is not None and codes.any():
-        parameters.append(pointer("begin", low.constant(codes.astype(np.int32), f"bias of {label}")))
+        parameters.append(
+            pointer("begin", low.constant(codes.astype(np.int32), f"bias of {label}"))
+        )
         begin = "begin[{c}]"
     rest = None if bias is None or codes is not None else bias.array
     epilogue = make_epilogue(low, sink, scale, rest, label=label)
@@ -129,7 +134,9 @@ def _float_plan(
     """Return a plan with sums of floats; integer weights stay integers, their scale follows."""
     scale = None if isinstance(weights, Tensor) else weights.scale
     if scale is None and not isinstance(weights, Tensor) and weights.array.dtype != np.float32:
-        raise Decline(f"the weights are {weights.array.dtype}, expected float32 or integers of a grid")
+        raise Decline(
+            f"the weights are {weights.array.dtype}, expected float32 or integers of a grid"
+        )
     array = None if bias is None else bias.array
     parameters, begin = x.parameters, "0.0f"
     if scale is None and array is not None and array.any():

@@ -46,12 +46,16 @@ class Operand:
         return f"({text} - {self.name}_zero)" if self.grid is not None and self.grid.zero else text
 
 
-def operand(low: Lowering, name: str, value: onnx_ir.Value | None, layout: Layout = PLAIN) -> Operand:
+def operand(
+    low: Lowering, name: str, value: onnx_ir.Value | None, layout: Layout = PLAIN
+) -> Operand:
     """Return a value of the model as a float operand; raises Decline for other types."""
     form = low.form(value)
     tensor = low.laid_out(form, layout)
     if form.grid is None and tensor.dtype != np.float32:
-        raise Decline(f"operand '{value.name if value else name}' is {tensor.dtype}, only float32 is supported")
+        raise Decline(
+            f"operand '{value.name if value else name}' is {tensor.dtype}, only float32 is supported"
+        )
     return Operand(name, tensor, form.grid)
 
 
@@ -101,9 +105,7 @@ class Sink:
         self.low.define(self.value, self.tensor, self.layout)
 
 
-def sink(
-    low: Lowering, node: onnx_ir.Node, layout: Layout = PLAIN, *, fuse: bool = True
-) -> Sink:
+def sink(low: Lowering, node: onnx_ir.Node, layout: Layout = PLAIN, *, fuse: bool = True) -> Sink:
     """Follow what is behind a node as long as nobody else reads it; the nodes on the way are done."""
     value = node.outputs[0]
     steps: list[str] = []
@@ -142,7 +144,9 @@ def read_grid(low: Lowering, node: onnx_ir.Node) -> Grid | None:
     if given is not None and (zero is None or zero.size != 1):
         return None
     kind = _integers(low, node)
-    if kind.name not in {"int8", "uint8", "int16", "uint16"} or attribute_int(node, "block_size", 0):
+    if kind.name not in {"int8", "uint8", "int16", "uint16"} or attribute_int(
+        node, "block_size", 0
+    ):
         return None
     number = 0 if zero is None else int(zero.reshape(-1)[0])
     step = float(scale.reshape(-1)[0])
@@ -153,4 +157,3 @@ def _integers(low: Lowering, node: onnx_ir.Node) -> np.dtype[np.generic]:
     value = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
     assert value is not None
     return low.dtype(value)
-

@@ -47,7 +47,11 @@ class Footprint:
                 f"are {_listed(self.largest_live)}"
             )
         if flash is not None and self.flash > flash:
-            code = "" if self.code is None else f" ({self.constants:,} of constants, {self.code:,} of code)"
+            code = (
+                ""
+                if self.code is None
+                else f" ({self.constants:,} of constants, {self.code:,} of code)"
+            )
             found.append(
                 f"flash is {self.flash:,} bytes{code}, the budget {flash:,}; the largest constants are "
                 f"{_listed(self.largest_constants)}"
@@ -74,7 +78,9 @@ def make_plan(program: Program, *, seed: int = 0) -> Plan:
     lives = lifetimes(steps)
     placement = place(lives.intervals, seed=seed)
     offsets = {buffer: placement.offsets[k] for buffer, k in lives.piece.items()}
-    constants = sorted(((name, t.size * t.dtype.itemsize) for name, t in program.constants), key=_size)
+    constants = sorted(
+        ((name, t.size * t.dtype.itemsize) for name, t in program.constants), key=_size
+    )
     footprint = Footprint(
         constants=sum(size for _, size in constants),
         arena=placement.size,
@@ -93,7 +99,9 @@ def _fullest(piece: Mapping[Buffer, int], intervals: Sequence[Any]) -> tuple[tup
     """Return the largest tensors at the step at which most memory is in use."""
     if not intervals:
         return ()
-    totals = {i.first: sum(j.size for j in intervals if j.first <= i.first <= j.last) for i in intervals}
+    totals = {
+        i.first: sum(j.size for j in intervals if j.first <= i.first <= j.last) for i in intervals
+    }
     step = max(totals, key=lambda s: totals[s])
     names: dict[int, str] = {}
     for buffer, k in piece.items():

@@ -33,8 +33,12 @@ class Grid:
     @property
     def limits(self) -> tuple[int, int]:
         """Return the smallest and the largest integer."""
-        info = np.iinfo(self.dtype)
-        return int(info.min), int(info.max)
+        bits = 8 * self.dtype.itemsize
+        return (
+            (0, 2**bits - 1)
+            if self.dtype.kind == "u"
+            else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        )
 
 
 @dataclasses.dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Order steps so that little memory is in use at any time, and let results take the memory of operands that end there."""
+"""Order steps so that little memory is in use at any time; results take the memory of operands that end there."""
 
 import dataclasses
 import random
@@ -39,7 +39,9 @@ def lifetimes(steps: Sequence[Step]) -> Lifetimes:
         for buffer in (*step.writes, *step.scratch):
             if buffer.place != "arena" or buffer in piece:
                 continue
-            heir = next((b for b in free if b.bytes == buffer.bytes and buffer in step.writes), None)
+            heir = next(
+                (b for b in free if b.bytes == buffer.bytes and buffer in step.writes), None
+            )
             if heir is not None:
                 free.remove(heir)
                 piece[buffer] = piece[heir]
@@ -69,7 +71,10 @@ def _cost(steps: Sequence[Step], order: Sequence[int]) -> tuple[int, int]:
 def _needs(steps: Sequence[Step]) -> list[set[int]]:
     """Return the steps that must come before each."""
     maker = {buffer: k for k, step in enumerate(steps) for buffer in step.writes}
-    return [{maker[b] for b in step.reads if b in maker and maker[b] != k} for k, step in enumerate(steps)]
+    return [
+        {maker[b] for b in step.reads if b in maker and maker[b] != k}
+        for k, step in enumerate(steps)
+    ]
 
 
 def _greedy(steps: Sequence[Step], needs: Sequence[set[int]]) -> list[int]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import onnx_ir
 
+from whet.backends.probe import check_sizes
 from whet.errors import UsageError
 from whet.ir.bindings import Binding, evaluate_dimension, symbols
 from whet.ir.shapes import infer_shapes
@@ -12,15 +13,14 @@ from whet.ir.values import Array, dimensions
 __all__ = ["fix_sizes"]
 
 
-def fix_sizes(
-    model: onnx_ir.Model, examples: Mapping[str, Array], sizes: Binding
-) -> onnx_ir.Model:
+def fix_sizes(model: onnx_ir.Model, examples: Mapping[str, Array], sizes: Binding) -> onnx_ir.Model:
     """Return a copy whose sizes are those the user gave, or those of the examples.
 
     Raises:
-        UsageError: a dimension that neither knows.
+        UsageError: a dimension that neither knows, or a size of one that is not there.
     """
     names = symbols(model)
+    check_sizes(sizes, names)
     if not names:
         return model
     known = {**_seen(model, examples), **sizes}

@@ -25,9 +25,10 @@ _MATHEMATICS = re.compile(
     r"\b((?:exp|expm1|log|log1p|pow|sqrt|erf|tanh|sin|cos|tan|atan|sinh|cosh|fabs|floor|ceil|rint|fmax|fmin)f)\("
 )
 _RESERVED = {
-    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float",
-    "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof", "static",
-    "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "main", "arena", "weights", "nearest",
+    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern",
+    "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed",
+    "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "main",
+    "arena", "weights", "nearest",
 }  # fmt: skip
 
 
@@ -59,9 +60,12 @@ def name_all(program: Program, prefix: str) -> Names:
 def arguments(program: Program, names: Names) -> str:
     """Return the parameters of the function, typed."""
     words = [
-        f"const {c_type(t.dtype)} *{n}" for n, (_, t) in zip(names.inputs, program.inputs, strict=True)
+        f"const {c_type(t.dtype)} *{n}"
+        for n, (_, t) in zip(names.inputs, program.inputs, strict=True)
     ]
-    words += [f"{c_type(t.dtype)} *{n}" for n, (_, t) in zip(names.outputs, program.outputs, strict=True)]
+    words += [
+        f"{c_type(t.dtype)} *{n}" for n, (_, t) in zip(names.outputs, program.outputs, strict=True)
+    ]
     return ", ".join(words) or "void"
 
 
@@ -83,7 +87,9 @@ def weight_blob(program: Program) -> tuple[bytes, list[int]]:
     return bytes(blob), starts
 
 
-def _little(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def _little(
+    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]],
+) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     return array.astype(array.dtype.newbyteorder("<"))
 
 
@@ -131,15 +137,19 @@ def _function(kernel: Kernel, name: str) -> str:
     return f"{head}\n{indent('{' + chr(10) + kernel.body + chr(10) + end + '}')}\n"
 
 
-def _constants(
-    program: Program, names: Names, parts: list[str], blob: bool
-) -> dict[int, str]:
+def _constants(program: Program, names: Names, parts: list[str], blob: bool) -> dict[int, str]:
     """Add the constants; return how each is spelled."""
     found: dict[int, str] = {}
     if blob:
         _, starts = weight_blob(program)
         parts += ["static const unsigned char *weights;", ""]
-        parts += [f"void {names.prefix}_weights(const void *bin)", "{", "    weights = bin;", "}", ""]
+        parts += [
+            f"void {names.prefix}_weights(const void *bin)",
+            "{",
+            "    weights = bin;",
+            "}",
+            "",
+        ]
         for (_, tensor), start in zip(program.constants, starts, strict=True):
             kind = c_type(tensor.dtype)
             found[tensor.buffer.number] = f"(const {kind} *)(const void *)(weights + {start})"
@@ -189,7 +199,9 @@ def _run(
             given = ", ".join(_given(p, plan, names, constants) for p in parameters)
             call = f"{kernels[kernel]}({given})"
             lines += [f"if ({call} != 0) {{", "return 1;", "}"] if kernel.fails else [f"{call};"]
-    unused = [n for n, (_, t) in zip(names.inputs, program.inputs, strict=True) if not _read(plan, t)]
+    unused = [
+        n for n, (_, t) in zip(names.inputs, program.inputs, strict=True) if not _read(plan, t)
+    ]
     lines = [*(f"(void){n};" for n in unused), *lines, "return 0;"]
     body = indent("\n".join(["{", *lines, "}"]))
     return f"int {names.prefix}_run({arguments(program, names)})\n{body}"
@@ -199,9 +211,7 @@ def _read(plan: Plan, tensor: Tensor) -> bool:
     return any(tensor.buffer in step.reads for step in plan.steps)
 
 
-def _given(
-    parameter: Parameter, plan: Plan, names: Names, constants: Mapping[int, str]
-) -> str:
+def _given(parameter: Parameter, plan: Plan, names: Names, constants: Mapping[int, str]) -> str:
     given = parameter.given
     if isinstance(given, str):
         return given
@@ -216,7 +226,13 @@ def _given(
 
 
 def header(
-    program: Program, footprint: Footprint, names: Names, *, blob: bool, origin: str, notes: Sequence[str]
+    program: Program,
+    footprint: Footprint,
+    names: Names,
+    *,
+    blob: bool,
+    origin: str,
+    notes: Sequence[str],
 ) -> str:
     """Return ``model.h``: what is taken of the device, and the function."""
     guard = f"{names.prefix.upper()}_H"
@@ -263,23 +279,32 @@ def header(
 
 
 def _sizes(program: Program, names: Names) -> list[str]:
-    pairs = [*zip(names.inputs, program.inputs, strict=True), *zip(names.outputs, program.outputs, strict=True)]
-    return [f"#define {names.prefix.upper()}_{name.upper()}_SIZE {tensor.size}" for name, (_, tensor) in pairs]
+    pairs = [
+        *zip(names.inputs, program.inputs, strict=True),
+        *zip(names.outputs, program.outputs, strict=True),
+    ]
+    return [
+        f"#define {names.prefix.upper()}_{name.upper()}_SIZE {tensor.size}"
+        for name, (_, tensor) in pairs
+    ]
 
 
 def _described(program: Program, names: Names) -> list[str]:
     lines: list[str] = []
-    for kind, own, given in (("in ", names.inputs, program.inputs), ("out", names.outputs, program.outputs)):
+    for kind, own, given in (
+        ("in ", names.inputs, program.inputs),
+        ("out", names.outputs, program.outputs),
+    ):
         for name, (label, tensor) in zip(own, given, strict=True):
             shape = ", ".join(map(str, tensor.shape))
             truth = ", 0 or 1" if tensor.dtype == np.bool_ else ""
-            lines.append(f" *   {kind} {name}: {c_type(tensor.dtype)} [{shape}]{truth}  ({_comment(label)})")
+            lines.append(
+                f" *   {kind} {name}: {c_type(tensor.dtype)} [{shape}]{truth}  ({_comment(label)})"
+            )
     return lines
 
 
-def _story(
-    program: Program, footprint: Footprint, blob: bool, notes: Sequence[str]
-) -> list[str]:
+def _story(program: Program, footprint: Footprint, blob: bool, notes: Sequence[str]) -> list[str]:
     where = " in model.bin" if blob else ""
     flash = f"Flash: {footprint.constants:,} bytes of constants{where}"
     if footprint.code is not None:

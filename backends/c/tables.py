@@ -19,6 +19,8 @@ __all__ = ["tabulate"]
 
 def tabulate(low: Lowering, node: onnx_ir.Node, grid: Grid, layout: Layout) -> bool:
     """Emit a node and what follows up to a QuantizeLinear to 8 bits as one table; False where none follows."""
+    if grid.dtype.itemsize != 1:
+        return False
     chain = _chain(low, node)
     target = None if chain is None else read_grid(low, chain[-1])
     if chain is None or target is None or target.dtype.itemsize != 1:
@@ -53,7 +55,11 @@ def _chain(low: Lowering, node: onnx_ir.Node) -> list[onnx_ir.Node] | None:
 def _values(low: Lowering, chain: list[onnx_ir.Node], grid: Grid, integers: Array) -> Array:
     """Run the nodes on every integer of the grid."""
     codes = integers.astype(grid.dtype)
-    weights = {"codes": codes, "scale": np.float32(grid.scale), "zero": np.asarray(grid.zero, grid.dtype)}
+    weights = {
+        "codes": codes,
+        "scale": np.float32(grid.scale),
+        "zero": np.asarray(grid.zero, grid.dtype),
+    }
     nodes = [onnx.helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["v0"])]
     for k, node in enumerate(chain):
         copy = onnx_ir.to_proto(node)

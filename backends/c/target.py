@@ -50,9 +50,7 @@ class C(Target):
         """Return the target with options; raises UsageError."""
         for key, value in options.items():
             if key not in _OPTIONS:
-                raise UsageError(
-                    f"target 'c' has no option '{key}'; known: {', '.join(_OPTIONS)}"
-                )
+                raise UsageError(f"target 'c' has no option '{key}'; known: {', '.join(_OPTIONS)}")
             if key == "weights" and value not in {"const", "bin"}:
                 raise UsageError(f"weights is '{value}', expected const or bin")
             if key == "name" and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", value):

@@ -35,13 +35,17 @@ class Toolchain:
     def library(self, folder: Path) -> Path:
         """Compile ``model.c`` of a folder to a shared library, once for the same text; raises CannotRun."""
         texts = [(folder / name).read_bytes() for name in ("model.c", "model.h")]
-        digest = hashlib.sha256(b"\0".join((self.version.encode(), _FAST.encode(), *texts))).hexdigest()
+        digest = hashlib.sha256(
+            b"\0".join((self.version.encode(), _FAST.encode(), *texts))
+        ).hexdigest()
         kept = cache_folder() / "c" / f"{digest[:32]}.so"
         if not kept.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
                 made = Path(scratch) / "model.so"
-                self._run(_FAST, "-shared", "-fPIC", str(folder / "model.c"), "-o", str(made), "-lm")
+                self._run(
+                    _FAST, "-shared", "-fPIC", str(folder / "model.c"), "-o", str(made), "-lm"
+                )
                 made.replace(kept)
         return kept
 
@@ -49,13 +53,22 @@ class Toolchain:
         """Return the bytes of machine code of ``model.c``, optimized for size; raises CannotRun."""
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / "model.o"
-            self._run(_SMALL, "-fno-asynchronous-unwind-tables", "-c", str(folder / "model.c"), "-o", str(made))
+            self._run(
+                _SMALL,
+                "-fno-asynchronous-unwind-tables",
+                "-c",
+                str(folder / "model.c"),
+                "-o",
+                str(made),
+            )
             return _text_bytes(made.read_bytes())
 
     def _run(self, *arguments: str) -> None:
         command = [self.command, *_FLAGS, *arguments]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CannotRun(f"{self.command} cannot compile model.c: {error}") from error
         if done.returncode:
@@ -75,7 +88,9 @@ def find_toolchain() -> Toolchain:
         done = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
         if done.returncode == 0 and done.stdout:
             return Toolchain(found, done.stdout.splitlines()[0])
-    raise CompilerMissing(f"no C compiler: {' and '.join(names)} {'is' if wanted else 'are'} not in PATH")
+    raise CompilerMissing(
+        f"no C compiler: {' and '.join(names)} {'is' if wanted else 'are'} not in PATH"
+    )
 
 
 def _text_bytes(data: bytes) -> int:
@@ -92,9 +107,15 @@ def _text_bytes(data: bytes) -> int:
     for k in range(count):
         entry = table + k * size
         flags, length = (
-            (struct.unpack_from("<Q", data, entry + 8)[0], struct.unpack_from("<Q", data, entry + 32)[0])
+            (
+                struct.unpack_from("<Q", data, entry + 8)[0],
+                struct.unpack_from("<Q", data, entry + 32)[0],
+            )
             if wide
-            else (struct.unpack_from("<I", data, entry + 8)[0], struct.unpack_from("<I", data, entry + 20)[0])
+            else (
+                struct.unpack_from("<I", data, entry + 8)[0],
+                struct.unpack_from("<I", data, entry + 20)[0],
+            )
         )
         total += length if flags & 4 else 0
     return int(total)

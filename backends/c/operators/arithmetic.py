@@ -29,7 +29,9 @@ _COMPARE = {
 }  # fmt: skip
 
 
-@emits("Add", "Sub", "Mul", "Div", "Pow", "PRelu", note="float32 or on grids; +, - and * of integers")
+@emits(
+    "Add", "Sub", "Mul", "Div", "Pow", "PRelu", note="float32 or on grids; +, - and * of integers"
+)
 def emit_arithmetic(low: Lowering, node: onnx_ir.Node) -> None:
     """Combine two operands element by element."""
     if low.dtype(node.outputs[0]).kind in "iu":
@@ -47,7 +49,13 @@ def _power(low: Lowering, node: onnx_ir.Node) -> str | None:
     if known is None or known.size != 1:
         return None
     exponent = float(known.reshape(-1)[0])
-    known_ones = {1.0: "{0}", 2.0: "{0} * {0}", 3.0: "{0} * {0} * {0}", 0.5: "sqrtf({0})", -1.0: "1.0f / {0}"}
+    known_ones = {
+        1.0: "{0}",
+        2.0: "{0} * {0}",
+        3.0: "{0} * {0} * {0}",
+        0.5: "sqrtf({0})",
+        -1.0: "1.0f / {0}",
+    }
     return known_ones.get(exponent)
 
 
@@ -66,7 +74,13 @@ def _reals(low: Lowering, node: onnx_ir.Node, spelled: str) -> None:
     reads = [f"const float {n} = {x.at(i)};" for n, x, i in zip(names, used, nest.at, strict=False)]
     filled = [f"{x.name}_" for x in operands]
     body = "\n".join(
-        [nest.opening, *reads, f"float v = {spelled.format(*filled)};", y.lines(nest.at[-1]), nest.closing]
+        [
+            nest.opening,
+            *reads,
+            f"float v = {spelled.format(*filled)};",
+            y.lines(nest.at[-1]),
+            nest.closing,
+        ]
     )
     parameters = [p for x in used for p in x.parameters]
     in_place = _in_place(used, nest.at)
@@ -140,7 +154,12 @@ def emit_where(low: Lowering, node: onnx_ir.Node) -> None:
     nest = make_nest(shapes, y.tensor.shape)
     a, b = (side.at(index) for side, index in zip(sides, nest.at[1:], strict=False))
     body = "\n".join(
-        [nest.opening, f"float v = c[{nest.at[0]}] ? {a} : {b};", y.lines(nest.at[-1]), nest.closing]
+        [
+            nest.opening,
+            f"float v = c[{nest.at[0]}] ? {a} : {b};",
+            y.lines(nest.at[-1]),
+            nest.closing,
+        ]
     )
     parameters = [pointer("c", condition), *(p for side in sides for p in side.parameters)]
     in_place = _in_place(sides, (*nest.at[1:3], nest.at[-1]))
@@ -172,7 +191,10 @@ def _typed(
     parameters = [p for x in operands for p in x.parameters]
     in_place = _in_place(operands, nest.at)
     low.call(
-        node.op_type.lower(), [*parameters, pointer("y", result, written=True)], body, in_place=in_place
+        node.op_type.lower(),
+        [*parameters, pointer("y", result, written=True)],
+        body,
+        in_place=in_place,
     )
     low.define(node.outputs[0], result, layout)
 
@@ -182,7 +204,9 @@ def emit_fold(low: Lowering, node: onnx_ir.Node) -> None:
     """Combine any number of operands."""
     count = len(node.inputs)
     if low.dtype(node.outputs[0]).kind != "f" or count > 8:
-        raise Decline(f"{count} operands of {low.dtype(node.outputs[0])}; up to 8 of float32 are supported")
+        raise Decline(
+            f"{count} operands of {low.dtype(node.outputs[0])}; up to 8 of float32 are supported"
+        )
     names = [f"{{{k}}}" for k in range(count)]
     if node.op_type in {"Sum", "Mean"}:
         total = " + ".join(names)
@@ -191,7 +215,11 @@ def emit_fold(low: Lowering, node: onnx_ir.Node) -> None:
     sign = ">" if node.op_type == "Max" else "<"
     text = names[0]
     for name in names[1:]:
-        text = f"({name} {sign} ({text}) ? {name} : ({text}))" if count <= 3 else f"f{node.op_type.lower()}f({text}, {name})"
+        text = (
+            f"({name} {sign} ({text}) ? {name} : ({text}))"
+            if count <= 3
+            else f"f{node.op_type.lower()}f({text}, {name})"
+        )
     _reals(low, node, text)
 
 

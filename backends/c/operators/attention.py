@@ -22,7 +22,11 @@ class _Heads:
     def __init__(self, shape: tuple[int, ...], heads: int) -> None:
         if len(shape) == 4:
             self.batch, self.heads, self.length, self.size = shape
-            self.strides = (self.heads * self.length * self.size, self.length * self.size, self.size)
+            self.strides = (
+                self.heads * self.length * self.size,
+                self.length * self.size,
+                self.size,
+            )
         else:
             self.batch, self.length, width = shape
             self.heads, self.size = heads, width // max(heads, 1)
@@ -33,7 +37,10 @@ class _Heads:
         return terms(self.strides, ["n", head, position])
 
 
-@emits("Attention", note="masks of truth values or floats, causal, grouped heads, softcap; no past, no second output")
+@emits(
+    "Attention",
+    note="masks of truth values or floats, causal, grouped heads, softcap; no past, no second output",
+)
 def emit_attention(low: Lowering, node: onnx_ir.Node) -> None:
     """Compute softmax(scale Q Kᵀ + mask) V row by row: one row of scores is all the memory it takes."""
     _check(node)
@@ -46,7 +53,7 @@ def emit_attention(low: Lowering, node: onnx_ir.Node) -> None:
     operands = [operand(low, name, value) for name, value in zip("qkw", values, strict=True)]
     y = sink(low, node)
     scores = low.make((k.length,), np.dtype(np.float32), "a row of scores")
-    mask, mask_parameters, mask_lines = _mask(low, node, q, k)
+    mask, mask_parameters = _mask(low, node, q, k)
     causal = attribute_int(node, "is_causal", 0) != 0
     scale = attribute_float(node, "scale", 0.0) or 1.0 / math.sqrt(q.size)
     cap = attribute_float(node, "softcap", 0.0)
@@ -92,7 +99,6 @@ def emit_attention(low: Lowering, node: onnx_ir.Node) -> None:
     }}
     }}
     """
-    assert not mask_lines
     parameters = [p for x in operands for p in x.parameters]
     parameters += [*mask_parameters, pointer("s", scores, written=True), *y.parameters]
     low.call("attention", parameters, body, scratch=[scores])
@@ -112,13 +118,11 @@ def _check(node: onnx_ir.Node) -> None:
         raise Decline("the softmax is computed in float32")
 
 
-def _mask(
-    low: Lowering, node: onnx_ir.Node, q: _Heads, k: _Heads
-) -> tuple[str, list[Parameter], str]:
+def _mask(low: Lowering, node: onnx_ir.Node, q: _Heads, k: _Heads) -> tuple[str, list[Parameter]]:
     """Return the statement that applies the mask to score ``u``."""
     value = node.inputs[3] if len(node.inputs) > 3 else None
     if value is None:
-        return "", [], ""
+        return "", []
     tensor: Tensor = low.tensor(value)
     shape = (1,) * (4 - len(tensor.shape)) + tensor.shape
     if shape[-1] != k.length and shape[-1] != 1:
@@ -126,10 +130,10 @@ def _mask(
     strides = [0 if n == 1 else math.prod(shape[a + 1 :]) for a, n in enumerate(shape)]
     at = terms(strides, ["n", "h", "i", "j"])
     if tensor.dtype == np.bool_:
-        return f"u = mask[{at}] ? u : -INFINITY;", [pointer("mask", tensor)], ""
+        return f"u = mask[{at}] ? u : -INFINITY;", [pointer("mask", tensor)]
     x = operand(low, "mask", value)
     assert q.length > 0
-    return f"u += {x.at(at)};", x.parameters, ""
+    return f"u += {x.at(at)};", x.parameters
 
 
 @emits("RotaryEmbedding", note="with position ids or without; float32 or on a grid")
@@ -138,7 +142,9 @@ def emit_rotary(low: Lowering, node: onnx_ir.Node) -> None:
     x_value = node.inputs[0]
     assert x_value is not None
     x = operand(low, "x", x_value)
-    cos, sin = (operand(low, n, v) for n, v in zip(("cosine", "sine"), node.inputs[1:3], strict=True))
+    cos, sin = (
+        operand(low, n, v) for n, v in zip(("cosine", "sine"), node.inputs[1:3], strict=True)
+    )
     ids = node.inputs[3] if len(node.inputs) > 3 else None
     heads = _Heads(low.shape(x_value), attribute_int(node, "num_heads", 0))
     if heads.heads == 0:
@@ -147,7 +153,7 @@ def emit_rotary(low: Lowering, node: onnx_ir.Node) -> None:
     half = turned // 2
     y = sink(low, node)
     parameters = [*x.parameters, *cos.parameters, *sin.parameters]
-    row = "n * {0} + i".format(heads.length)
+    row = f"n * {heads.length} + i"
     check = ""
     if ids is not None:
         table = low.shape(node.inputs[1])[0] if node.inputs[1] is not None else 0
@@ -158,11 +164,15 @@ def emit_rotary(low: Lowering, node: onnx_ir.Node) -> None:
     even = attribute_int(node, "interleaved", 0) != 0
     first, second = ("2 * d", "2 * d + 1") if even else ("d", f"d + {half}")
     base = heads.row("h", "i")
-    rest = f"""
+    rest = (
+        f"""
     for (int d = {turned}; d < {heads.size}; ++d) {{
     float v = {x.at(f"{base} + d")};
     {y.lines(f"{base} + d")}
-    }}""" if turned < heads.size else ""
+    }}"""
+        if turned < heads.size
+        else ""
+    )
     body = f"""
     for (int n = 0; n < {heads.batch}; ++n) {{
     for (int h = 0; h < {heads.heads}; ++h) {{

@@ -14,7 +14,10 @@ from whet.ir.values import attribute_int
 __all__ = ["emit_conv"]
 
 
-@emits("Conv", note="1 and 2 directions in space; int8 with one grid for the input, weights per channel")
+@emits(
+    "Conv",
+    note="1 and 2 directions in space; int8 with one grid for the input, weights per channel",
+)
 def emit_conv(low: Lowering, node: onnx_ir.Node) -> None:
     """Convolve with channels last; in integers where input and weights are on grids."""
     shape, result = low.shape(_input(node, 0)), low.shape(node.outputs[0])

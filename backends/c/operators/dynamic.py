@@ -58,7 +58,9 @@ class _Sums(Epilogue):
         return f"y[{index}] = {acc};"
 
 
-@emits("MatMulInteger", note="a constant matrix; the zero point of the other operand may be computed")
+@emits(
+    "MatMulInteger", note="a constant matrix; the zero point of the other operand may be computed"
+)
 def emit_matmul_integer(low: Lowering, node: onnx_ir.Node) -> None:
     """Multiply integers with a constant matrix; sums have 32 bits."""
     given = (*node.inputs, None, None)
@@ -85,9 +87,7 @@ def emit_matmul_integer(low: Lowering, node: onnx_ir.Node) -> None:
     one = Axis(1, 1, 1, 1, 1, 0)
     window = Window(1, one, Axis(rows, rows, 1, 1, 1, 0), inputs)
     epilogue = _Sums((), "", "")
-    layer = Layer(
-        window, 1, outputs, read, c_type(x.dtype), c_type(weights.dtype), "0", epilogue
-    )
+    layer = Layer(window, 1, outputs, read, c_type(x.dtype), c_type(weights.dtype), "0", epilogue)
     parameters.append(pointer("y", result, written=True))
     low.call("multiply_integers", parameters, dot_products(layer))
     low.define(node.outputs[0], result)

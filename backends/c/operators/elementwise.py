@@ -8,7 +8,7 @@ from whet.backends.c.lowering import Lowering, pointer
 from whet.backends.c.operands import operand, read_grid, sink
 from whet.backends.c.program import Grid, Parameter, Tensor
 from whet.backends.c.registry import Decline, emits
-from whet.backends.c.spelling import c_type
+from whet.backends.c.spelling import c_type, floating
 from whet.backends.c.tables import tabulate
 from whet.ir.values import attribute_int
 
@@ -31,9 +31,8 @@ def emit_unary(low: Lowering, node: onnx_ir.Node) -> None:
 def _map(low: Lowering, node: onnx_ir.Node, steps: list[str]) -> None:
     layout = low.layout(node.inputs[0])
     form = low.form(node.inputs[0])
-    if form.grid is not None and low.laid_out(form, layout).dtype.itemsize == 1:
-        if tabulate(low, node, form.grid, layout):
-            return
+    if form.grid is not None and tabulate(low, node, form.grid, layout):
+        return
     x = operand(low, "x", node.inputs[0], layout)
     y = sink(low, node, layout)
     body = "\n".join(
@@ -63,28 +62,26 @@ def emit_quantize(low: Lowering, node: onnx_ir.Node) -> None:
     x = operand(low, "x", node.inputs[0], layout)
     result = low.make(x.tensor.shape, grid.dtype)
     y = [pointer("y", result, written=True), *_grid_parameters(grid)]
-    first, last = grid.limits
+    first, last = (floating(n - grid.zero) for n in grid.limits)
     zero = " + y_zero" if grid.zero else ""
-    body = "\n".join(
-        [
-            f"for (int i = 0; i < {x.tensor.size}; ++i) {{",
-            f"const float v = {x.at('i')};",
-            f"y[i] = ({c_type(grid.dtype)})(nearest(v / y_scale, {first - grid.zero}.0f, {last - grid.zero}.0f){zero});",
-            "}",
-        ]
-    )
+    body = f"""
+    for (int i = 0; i < {x.tensor.size}; ++i) {{
+    const float v = {x.at("i")};
+    y[i] = ({c_type(grid.dtype)})(nearest(v / y_scale, {first}, {last}){zero});
+    }}
+    """
     low.call("quantize", [*x.parameters, *y], body, in_place=[x.tensor])
     low.define(node.outputs[0], result, layout)
 
 
 def _grid_parameters(grid: Grid) -> list[Parameter]:
-    from whet.backends.c.spelling import floating
-
     found = [Parameter("const float y_scale", floating(grid.scale))]
     return [*found, Parameter("const int y_zero", str(grid.zero))] if grid.zero else found
 
 
-@emits("DequantizeLinear", note="one fixed scale, integers of 8 or 16 bits; weights also per channel")
+@emits(
+    "DequantizeLinear", note="one fixed scale, integers of 8 or 16 bits; weights also per channel"
+)
 def emit_dequantize(low: Lowering, node: onnx_ir.Node) -> None:
     """Keep the integers: whoever reads them reads real numbers."""
     grid = read_grid(low, node)

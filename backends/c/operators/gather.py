@@ -67,4 +67,3 @@ def _body(outer: int, size: int, inner: int, count: int, value: str, kind: str) 
     }}
     }}
     """
-

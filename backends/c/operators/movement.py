@@ -264,4 +264,3 @@ def emit_folded(low: Lowering, node: onnx_ir.Node) -> None:
     """With all sizes fixed, what these return is constant."""
     array = low.facts.array(node.outputs[0])
     low.define(node.outputs[0], low.constant(array, node.outputs[0].name or ""), PLAIN)
-

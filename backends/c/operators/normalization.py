@@ -54,7 +54,9 @@ def emit_softmax(low: Lowering, node: onnx_ir.Node) -> None:
     }}
     """
     more = [pointer("row", row, written=True) for row in scratch]
-    low.call("softmax", [*x.parameters, *more, *y.parameters], body, scratch=scratch, in_place=[x.tensor])
+    low.call(
+        "softmax", [*x.parameters, *more, *y.parameters], body, scratch=scratch, in_place=[x.tensor]
+    )
     y.finish()
 
 
@@ -103,7 +105,8 @@ def emit_layer_norm(low: Lowering, node: onnx_ir.Node) -> None:
     """
     if mean == "0.0f":
         body = body.replace(
-            f"for (int k = 0; k < {size}; ++k) {{\n    total += {x.at(f'o * {size} + k')};\n    }}", ""
+            f"for (int k = 0; k < {size}; ++k) {{\n    total += {x.at(f'o * {size} + k')};\n    }}",
+            "",
         ).replace("float total = 0.0f;", "")
     low.call("normalize", [*parameters, *y.parameters], body, in_place=[x.tensor])
     y.finish()
@@ -160,7 +163,9 @@ def emit_group_norm(low: Lowering, node: onnx_ir.Node) -> None:
     groups = channels if single else attribute_int(node, "num_groups", 1)
     rest, each = math.prod(space), channels // groups
     x, y = operand(low, "x", value, PLAIN), sink(low, node, PLAIN)
-    scale, bias = (operand(low, n, v) for n, v in zip(("scale", "bias"), node.inputs[1:3], strict=True))
+    scale, bias = (
+        operand(low, n, v) for n, v in zip(("scale", "bias"), node.inputs[1:3], strict=True)
+    )
     per_channel = scale.tensor.size == channels
     c = f"g % {groups} * {each} + k / {rest}" if per_channel else f"g % {groups}"
     size = each * rest
@@ -184,6 +189,11 @@ def emit_group_norm(low: Lowering, node: onnx_ir.Node) -> None:
     }}
     }}
     """
-    parameters: list[Parameter] = [*x.parameters, *scale.parameters, *bias.parameters, *y.parameters]
+    parameters: list[Parameter] = [
+        *x.parameters,
+        *scale.parameters,
+        *bias.parameters,
+        *y.parameters,
+    ]
     low.call("normalize_groups", parameters, body, in_place=[x.tensor])
     y.finish()

@@ -16,7 +16,9 @@ __all__ = ["emit_average_pool", "emit_max_pool"]
 @emits("MaxPool", "GlobalMaxPool", note="1 and 2 directions in space, without indices")
 def emit_max_pool(low: Lowering, node: onnx_ir.Node) -> None:
     """Take the largest element; on a grid that is the largest integer, which stays on the grid."""
-    if len(node.outputs) > 1 and any(v.name for v in node.outputs[1:] if v.uses() or v.is_graph_output()):
+    if len(node.outputs) > 1 and any(
+        v.name for v in node.outputs[1:] if v.uses() or v.is_graph_output()
+    ):
         raise Decline("the indices of the largest elements are not supported")
     window = _window(low, node)
     form = low.form(node.inputs[0])
@@ -55,7 +57,11 @@ def emit_average_pool(low: Lowering, node: onnx_ir.Node) -> None:
     x = operand(low, "x", node.inputs[0], LAST)
     y = sink(low, node, LAST)
     exact = x.grid is not None
-    value = f"(float)a[j]{' * x_scale' if exact else ''} / (float)count" if exact else "a[j] / (float)count"
+    value = (
+        f"(float)a[j]{' * x_scale' if exact else ''} / (float)count"
+        if exact
+        else "a[j] / (float)count"
+    )
     read = x.codes("row") if exact else "row"
     channels = window.channels
     block = next(n for n in range(min(channels, 16), 0, -1) if channels % n == 0)
@@ -89,7 +95,9 @@ def _window(low: Lowering, node: onnx_ir.Node) -> Window:
     value = node.inputs[0]
     assert value is not None
     shape, result = low.shape(value), low.shape(node.outputs[0])
-    kernel = shape[2:] if node.op_type.startswith("Global") else attribute_ints(node, "kernel_shape")
+    kernel = (
+        shape[2:] if node.op_type.startswith("Global") else attribute_ints(node, "kernel_shape")
+    )
     if kernel is None:
         raise Decline("it has no kernel_shape")
     if len(low.form(value).shape) not in (3, 4):
@@ -104,22 +112,21 @@ def _count(node: onnx_ir.Node, window: Window) -> str:
         return f"const int count = {rows.kernel * columns.kernel};"
     if not attribute_int(node, "count_include_pad", 0):
         return f"const int count = {rows.count('ky')} * {columns.count('kx')};"
-    ends = (attribute_ints(node, "pads") or (0, 0, 0, 0))[-len(node.attributes["kernel_shape"].as_ints()):]
-    behind = (0, *ends) if len(ends) == 1 else ends
-    parts = [
-        _padded_count(axis.kernel, axis.dilation, axis.size + end, start)
-        for axis, end, start in zip((rows, columns), behind, ("top", "left"), strict=True)
+    ends = (attribute_ints(node, "pads") or (0, 0, 0, 0))[
+        -len(node.attributes["kernel_shape"].as_ints()) :
     ]
-    declared = "\n".join(
-        f"int {name} = {axis.kernel};\n{text}"
-        for name, axis, text in zip(
-            ("tall", "wide"), (rows, columns), (parts[0].replace("?", "tall"), parts[1].replace("?", "wide")), strict=True
-        )
-    )
-    return f"{declared}\nconst int count = tall * wide;"
+    behind = (0, *ends) if len(ends) == 1 else ends
+    lines: list[str] = []
+    for name, axis, end, start in zip(
+        ("tall", "wide"), (rows, columns), behind, ("top", "left"), strict=True
+    ):
+        lines += [
+            f"int {name} = {axis.kernel};",
+            _shortened(name, axis.dilation, axis.size + end, start),
+        ]
+    return "\n".join([*lines, "const int count = tall * wide;"])
 
 
-def _padded_count(kernel: int, dilation: int, end: int, start: str) -> str:
+def _shortened(name: str, dilation: int, end: int, start: str) -> str:
     """Return the loop that takes off taps behind the pads, which only ceil_mode has."""
-    assert kernel > 0
-    return f"while (? > 1 && {start} + (? - 1) * {dilation} >= {end}) {{\n--?;\n}}"
+    return f"while ({name} > 1 && {start} + ({name} - 1) * {dilation} >= {end}) {{\n--{name};\n}}"

@@ -45,7 +45,11 @@ def emit_reduce(low: Lowering, node: onnx_ir.Node) -> None:
     axes = _axes(low, node, len(shape))
     kind = _KINDS[node.op_type]
     keep = attribute_int(node, "keepdims", 1)
-    layout = low.layout(value) if len(shape) > 2 and (keep or set(axes) >= set(range(2, len(shape)))) else PLAIN
+    layout = (
+        low.layout(value)
+        if len(shape) > 2 and (keep or set(axes) >= set(range(2, len(shape))))
+        else PLAIN
+    )
     x = operand(low, "x", value, layout)
     own = [to_last(len(shape)).index(a) for a in axes] if layout == LAST else axes
     strides = row_major(x.tensor.shape)

@@ -53,7 +53,13 @@ def test_a_chain_takes_its_two_largest_neighbours() -> None:
 
 def test_a_sequence_that_defeats_the_largest_first_is_changed_until_it_fits() -> None:
     # The largest first leaves a hole; the bound is reached only after other sequences are tried.
-    items = [Interval(3, 0, 1), Interval(3, 2, 4), Interval(4, 1, 2), Interval(2, 0, 0), Interval(2, 4, 5)]
+    items = [
+        Interval(3, 0, 1),
+        Interval(3, 2, 4),
+        Interval(4, 1, 2),
+        Interval(2, 0, 0),
+        Interval(2, 4, 5),
+    ]
     items = [Interval(8 * i.size, i.first, i.last) for i in items]
     assert place(items).size == lower_bound(items)
 
@@ -62,6 +68,8 @@ def test_a_sequence_that_defeats_the_largest_first_is_changed_until_it_fits() ->
 @given(st.lists(st.integers(1, 4000), min_size=2, max_size=40), st.integers(1, 6))
 def test_networks_with_skips_are_within_a_tenth(sizes: list[int], reach: int) -> None:
     last = len(sizes)
-    items = [Interval(s, k, min(last, k + 1 + (reach if k % 5 == 0 else 0))) for k, s in enumerate(sizes)]
+    items = [
+        Interval(s, k, min(last, k + 1 + (reach if k % 5 == 0 else 0))) for k, s in enumerate(sizes)
+    ]
     rounded = [Interval(-(-i.size // 8) * 8, i.first, i.last) for i in items]
     assert place(items).size <= 1.1 * lower_bound(rounded)

@@ -55,7 +55,9 @@ def attributes(spec: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: spec[name] for name in ("kernel_shape", "strides", "pads", *names)}
 
 
-def check(nodes: list[onnx.NodeProto], spec: dict[str, Any], channels: int, weights: dict[str, Any]) -> None:
+def check(
+    nodes: list[onnx.NodeProto], spec: dict[str, Any], channels: int, weights: dict[str, Any]
+) -> None:
     shape = [spec["batch"], channels, *spec["size"]]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
     y = onnx.ValueInfoProto(name="y")
@@ -76,7 +78,9 @@ def test_float_convolutions(spec: dict[str, Any]) -> None:
     groups = spec["groups"]
     channels, outputs = groups * spec["depth"], groups * spec["outputs"]
     weights = {
-        "w": rng.standard_normal((outputs, spec["depth"], *spec["kernel_shape"])).astype(np.float32),
+        "w": rng.standard_normal((outputs, spec["depth"], *spec["kernel_shape"])).astype(
+            np.float32
+        ),
         "b": rng.standard_normal(outputs).astype(np.float32),
     }
     more = attributes(spec, "dilations")
@@ -88,7 +92,12 @@ def test_float_convolutions(spec: dict[str, Any]) -> None:
 
 
 @settings(max_examples=40)
-@given(windows(), st.sampled_from([0, 7, 128]), st.booleans(), st.sampled_from(["Relu", "HardSwish", ""]))
+@given(
+    windows(),
+    st.sampled_from([0, 7, 128]),
+    st.booleans(),
+    st.sampled_from(["Relu", "HardSwish", ""]),
+)
 def test_integer_convolutions(spec: dict[str, Any], zero: int, bias: bool, act: str) -> None:
     rng = np.random.default_rng(spec["seed"])
     groups = spec["groups"]
@@ -112,7 +121,11 @@ def test_integer_convolutions(spec: dict[str, Any], zero: int, bias: bool, act: 
         helper.make_node("DequantizeLinear", ["w", "ws"], ["wd"], axis=0),
         helper.make_node("DequantizeLinear", ["b", "bs"], ["bd"], axis=0),
         helper.make_node(
-            "Conv", ["d", "wd", "bd"][: 3 if bias else 2], ["c"], group=groups, **attributes(spec, "dilations")
+            "Conv",
+            ["d", "wd", "bd"][: 3 if bias else 2],
+            ["c"],
+            group=groups,
+            **attributes(spec, "dilations"),
         ),
         *([helper.make_node(act, ["c"], ["a"])] if act else []),
         helper.make_node("QuantizeLinear", ["a" if act else "c", "o", "oz"], ["yq"]),
@@ -122,7 +135,13 @@ def test_integer_convolutions(spec: dict[str, Any], zero: int, bias: bool, act: 
 
 
 @settings(max_examples=25)
-@given(windows(), st.sampled_from(["MaxPool", "AveragePool"]), st.booleans(), st.booleans(), st.booleans())
+@given(
+    windows(),
+    st.sampled_from(["MaxPool", "AveragePool"]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
 def test_pools(spec: dict[str, Any], kind: str, ceil: bool, padded: bool, grid: bool) -> None:
     space = spec["space"]
     for k in range(space):  # ONNX Runtime asks for pads smaller than the window
@@ -137,5 +156,8 @@ def test_pools(spec: dict[str, Any], kind: str, ceil: bool, padded: bool, grid: 
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
     ]
-    nodes = [*(nodes if grid else []), helper.make_node(kind, ["d" if grid else "x"], ["y"], **more)]
+    nodes = [
+        *(nodes if grid else []),
+        helper.make_node(kind, ["d" if grid else "x"], ["y"], **more),
+    ]
     check(nodes, spec, spec["depth"], weights)

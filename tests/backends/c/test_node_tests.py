@@ -74,7 +74,9 @@ def _claimed(model: onnx.ModelProto) -> bool:
 def _prepare(case: Any, number: int, folder: Path, found: Outcome) -> Ready | None:
     inputs, expected = case.data_sets[0]
     names = [v.name for v in case.model.graph.input]
-    if any(not isinstance(a, np.ndarray | np.generic | onnx.TensorProto) for a in (*inputs, *expected)):
+    if any(
+        not isinstance(a, np.ndarray | np.generic | onnx.TensorProto) for a in (*inputs, *expected)
+    ):
         found.declined[case.name] = "sequences"
         return None
     feeds = {n: _array(a) for n, a in zip(names, inputs, strict=False)}
@@ -92,14 +94,21 @@ def _prepare(case: Any, number: int, folder: Path, found: Outcome) -> Ready | No
             continue
         operators = {n.op_type for n in case.model.graph.node}
         return Ready(
-            case.name, place, feeds, [_array(a) for a in expected], (case.rtol, case.atol), operators
+            case.name,
+            place,
+            feeds,
+            [_array(a) for a in expected],
+            (case.rtol, case.atol),
+            operators,
         )
     found.declined[case.name] = reason
     return None
 
 
 def _array(value: Any) -> np.ndarray:
-    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+    return (
+        numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+    )
 
 
 def test_nothing_is_wrong(outcome: Outcome) -> None:

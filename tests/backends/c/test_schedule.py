@@ -1,4 +1,4 @@
-"""The order of steps: what is needed comes first, the peak is no higher than the model's own, results take freed memory."""
+"""The order of steps: what is needed comes first, the peak is no higher than the model's own, memory is reused."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +7,9 @@ from whet.backends.c.program import Buffer, Step
 from whet.backends.c.schedule import lifetimes, schedule
 
 
-def step(label: str, reads: list[Buffer], writes: list[Buffer], in_place: tuple[Buffer, ...] = ()) -> Step:
+def step(
+    label: str, reads: list[Buffer], writes: list[Buffer], in_place: tuple[Buffer, ...] = ()
+) -> Step:
     return Step(label, [], reads, writes, in_place=in_place)
 
 
