@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import onnx_ir
 
 from whet.backends.c.copying import row_major, terms
-from whet.backends.c.lowering import LAST, PLAIN, Layout, Lowering
+from whet.backends.c.forms import LAST, PLAIN, Layout
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.program import Tensor
 
 __all__ = ["Nest", "laid_out", "make_nest", "one_layout"]

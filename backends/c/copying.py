@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from whet.backends.c.lowering import pointer
+from whet.backends.c.forms import pointer
 from whet.backends.c.operands import Operand
 from whet.backends.c.program import Grid, Kernel, Parameter, Tensor
 from whet.backends.c.spelling import c_type

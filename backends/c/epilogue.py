@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from whet.backends.c.lowering import Lowering, pointer
+from whet.backends.c.forms import pointer
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import Sink
 from whet.backends.c.program import Parameter
 from whet.backends.c.spelling import floating

@@ -7,7 +7,8 @@ import onnx_ir
 
 from whet.backends.c.convolving import Layer, depthwise, dot_products, side_by_side
 from whet.backends.c.epilogue import Epilogue, make_epilogue
-from whet.backends.c.lowering import Lowering, pointer
+from whet.backends.c.forms import pointer
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import Operand, Sink
 from whet.backends.c.program import Grid, Parameter, Tensor
 from whet.backends.c.registry import Decline

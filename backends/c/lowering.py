@@ -5,45 +5,23 @@ channels last (``last``), or both; the other is made when somebody asks. A value
 the integers and the grid: reading it as real numbers costs no memory, moving it around moves integers.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import onnx_ir
 
 from whet.backends.c.facts import Facts
+from whet.backends.c.forms import LAST, PLAIN, Form, Layout, to_last, to_plain
 from whet.backends.c.program import Buffer, Grid, Kernel, Parameter, Program, Step, Tensor
 from whet.backends.c.registry import Decline
-from whet.backends.c.spelling import C_TYPES, c_type
+from whet.backends.c.spelling import C_TYPES
 from whet.ir.array import Array
 from whet.ir.values import is_constant
 
-__all__ = ["LAST", "PLAIN", "Form", "Layout", "Lowering", "pointer", "to_last", "to_plain"]
+__all__ = ["Lowering"]
 
-Layout = Literal["plain", "last"]
-PLAIN: Layout = "plain"
-LAST: Layout = "last"
-
-
-@dataclasses.dataclass(eq=False)
-class Form:
-    """A value as it exists in memory."""
-
-    shape: tuple[int, ...]
-    """The standard's order of axes."""
-    tensors: dict[Layout, Tensor]
-    grid: Grid | None = None
-
-    @property
-    def rank(self) -> int:
-        """Return the number of axes."""
-        return len(self.shape)
-
-    @property
-    def constant(self) -> bool:
-        """Tell whether the elements are known."""
-        return any(t.array is not None for t in self.tensors.values())
+_FEW = 16
+"""Integers that four bits can tell apart."""
 
 
 class Lowering:
@@ -124,6 +102,13 @@ class Lowering:
             return None
         node = uses[0].node
         return node if node.graph is self.facts.model.graph else None
+
+    def note_packed(self, integers: Array) -> None:
+        """Say so if weights have fewer bits than they take here."""
+        if integers.size > _FEW and int(integers.max()) - int(integers.min()) < _FEW:
+            note = "Weights of four bits or fewer were unpacked: they take eight bits here."
+            if note not in self.notes:
+                self.notes.append(note)
 
     # What emitters make.
 
@@ -232,7 +217,7 @@ class Lowering:
             name = value.name or f"output {number}"
             self._label = f"output {name}"
             outputs.append((name, self._output(value, number)))
-            grid = self._grid(value)
+            grid = self.form(value).grid
             if grid is not None:
                 grids[name] = grid
         used = {b for step in self.steps for b in step.reads}
@@ -245,14 +230,6 @@ class Lowering:
         return Program(
             self._inputs, outputs, self.steps, constants, grids, integers, list(self.notes)
         )
-
-    def _grid(self, value: onnx_ir.Value) -> Grid | None:
-        grid = self.form(value).grid
-        producer = value.producer()
-        if grid is None and producer is not None and producer.op_type == "QuantizeLinear":
-            dtype = self.dtype(value)
-            return Grid(1.0, 0, dtype)
-        return grid
 
     def _constant_tensor(self, buffer: Buffer) -> Tensor:
         for (name, data), kept in self._constants.items():
@@ -294,21 +271,5 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.size * tensor.dtype.itemsize
 
 
-def to_last(rank: int) -> tuple[int, ...]:
-    """Return the axes that put channels last: 0 2 3 1."""
-    return (0, *range(2, rank), 1)
-
-
-def to_plain(rank: int) -> tuple[int, ...]:
-    """Return the axes that undo it: 0 3 1 2."""
-    return (0, rank - 1, *range(1, rank - 1))
-
-
 def _once(buffers: Sequence[Buffer]) -> list[Buffer]:
     return list(dict.fromkeys(buffers))
-
-
-def pointer(name: str, tensor: Tensor, *, written: bool = False) -> Parameter:
-    """Return the parameter for a tensor."""
-    kind = c_type(tensor.dtype)
-    return Parameter(f"{'' if written else 'const '}{kind} *{name}", tensor)

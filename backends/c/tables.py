@@ -8,7 +8,8 @@ import onnx
 import onnx_ir
 
 from whet.backends.c.activations import activation
-from whet.backends.c.lowering import Layout, Lowering, pointer
+from whet.backends.c.forms import Layout, pointer
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import read_grid
 from whet.backends.c.program import Grid
 from whet.ir.array import Array

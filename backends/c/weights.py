@@ -45,6 +45,7 @@ def read_weights(low: Lowering, value: onnx_ir.Value | None, axis: int) -> Weigh
     scale = None if found is None else found.along(axis % array.ndim)
     if found is None or scale is None:
         return Weights(array)
+    low.note_packed(found.integers)
     return Weights(narrowed(found.integers), np.ascontiguousarray(scale, np.float32))
 
 

@@ -31,12 +31,15 @@ class Axis:
 
     def taps(self, o: str, k: str, start: str) -> str:
         """Return declarations: where window ``o`` starts, and the range of ``k`` that lies inside."""
-        lines = [f"const int {start} = {o} * {self.stride} - {self.before};"]
+        begin = _times(o, self.stride) + (f" - {self.before}" if self.before else "")
+        lines = [f"const int {start} = {begin};"]
         if not self.inside:
             lines += [
                 f"int {k}0 = 0, {k}1 = {self.kernel};",
-                f"while ({start} + {k}0 * {self.dilation} < 0) {{\n++{k}0;\n}}",
-                f"while ({k}1 > {k}0 && {start} + ({k}1 - 1) * {self.dilation} >= {self.size}) {{\n--{k}1;\n}}",
+                f"while ({start} + {_times(f'{k}0', self.dilation)} < 0) {{\n++{k}0;\n}}",
+                f"while ({k}1 > {k}0 && {start} + {_times(f'({k}1 - 1)', self.dilation)} >= {self.size}) {{",
+                f"--{k}1;",
+                "}",
             ]
         return "\n".join(lines)
 
@@ -87,6 +90,10 @@ class Window:
     def pixel(self) -> str:
         """Return the number of the pixel of the result."""
         return f"((n * {self.rows.result} + oy) * {self.columns.result} + ox)"
+
+
+def _times(name: str, factor: int) -> str:
+    return name if factor == 1 else f"{name} * {factor}"
 
 
 def _sum(start: str, k: str, dilation: int) -> str:

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.c.broadcasting import laid_out, make_nest, one_layout
-from whet.backends.c.lowering import LAST, Layout, Lowering, pointer
+from whet.backends.c.forms import LAST, Layout, pointer
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import Operand, sink
 from whet.backends.c.program import Grid, Tensor
 from whet.backends.c.registry import Decline, emits

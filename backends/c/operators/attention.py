@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.c.copying import terms
-from whet.backends.c.lowering import Lowering, pointer
+from whet.backends.c.forms import pointer
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import operand, sink
 from whet.backends.c.program import Parameter, Tensor
 from whet.backends.c.registry import Decline, emits

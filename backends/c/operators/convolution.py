@@ -2,8 +2,9 @@
 
 import onnx_ir
 
+from whet.backends.c.forms import LAST
 from whet.backends.c.layers import emit_layer, read_bias
-from whet.backends.c.lowering import LAST, Lowering
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import operand, sink
 from whet.backends.c.program import Tensor
 from whet.backends.c.registry import Decline, emits

@@ -8,7 +8,8 @@ import onnx_ir
 
 from whet.backends.c.convolving import Layer, dot_products
 from whet.backends.c.epilogue import Epilogue
-from whet.backends.c.lowering import Lowering, pointer
+from whet.backends.c.forms import pointer
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import operand
 from whet.backends.c.registry import Decline, emits
 from whet.backends.c.spelling import c_type

@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.c.activations import UNARY, activation
-from whet.backends.c.lowering import Lowering, pointer
+from whet.backends.c.forms import pointer
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import operand, read_grid, sink
 from whet.backends.c.program import Grid, Parameter, Tensor
 from whet.backends.c.registry import Decline, emits
@@ -97,12 +98,12 @@ def emit_cast(low: Lowering, node: onnx_ir.Node) -> None:
     layout = low.layout(node.inputs[0])
     form = low.form(node.inputs[0])
     target = low.dtype(node.outputs[0])
-    if form.grid is None and low.dtype(node.inputs[0]) == target:
+    tensor = low.laid_out(form, layout)
+    if form.grid is None and tensor.dtype == target:
         low.share(node.outputs[0], form)
         return
     if attribute_int(node, "to", 1) == 8 or target.kind not in "fiub":
         raise Decline(f"casts to {target} are not supported")
-    tensor = low.laid_out(form, layout)
     result = low.make(tensor.shape, target)
     if form.grid is not None:
         x = operand(low, "x", node.inputs[0], layout)

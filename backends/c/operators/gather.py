@@ -5,7 +5,8 @@ import math
 import numpy as np
 import onnx_ir
 
-from whet.backends.c.lowering import Lowering, pointer
+from whet.backends.c.forms import pointer
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.program import Grid
 from whet.backends.c.registry import Decline, emits
 from whet.backends.c.spelling import c_type
@@ -44,9 +45,8 @@ def emit_gather(low: Lowering, node: onnx_ir.Node) -> None:
     result = low.make(low.shape(node.outputs[0]), kind)
     parameters += [pointer("indices", indices), pointer("y", result, written=True)]
     body = _body(outer, size, inner, indices.size, value, c_type(indices.dtype))
-    known = indices.array
-    safe = known is not None and bool(((known >= -size) & (known < size)).all())
-    if known is not None and not safe:
+    known = None if indices.array is None else indices.array.astype(np.int64)
+    if known is not None and (known.min(initial=0) < -size or known.max(initial=0) >= size):
         raise Decline(f"an index is outside the {size} rows")
     low.call("gather", parameters, body, fails=True)
     low.define(node.outputs[0], result, grid=grid)

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.c.copying import Strided, copy, filled, row_major
-from whet.backends.c.lowering import LAST, PLAIN, Layout, Lowering, to_last
+from whet.backends.c.forms import LAST, PLAIN, Layout, to_last
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.program import Grid, Tensor
 from whet.backends.c.registry import Decline, emits
 from whet.backends.c.spelling import literal

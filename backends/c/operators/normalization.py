@@ -5,7 +5,8 @@ import math
 import numpy as np
 import onnx_ir
 
-from whet.backends.c.lowering import LAST, PLAIN, Lowering, pointer
+from whet.backends.c.forms import LAST, PLAIN, pointer
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import operand, sink
 from whet.backends.c.program import Parameter
 from whet.backends.c.registry import Decline, emits

@@ -3,8 +3,10 @@
 import numpy as np
 import onnx_ir
 
-from whet.backends.c.lowering import LAST, Lowering, pointer
+from whet.backends.c.forms import LAST, pointer
+from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import operand, sink
+from whet.backends.c.program import Grid
 from whet.backends.c.registry import Decline, emits
 from whet.backends.c.spelling import c_type, floating, integer
 from whet.backends.c.windows import Window, read_window
@@ -26,7 +28,7 @@ def emit_max_pool(low: Lowering, node: onnx_ir.Node) -> None:
     shape = low.shape(node.outputs[0])
     result = low.make((shape[0], *shape[2:], shape[1]), x.dtype)
     kind = c_type(x.dtype)
-    least = floating(-np.inf) if x.dtype.kind == "f" else integer(int(np.iinfo(x.dtype).min))
+    least = floating(-np.inf) if x.dtype.kind == "f" else integer(Grid(1.0, 0, x.dtype).limits[0])
     channels = window.channels
     body = f"""
     {window.opening}

@@ -18,5 +18,7 @@ def table() -> str:
 
 def test_the_page_lists_what_there_is() -> None:
     text = PAGE.read_text()
-    start = text.index("| operators | limits |\n|---|---|\n") + len("| operators | limits |\n|---|---|\n")
+    start = text.index("| operators | limits |\n|---|---|\n") + len(
+        "| operators | limits |\n|---|---|\n"
+    )
     assert text[start : text.index("\n\n", start)] == table(), table()
