@@ -72,6 +72,8 @@ class Target(ABC):
     name: str
     timed: ClassVar[bool] = True
     """Whether milliseconds on this machine tell what a result is worth."""
+    candidates: ClassVar[tuple[str, ...]] = ()
+    """What a search tries at every site, where not all of the usual formats can be lowered."""
     counts_memory: ClassVar[bool] = False
     """Whether RAM and flash are known before anything runs, so that they can be limited."""
 

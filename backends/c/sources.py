@@ -28,8 +28,9 @@ _RESERVED = {
     "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern",
     "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed",
     "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "main",
-    "arena", "weights", "nearest",
+    "arena", "weights", "nearest", "memcpy",
 }  # fmt: skip
+_MACROS = {"AT", "NULL", "NAN", "INFINITY", "EOF"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +43,22 @@ class Names:
 
 
 def name_all(program: Program, prefix: str) -> Names:
-    """Return names for the arguments of the function."""
+    """Return names for the arguments of the function, different also in capitals, which the header's macros have."""
+    hints = {identifier(kernel.hint) for step in program.steps for kernel, _ in step.calls}
+    own = re.compile(rf"w\d+|({'|'.join(sorted(hints)) or '-'})_\d+|.*_t|[A-Z0-9_]+_C")
     taken = set(_RESERVED)
     found: list[str] = []
     for name, _ in (*program.inputs, *program.outputs):
         base = identifier(name)
-        choice = base if base not in taken else f"{base}_"
-        number = 2
-        while choice in taken:
-            choice, number = f"{base}_{number}", number + 1
-        taken.add(choice)
+        if base.lower() in taken or own.fullmatch(base) or base in _MACROS:
+            base += "_"
+        choice, number = base, 2
+        while choice.lower() in taken:
+            choice, number = (
+                f"{base}_{number}" if not base.endswith("_") else f"{base}{number}",
+                number + 1,
+            )
+        taken.add(choice.lower())
         found.append(choice)
     count = len(program.inputs)
     return Names(prefix, tuple(found[:count]), tuple(found[count:]))

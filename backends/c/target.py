@@ -34,6 +34,8 @@ class C(Target):
     name = "c"
     timed: ClassVar[bool] = False
     counts_memory: ClassVar[bool] = True
+    candidates: ClassVar[tuple[str, ...]] = ("quantize-static{prefer=size}", "quantize-dynamic")
+    """Formats of fewer bits are unpacked, and blocks have operators of ONNX Runtime's own: neither gains here."""
 
     def __init__(
         self,

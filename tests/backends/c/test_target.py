@@ -235,3 +235,23 @@ def test_the_header_is_c_plus_plus_too(source: Path, tmp_path: Path) -> None:
     ]
     subprocess.run(command, check=True)
     subprocess.run([str(tmp_path / "use")], check=True)
+
+
+def test_names_of_the_model_never_meet_names_of_the_text(tmp_path: Path) -> None:
+    names = ["w0", "W0", "relu_1", "int", "arena", "x.y", "x_y", "NAN", "int8_t", "add_1"]
+    nodes = [helper.make_node("Relu", ["w0"], ["a0"])]
+    for k, name in enumerate(names[1:]):
+        nodes.append(helper.make_node("Add", [f"a{k}", name], [f"a{k + 1}"]))
+    nodes.append(helper.make_node("Mul", [f"a{len(names) - 1}", "c"], ["w1"]))
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [3]) for n in [*names, "w1"]]
+    constant = onnx.numpy_helper.from_array(np.array([1, 2, 3], np.float32), "c")
+    graph = helper.make_graph(nodes, "g", ports[:-1], ports[-1:], [constant])
+    path = tmp_path / "names.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path
+    )
+    made = build(path, tmp_path / "out", sizes={}, allow_noop=True)
+    feeds = {n: np.full(3, k + 1, np.float32) for k, n in enumerate(names)}
+    (got,) = made.run(feeds)
+    np.testing.assert_array_equal(got, [55, 110, 165])
+    assert "ok" in execute("make", "-C", made.folder, "check", "CFLAGS=-O2 -Werror")
