@@ -163,5 +163,5 @@ def _stored(
         return low.constant(array.transpose(2, 3, 0, 1), f"weights of {label}")
     if integers:
         return low.constant(array.transpose(0, 2, 3, 1), f"weights of {label}")
-    grouped = array.reshape(groups, outputs // groups, depth, rows, columns)
-    return low.constant(grouped.transpose(0, 3, 4, 2, 1), f"weights of {label}")
+    parts = array.reshape(groups, outputs // groups, depth, rows, columns)
+    return low.constant(parts.transpose(0, 3, 4, 2, 1), f"weights of {label}")

@@ -73,8 +73,8 @@ def emit_gemm(low: Lowering, node: onnx_ir.Node) -> None:
         if added is not None and low.form(added).grid is not None:
             raise Decline("a bias on a grid must be constant")
         shapes = (low.shape(_input(node, 0)), low.shape(_input(node, 1)))
-        bias = None if added is None else (added, beta)
-        _general(low, node, shapes, across, alpha, bias, sink(low, node))
+        more = None if added is None else (added, beta)
+        _general(low, node, shapes, across, alpha, more, sink(low, node))
         return
     bias = read_bias(low, added, result[-1])
     array = weights.array.T if across[1] else weights.array
