@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from whet.errors import UnsupportedTarget, UsageError
 from whet.ir.array import Array
@@ -69,6 +70,32 @@ class Target(ABC):
     """A runtime that models are lowered to."""
 
     name: str
+    timed: ClassVar[bool] = True
+    """Whether milliseconds on this machine tell what a result is worth."""
+    candidates: ClassVar[tuple[str, ...]] = ()
+    """What a search tries at every site, where not all of the usual formats can be lowered."""
+    counts_memory: ClassVar[bool] = False
+    """Whether RAM and flash are known before anything runs, so that they can be limited."""
+
+    def configured(self, options: Mapping[str, str]) -> "Target":
+        """Return the target with options, as ``name{option=value}`` has them; raises UsageError."""
+        if options:
+            raise UsageError(f"target '{self.name}' has no option '{next(iter(options))}'")
+        return self
+
+    def settle(
+        self,
+        model: "onnx_ir.Model",
+        examples: Mapping[str, Array],
+        sizes: Mapping[str, int],
+        seed: int,
+    ) -> "tuple[Target, onnx_ir.Model]":
+        """Return the target and the model for what is compiled: one that plans memory fixes all sizes here."""
+        return self, model
+
+    def fixed_sizes(self, sizes: Mapping[str, int]) -> Mapping[str, int]:
+        """Return those of the user's sizes that are still to be chosen after :meth:`settle`."""
+        return sizes
 
     def legalize(self) -> "tuple[Pass | Fixpoint, ...]":
         """Return the passes that bring a model into the form this runtime runs best."""
@@ -85,6 +112,32 @@ class Target(ABC):
     @abstractmethod
     def open(self, path: Path, options: RuntimeOptions) -> Runner:
         """Load what :meth:`lower` wrote (or a plain model file); raises CannotRun."""
+
+    def weigh(self, folder: Path, files: Sequence[str]) -> int:
+        """Return the bytes that what was lowered takes where it is kept."""
+        return sum((folder / name).stat().st_size for name in files)
+
+    def larger(self, before: int, after: int, folders: tuple[Path, Path]) -> str:
+        """Return why one result takes more memory than another one, by what they weigh; empty if it does not."""
+        if after <= before:
+            return ""
+        return f"larger: {before:,} bytes before, {after:,} after"
+
+    def idle(self) -> str:
+        """Return why nothing that was lowered can be run on this machine; empty if it can."""
+        return ""
+
+    def rounding(self, model: "onnx_ir.Model") -> float:
+        """Return the relative error that a result may have because this runtime rounds otherwise than ONNX Runtime."""
+        return 0.0
+
+    def over(self, folder: Path, ram: int | None, flash: int | None) -> list[str]:
+        """Return which limits of a device what was lowered breaks."""
+        return []
+
+    def story(self, folder: Path) -> list[str]:
+        """Return what else there is to say about what was lowered."""
+        return []
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
@@ -103,9 +156,16 @@ def _reference() -> Target:
     return Reference()
 
 
+def _c() -> Target:
+    from whet.backends.c.target import C
+
+    return C()
+
+
 _MAKERS: Mapping[str, Callable[[], Target]] = {
     "onnxruntime": _onnxruntime,
     "reference": _reference,
+    "c": _c,
 }
 """Each imports its target when asked: a process that runs one model needs one of them."""
 
@@ -115,11 +175,19 @@ def targets() -> dict[str, Target]:
     return {name: make() for name, make in _MAKERS.items()}
 
 
-def find_target(name: str) -> Target:
-    """Return a target by name; raises UnsupportedTarget."""
-    if name not in _MAKERS:
+def find_target(spelled: str) -> Target:
+    """Return a target by name, or as ``name{option=value,…}``; raises UnsupportedTarget and UsageError."""
+    found = re.fullmatch(r"\s*([\w-]+)\s*(?:\{([^{}]*)\})?\s*", spelled)
+    name = found.group(1) if found else spelled
+    if found is None or name not in _MAKERS:
         raise UnsupportedTarget(f"unknown target '{name}'; known: {', '.join(_MAKERS)}")
-    return _MAKERS[name]()
+    options: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in (found.group(2) or "").split(","))):
+        key, sign, value = part.partition("=")
+        if not sign:
+            raise UsageError(f"option '{part}' of target '{name}' has no value: expected {part}=…")
+        options[key.strip()] = value.strip()
+    return _MAKERS[name]().configured(options)
 
 
 def open_runner(path: Path, target: str, options: RuntimeOptions) -> Runner:

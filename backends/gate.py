@@ -8,6 +8,7 @@ import onnx_ir
 from whet.backends.base import RuntimeOptions, Target
 from whet.backends.measure import compare_speed, slower
 from whet.backends.worker import Turns, Worker
+from whet.errors import UnsupportedTarget
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
 
@@ -39,14 +40,21 @@ class NeverWorse:
         """Return why ``after`` is worse than ``before``, or an empty string."""
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             old, new = Path(folder) / "old", Path(folder) / "new"
-            sizes = [self._lower(before, old), self._lower(after, new)]
-            if sizes[1] > sizes[0]:
-                return f"larger: {sizes[0]:,} bytes before, {sizes[1]:,} after"
+            try:
+                weight = self._lower(after, new)
+            except UnsupportedTarget as error:
+                return str(error)
+            try:
+                larger = self._target.larger(self._lower(before, old), weight, (old, new))
+            except UnsupportedTarget:
+                return ""  # what came before could not be lowered, so nothing got worse
+            if larger or not self._target.timed:
+                return larger
             return self._slower(before, old / "model.onnx", new / "model.onnx")
 
     def _lower(self, model: onnx_ir.Model, folder: Path) -> int:
         folder.mkdir()
-        return sum((folder / name).stat().st_size for name in self._target.lower(model, folder))
+        return self._target.weigh(folder, self._target.lower(model, folder))
 
     def _slower(self, model: onnx_ir.Model, old: Path, new: Path) -> str:
         feeds = self._bindings.feeds(model, 0)

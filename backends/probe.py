@@ -12,7 +12,7 @@ from whet.ir.bindings import Binding, Bindings, candidates, symbols
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, dimensions
 
-__all__ = ["find_bindings"]
+__all__ = ["check_sizes", "find_bindings"]
 
 _WANTED = 2
 _LARGEST = 1 << 22
@@ -30,7 +30,7 @@ def find_bindings(
     With fewer than two, ``note`` of the result says why.
     """
     names = symbols(model)
-    _check_sizes(fixed or {}, names)
+    check_sizes(fixed or {}, names)
     examples = dict(examples or {})
     known = {**_sizes_of(model, examples), **(fixed or {})}
     found: list[Binding] = []
@@ -59,7 +59,8 @@ def find_bindings(
     return Bindings(tuple(found), examples, note)
 
 
-def _check_sizes(sizes: Binding, names: tuple[str, ...]) -> None:
+def check_sizes(sizes: Binding, names: tuple[str, ...]) -> None:
+    """Raise UsageError for a size of a dimension that is not one of ``names``, or that is no size."""
     for name, size in sizes.items():
         if name not in names:
             known = ", ".join(names) or "none"

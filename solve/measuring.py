@@ -86,11 +86,11 @@ class Yardstick:
     def source(self, model: onnx_ir.Model) -> Measurement:
         """Measure the model that all others are compared with, once; comes first."""
         if self._source is None:
-            files = self._lowered(model)
+            files, weight = self._lowered(model)
             with opened(files, self._loss.runtime, self._target.name) as worker:
                 wanted = tuple(worker.run(feeds) for feeds in self._loss.batches)
                 self._loss = dataclasses.replace(self._loss, wanted=wanted)
-                self._source = self._seen(model, files, worker, 0.0)
+                self._source = self._seen(model, weight, worker, 0.0)
         return self._source
 
     def whole(self, model: onnx_ir.Model, chosen: Sequence[Chosen], tail: Pipeline) -> Measurement:
@@ -98,10 +98,10 @@ class Yardstick:
         made = _grafted(model, chosen)
         quick = dataclasses.replace(self._context, prove=False, watch=None, score=None)
         made, _ = tail.run(made, quick)
-        files = self._lowered(made)
+        files, weight = self._lowered(made)
         with opened(files, self._loss.runtime, self._target.name) as worker:
             loss = self._loss.of([worker.run(feeds) for feeds in self._loss.batches])
-            return self._seen(made, files, worker, loss)
+            return self._seen(made, weight, worker, loss)
 
     def losses(
         self, model: onnx_ir.Model, plans: Iterable[Sequence[Chosen]]
@@ -111,35 +111,31 @@ class Yardstick:
 
         def lowered() -> Iterator[Files]:
             for chosen in plans:
-                files = self._lowered(_grafted(model, chosen))
-                sizes.append(_bytes(files))
+                files, weight = self._lowered(_grafted(model, chosen))
+                sizes.append(weight)
                 yield files
 
         for number, loss in enumerate(self._executor.map(self._loss, lowered())):
             yield Measurement(sizes[number], loss)
 
-    def _lowered(self, model: onnx_ir.Model) -> Files:
+    def _lowered(self, model: onnx_ir.Model) -> tuple[Files, int]:
+        """Return the files, and what they weigh."""
         with tempfile.TemporaryDirectory() as name:
-            return {
-                file: (Path(name) / file).read_bytes()
-                for file in self._target.lower(model, Path(name))
-            }
+            files = self._target.lower(model, Path(name))
+            weight = self._target.weigh(Path(name), files)
+            return {file: (Path(name) / file).read_bytes() for file in files}, weight
 
-    def _seen(self, model: onnx_ir.Model, files: Files, worker: Worker, loss: float) -> Measurement:
+    def _seen(self, model: onnx_ir.Model, weight: int, worker: Worker, loss: float) -> Measurement:
         scores = self._score(worker) if self._score is not None else None
         ms = None
         if self._timed:
             feeds = self._context.bindings.feeds(model, 0, self._context.seed)
             ms = compare_speed([worker], [feeds])[0].median
-        return Measurement(_bytes(files), loss, ms, scores)
+        return Measurement(weight, loss, ms, scores)
 
 
 def _grafted(model: onnx_ir.Model, chosen: Sequence[Chosen]) -> onnx_ir.Model:
     return Grafter(model).replace([c.piece for c in chosen])
-
-
-def _bytes(files: Files) -> int:
-    return sum(len(content) for content in files.values())
 
 
 def _enough(batches: Iterable[Feeds]) -> Iterator[Feeds]:

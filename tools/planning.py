@@ -13,7 +13,13 @@ from whet.backends.base import RuntimeOptions, Target, find_target
 from whet.backends.probe import find_bindings
 from whet.backends.worker import Worker
 from whet.budget import Budget
-from whet.errors import CalibrationError, InvalidModel, NothingChanged, UsageError
+from whet.errors import (
+    CalibrationError,
+    InvalidModel,
+    NothingChanged,
+    UnsupportedTarget,
+    UsageError,
+)
 from whet.ir.bindings import Bindings, symbols
 from whet.ir.execute import CannotRun
 from whet.options import Data
@@ -96,13 +102,23 @@ def make_plan(source: str, request: Request, progress: Callable[[str], None]) ->
         progress("capture")
         prepared = prepare(source, folder=Path(folder), trust=request.trust)
         names = symbols(prepared.model)
+        target, fixed = target.settle(
+            prepared.model, prepared.examples, request.sizes, request.seed
+        )
+        prepared = dataclasses.replace(prepared, model=fixed)
+        request = dataclasses.replace(request, sizes=target.fixed_sizes(request.sizes))
         reasons = target.refuses(prepared.model)
         data = _read_data(request, prepared.model)
         bindings, peak = _probe(prepared, request, data, progress)
         context = _context(prepared.model, target, request, bindings, data, progress)
         steps, model = _dry_run(prepared.model, recipe.pipeline(target), context)
         progress("predict the size")
-        after = _cost_after(model, target, Path(folder))
+        try:
+            after = _cost_after(model, target, Path(folder))
+        except UnsupportedTarget as error:
+            reasons, after = [*reasons, str(error)], prepared.cost
+        ram, flash = request.budget.device
+        over = target.over(Path(folder) / "predicted", ram, flash)
     return Plan(
         origin=prepared.origin,
         target=target.name,
@@ -115,7 +131,12 @@ def make_plan(source: str, request: Request, progress: Callable[[str], None]) ->
         bindings_note=bindings.note,
         calibration_bytes=context.observed_bytes,
         peak_bytes=2 * peak + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        problems=(*reasons, *_missed(request.budget, prepared.cost, after), *_crowded(request)),
+        problems=(
+            *reasons,
+            *_missed(request.budget, prepared.cost, after),
+            *over,
+            *_crowded(request),
+        ),
     )
 
 
@@ -234,8 +255,7 @@ def _cost_after(model: onnx_ir.Model, target: Target, folder: Path) -> Cost:
     out = folder / "predicted"
     out.mkdir()
     files = target.lower(model, out)
-    size = sum((out / name).stat().st_size for name in files)
-    return Cost(len(model.graph), weight_count(model), size)
+    return Cost(len(model.graph), weight_count(model), target.weigh(out, files))
 
 
 def _crowded(request: Request) -> list[str]:

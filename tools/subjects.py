@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir
 
 from whet.artifact import load
-from whet.backends.base import RuntimeOptions
+from whet.backends.base import RuntimeOptions, find_target
 from whet.backends.worker import Worker
 from whet.errors import InvalidModel, UsageError
 from whet.ir.capture import capture
@@ -75,7 +75,7 @@ def _read_artifact(path: Path) -> Subject:
         label=str(path),
         file=file,
         model=load_model(file),
-        bytes=sum(int(entry["bytes"]) for entry in manifest["files"].values()),
+        bytes=find_target(str(manifest["target"])).weigh(path, list(manifest["files"])),
         target=str(manifest["target"]),
         runtime=RuntimeOptions.from_json(manifest["runtime"]),
     )

@@ -44,7 +44,10 @@ class Artifact:
             UsageError: an input is missing, unknown, or of another type or rank than the model's.
         """
         if self._runner is None:
-            self._runner = open_runner(self.folder, "", RuntimeOptions())
+            try:
+                self._runner = open_runner(self.folder, "", RuntimeOptions())
+            except CannotRun as error:
+                raise UsageError(f"'{self.folder}' cannot be run here: {error}") from error
         given = read_feeds(feeds, named, [i["name"] for i in self.inputs])
         self._check(given)
         try:

@@ -18,13 +18,18 @@ class Budget:
     """Bytes, ``"4MB"``, ``"300KiB"``, or a share of the source, ``"25%"``."""
     latency: float | str | None = None
     """Milliseconds, ``"3ms"`` or ``"250us"``."""
+    ram: int | str | None = None
+    """Bytes of working memory, ``"256KB"``; for targets that plan it (``c``)."""
+    flash: int | str | None = None
+    """Bytes of constants and code, ``"1MB"``; for targets that plan memory (``c``)."""
 
     def __post_init__(self) -> None:
         """Read every limit once, so that a mistake shows before any work is done."""
         self.limits(1)
+        _ = self.device
 
     def __bool__(self) -> bool:
-        """Tell whether anything is limited."""
+        """Tell whether anything is limited that a mixture can be searched for."""
         return any(v is not None for v in (self.drop, self.size, self.latency))
 
     def limits(self, source_bytes: int) -> tuple[float | None, int | None, float | None]:
@@ -33,6 +38,14 @@ class Budget:
             None if self.drop is None else parse_drop(self.drop),
             None if self.size is None else parse_size(self.size, source_bytes),
             None if self.latency is None else parse_milliseconds(self.latency),
+        )
+
+    @property
+    def device(self) -> tuple[int | None, int | None]:
+        """Return what the device has: bytes of RAM and of flash; None is not limited."""
+        return (
+            None if self.ram is None else parse_bytes(self.ram, "ram", "256KB or 64KiB"),
+            None if self.flash is None else parse_bytes(self.flash, "flash", "1MB or 512KiB"),
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.artifact import Artifact, check_destination, replace_folder
-from whet.backends.base import find_target
+from whet.backends.base import Target, find_target
 from whet.errors import BudgetMissed, UsageError
 from whet.job import Call, Job
 from whet.options import Data, Evaluate, Options, read_options
@@ -53,7 +53,7 @@ def compile(
     settings = read_options(options)
     recipe = read_recipe(settings.recipe, allow_noop=settings.allow_noop)
     target = find_target(settings.target)
-    _check_measurable(settings, metric=evaluate is not None or labels is not None)
+    _check_measurable(settings, target, metric=evaluate is not None or labels is not None)
     parent = None if output is None else check_destination(Path(output))
     keep = tempfile.TemporaryDirectory(prefix=".whet-", dir=parent)
     try:
@@ -91,8 +91,12 @@ def compile(
     return artifact
 
 
-def _check_measurable(options: Options, *, metric: bool) -> None:
+def _check_measurable(options: Options, target: Target, *, metric: bool) -> None:
     """Refuse a limit on something that nobody will measure."""
+    if any(limit is not None for limit in options.budget.device) and not target.counts_memory:
+        raise UsageError(
+            f"limits on RAM and flash need a target that plans memory (c), the target is '{target.name}'"
+        )
     if options.budget.drop is not None and not metric:
         raise UsageError("a limit on the drop needs a metric: give evaluate or labels")
     if options.budget.latency is not None and not options.measure:

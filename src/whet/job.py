@@ -70,6 +70,8 @@ class Job:
 
     def run(self, prepared: Prepared, call: Call) -> Artifact:
         """Transform, lower, check, write; return the artifact in its temporary folder."""
+        prepared = self._setting.settle(prepared)
+        self._target = self._setting.target
         reasons = self._target.refuses(prepared.model)
         if reasons:
             raise UnsupportedTarget(
@@ -123,7 +125,8 @@ class Job:
         examples = dict(prepared.examples)
         if data is not None:
             examples = dict(data.batches(batch_size(prepared.model, default=1))[0])
-        bindings = find_bindings(prepared.model, before, examples, self._options.sizes)
+        fixed = self._target.fixed_sizes(self._options.sizes)
+        bindings = find_bindings(prepared.model, before, examples, fixed)
         if not bindings.choices:
             raise InvalidModel(f"the source does not run: {bindings.note}")
         if bindings.note:

@@ -37,6 +37,11 @@ class Realizer:
         setting, scene = self._setting, self._scene
         files = self._lower(model)
         manifest = self._write_manifest(setting.folder, files, model)
+        reason = setting.target.idle()
+        if reason:
+            setting.notes.append(f"the result was not executed: {reason}")
+            costs = self._costs(model, files, None, None)
+            return Result(manifest, [], costs, None, False, model, source)
         setting.options.progress("check in a fresh process")
         with setting.open_result() as after:
             agreements = self._compare(model, steps, after)
@@ -107,7 +112,7 @@ class Realizer:
             new = record(model, scene.bindings, after, setting.options.seed)
         except CannotRun as error:
             raise BrokenPass(f"the result does not run, although it loads: {error}") from error
-        limit = output_limit(model)
+        limit = max(output_limit(model), setting.target.rounding(model))
         found = hold_against(scene.expected, new, scene.bindings, scene.before.outputs, limit)
         runtime = setting.options.runtime
         plain = RuntimeOptions(runtime.threads, "none", runtime.config)
@@ -133,12 +138,21 @@ class Realizer:
         workers = [scene.before, after]
         together = setting.turns is None
         times = compare_speed(workers, [feeds, feeds], together=together)
+        if not setting.target.timed:
+            setting.notes.append(
+                f"times are of this machine, ONNX Runtime against {setting.target.name}; nothing was decided by them"
+            )
+            return times, False
         if slower(times[0], times[1]):
             times = compare_speed(workers, [feeds, feeds], together=together)
         return times, slower(times[0], times[1])
 
     def _costs(
-        self, model: onnx_ir.Model, files: list[str], times: list[Timing] | None, after: Worker
+        self,
+        model: onnx_ir.Model,
+        files: list[str],
+        times: list[Timing] | None,
+        after: Worker | None,
     ) -> tuple[Cost, Cost]:
         scene = self._scene
         old = dataclasses.replace(
@@ -149,8 +163,8 @@ class Realizer:
         new = Cost(
             ops=len(model.graph),
             parameters=weight_count(model),
-            bytes=sum((self._setting.folder / name).stat().st_size for name in files),
+            bytes=self._setting.target.weigh(self._setting.folder, files),
             time=None if times is None else times[1],
-            peak_bytes=after.peak_bytes(),
+            peak_bytes=0 if after is None else after.peak_bytes(),
         )
         return old, new

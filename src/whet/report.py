@@ -81,6 +81,9 @@ class Limits:
     drop: float | None
     bytes: int | None
     ms: float | None
+    ram: int | None = None
+    flash: int | None = None
+    """Bytes that the device has, where the target counts them."""
     missed: tuple[str, ...] = ()
     """Which limits the measured result breaks, in words."""
 

@@ -61,7 +61,13 @@ def make_report(
     report.layers = list_layers(result.model, steps, report.advice, search)
     report.histograms = _histograms(setting, report, result)
     limits = setting.options.budget.limits(report.before.bytes)
-    report.limits = Limits(*limits, missed=tuple(_missed(setting.options.budget, report)))
+    ram, flash = setting.options.budget.device
+    missed = (
+        *_missed(setting.options.budget, report),
+        *setting.target.over(setting.folder, ram, flash),
+    )
+    report.limits = Limits(*limits, ram=ram, flash=flash, missed=missed)
+    report.notes += setting.target.story(setting.folder)
     return report
 
 

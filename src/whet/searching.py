@@ -109,7 +109,7 @@ def offered(
     """
     executor = executor or InProcess()
     store = _store(model, context, target, options)
-    market, idle = make_market(model, _candidates(options.candidates), context, store)
+    market, idle = make_market(model, _candidates(options.candidates, target), context, store)
     along = _directions(model, market, context, options, store, executor)
     yardstick = Yardstick(
         target,
@@ -174,8 +174,8 @@ def behind(target: Target) -> tuple[Pass | Fixpoint, ...]:
     return (make_pass("merge-quantized-products"), exact(), *target.legalize())
 
 
-def _candidates(text: str) -> Sequence[Pass]:
-    texts = CANDIDATES if text == "auto" else (text,)
+def _candidates(text: str, target: Target) -> Sequence[Pass]:
+    texts = (target.candidates or CANDIDATES) if text == "auto" else (text,)
     return [step for part in texts for step in parse_passes(part)]
 
 

@@ -57,6 +57,14 @@ class Setting:
                 f"{self.target.name} does not load the result: {error} (find it: whet bisect)"
             ) from error
 
+    def settle(self, prepared: Prepared) -> Prepared:
+        """Return the source as the target wants it; sizes that it fixes are not dynamic any more."""
+        options = self.options
+        self.target, model = self.target.settle(
+            prepared.model, prepared.examples, options.sizes, options.seed
+        )
+        return dataclasses.replace(prepared, model=model)
+
     def _open(self, path: Path, target: str) -> Worker:
         return Worker(path, self.options.runtime, target, self.turns)
 

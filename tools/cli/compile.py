@@ -24,6 +24,8 @@ whet compile model.onnx -o out --recipe exact --bind batch=1
 
 whet compile net.onnx -o out --calibration train.npz --labels test.npz --drop 1% --size 25%
 
+whet compile net.onnx -o out --target c --bind batch=1 --calibration train.npz --ram 256KB --flash 1MB
+
 whet compile mypackage.models:make_encoder -o out --recipe 'quantize-dynamic'
 """
 
@@ -51,6 +53,8 @@ def _command(
     drop: options.Drop = None,
     size: options.Size = None,
     latency: options.Latency = None,
+    ram: options.Ram = None,
+    flash: options.Flash = None,
     minimize: options.Minimize = "auto",
     candidates: options.Candidates = "auto",
     loss: options.Loss = "outputs",
@@ -76,7 +80,7 @@ def _command(
     arguments: dict[str, Any] = {
         "target": target,
         "recipe": recipe,
-        "budget": whet.Budget(drop=drop, size=size, latency=latency),
+        "budget": whet.Budget(drop=drop, size=size, latency=latency, ram=ram, flash=flash),
         "minimize": minimize,
         "candidates": candidates,
         "loss": loss,

@@ -15,6 +15,7 @@ __all__ = [
     "Drop",
     "Evaluate",
     "Feeds",
+    "Flash",
     "Json",
     "Labels",
     "Latency",
@@ -26,6 +27,7 @@ __all__ = [
     "NoPage",
     "NoVerify",
     "Optimization",
+    "Ram",
     "Recipe",
     "SearchMinutes",
     "Seed",
@@ -49,7 +51,7 @@ Target = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Runtime to lower to: onnxruntime or reference.",
+        help="What to lower to: onnxruntime, reference, or c (C99 for small devices; 'c{name=net,weights=bin}').",
         autocompletion=completion.targets,
     ),
 ]
@@ -118,6 +120,22 @@ Size = Annotated[
 Latency = Annotated[
     str | None,
     typer.Option(metavar="TIME", rich_help_panel=_BUDGET, help="Median of one run: 3ms or 250us."),
+]
+Ram = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES",
+        rich_help_panel=_BUDGET,
+        help="Working memory of the device, with --target c: 256KB.",
+    ),
+]
+Flash = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES",
+        rich_help_panel=_BUDGET,
+        help="Constants and code on the device, with --target c: 1MB.",
+    ),
 ]
 Minimize = Annotated[
     str,

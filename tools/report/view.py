@@ -132,7 +132,10 @@ def _interval(record: Record) -> str:
 def _verdict(record: Record) -> tuple[str, Sequence[str]]:
     """Say whether the budget is kept, limit by limit."""
     limits = record["limits"]
-    if limits is None or all(limits[k] is None for k in ("drop", "bytes", "ms")):
+    device = [k for k in ("ram", "flash") if limits is not None and limits.get(k) is not None]
+    if limits is None or not (
+        device or any(limits[k] is not None for k in ("drop", "bytes", "ms"))
+    ):
         return "none", ["no budget was given"]
     words: list[str] = []
     a = record["after"]
@@ -144,6 +147,7 @@ def _verdict(record: Record) -> tuple[str, Sequence[str]]:
     if limits["drop"] is not None and record["metric"]:
         old, new = record["metric"]
         words.append(f"drop of the metric {old - new:.4f}, limit {limits['drop']:g}")
+    words += [f"{'RAM' if k == 'ram' else k} of the device {limits[k]:,} bytes" for k in device]
     missed = list(limits["missed"])
     if record["search"] is not None and record["search"]["missed"]:
         missed.append(record["search"]["missed"])

@@ -1,0 +1,115 @@
+"""Walk over a model's nodes in order and let their emitters write; whatever cannot be emitted is named all at once."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import onnx_ir
+
+from whet.backends.c.facts import Facts
+from whet.backends.c.lowering import Lowering
+from whet.backends.c.program import Program
+from whet.backends.c.registry import Decline, registered
+from whet.errors import UnsupportedTarget
+
+__all__ = ["emit", "refusals"]
+
+_SHOWN = 6
+_TYPES = {
+    onnx_ir.DataType.FLOAT, onnx_ir.DataType.BOOL,
+    onnx_ir.DataType.INT8, onnx_ir.DataType.INT16, onnx_ir.DataType.INT32, onnx_ir.DataType.INT64,
+    onnx_ir.DataType.UINT8, onnx_ir.DataType.UINT16, onnx_ir.DataType.UINT32, onnx_ir.DataType.UINT64,
+}  # fmt: skip
+_ADVICE = {
+    "If": "only one branch can be kept: export the model without it",
+    "Loop": "export the model with the loop unrolled",
+    "Scan": "export the model with the loop unrolled",
+    "LSTM": "export the cell spelled out, one step at a time",
+    "GRU": "export the cell spelled out, one step at a time",
+    "RNN": "export the cell spelled out, one step at a time",
+    "NonZero": "its result has no fixed size",
+    "NonMaxSuppression": "its result has no fixed size; leave it to the caller",
+}
+
+
+def refusals(model: onnx_ir.Model) -> list[str]:
+    """Name what no pass turns into what can be emitted: bodies, foreign domains, sizes that depend on data."""
+    found: Counter[tuple[str, str]] = Counter()
+    for node in model.graph:
+        foreign = (
+            node.domain not in {"", "ai.onnx"}
+            and (node.domain, node.op_type, "") not in model.functions
+        )
+        if foreign or node.op_type in _ADVICE:
+            found[node.domain, node.op_type] += 1
+    return [_refusal(domain, kind, count) for (domain, kind), count in found.items()]
+
+
+def _refusal(domain: str, kind: str, count: int) -> str:
+    name = f"{domain}.{kind}" if domain else kind
+    advice = _ADVICE.get(
+        kind, "no standard operator; compile from a model before such operators were chosen"
+    )
+    return f"{name} ({count} node{'s'[: count > 1]}): {advice}"
+
+
+def emit(facts: Facts) -> Program:
+    """Return the program of a model of fixed sizes.
+
+    Raises:
+        UnsupportedTarget: nodes that cannot be emitted, with what would help.
+    """
+    try:
+        low = Lowering(facts)
+    except Decline as reason:
+        raise UnsupportedTarget(f"target 'c' cannot emit the model: {reason}") from None
+    emitters = registered()
+    declined: dict[str, str] = {}
+    for node in facts.model.graph:
+        if node in low.done or all(v in facts.fixed for v in node.outputs):
+            continue
+        low.begin(node)
+        before = len(low.steps)
+        try:
+            _check(low, node)
+            if node.domain not in {"", "ai.onnx"} or node.op_type not in emitters:
+                raise Decline("there is no emitter for this operator")
+            emitters[node.op_type](low, node)
+        except Decline as reason:
+            declined[f"{node.op_type} '{node.name}'"] = str(reason)
+            del low.steps[before:]
+            _stand_in(low, node)
+    if declined:
+        raise UnsupportedTarget(_message(declined))
+    try:
+        return low.finish()
+    except Decline as reason:
+        raise UnsupportedTarget(f"target 'c' cannot emit the model: {reason}") from None
+
+
+def _check(low: Lowering, node: onnx_ir.Node) -> None:
+    for value in node.outputs:
+        if value.dtype is not None and value.name and value.dtype not in _TYPES:
+            raise Decline(
+                f"'{value.name}' is {value.dtype.name}; float32, integers and truth values are supported"
+            )
+        if value.name and 0 in low.shape(value):
+            raise Decline(f"'{value.name}' has no elements: {low.shape(value)}")
+
+
+def _stand_in(low: Lowering, node: onnx_ir.Node) -> None:
+    """Let the nodes behind one that was declined be looked at too."""
+    from whet.backends.c.program import Buffer, Tensor
+
+    for value in node.outputs:
+        if value.name:
+            array = low.facts.array(value)
+            low.define(value, Tensor(array.shape, array.dtype, Buffer(value.name, array.nbytes)))
+
+
+def _message(declined: Mapping[str, str]) -> str:
+    listed = [f"{node}: {reason}" for node, reason in list(declined.items())[:_SHOWN]]
+    more = f"; and {len(declined) - _SHOWN} more" if len(declined) > _SHOWN else ""
+    return (
+        f"target 'c' cannot emit {len(declined)} node{'s'[: len(declined) > 1]}: {'; '.join(listed)}{more} "
+        "(docs/target_c.md lists what it can; --recipe auto rewrites more before it comes to that)"
+    )

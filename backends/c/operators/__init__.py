@@ -1,0 +1,1 @@
+"""Emitters, one file per family of operators; they are found by looking."""
