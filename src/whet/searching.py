@@ -190,7 +190,7 @@ def _store(model: onnx_ir.Model, context: Context, target: Target, options: Opti
         options.seed,
         dict(context.bindings.choices[0]) if context.bindings.choices else {},
         context.prices is not None,
-        tuple(source_digest(step) for step in _candidates(options.candidates)),
+        tuple(source_digest(step) for step in _candidates(options.candidates, target)),
     )
     return Store(cache_folder() / "searches", fingerprint(model, batches, *circumstances))
 
