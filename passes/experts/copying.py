@@ -83,24 +83,16 @@ def masked(experts: Experts, kept: Array, build: Builder) -> Rerouted:
     made = Rerouted(experts, build, _region(experts))
     dtype = experts.logits.dtype
     kind = np.dtype(np.float32) if dtype is None else dtype.numpy()
-    made.new[experts.logits] = build.op("Add", experts.logits, build.constant(lost.astype(kind)))
-    products = _products(experts)
+    maker = experts.logits.producer()
     for node in made.nodes:
-        if node in products:
-            continue
         given: dict[int, Array] = {}
-        if is_op(node, "Add") and node in experts.router:
+        if is_op(node, "Add") and node in experts.router and node is not maker:
             given = {p: a + lost.astype(a.dtype) for p, a, _ in _scored(experts, node)}
         made.copy(node, given)
-    del made.new[experts.logits]
+        if node is maker:
+            logits = made.new[experts.logits]
+            made.new[experts.logits] = build.op("Add", logits, build.constant(lost.astype(kind)))
     return made
-
-
-def _products(experts: Experts) -> tuple[onnx_ir.Node, ...]:
-    """Return the nodes that make the logits."""
-    maker = experts.logits.producer()
-    assert maker is not None
-    return experts.router[: experts.router.index(maker) + 1]
 
 
 def _scored(experts: Experts, node: onnx_ir.Node) -> list[tuple[int, Array, int]]:

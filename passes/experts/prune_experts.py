@@ -41,7 +41,8 @@ class PruneExperts(ExpertPass):
     slope of the loss by the expert's output, drawn so that its mean outer product is the Gauss-Newton matrix (HEAPr,
     Li et al. 2025, has the mean of a² and of g gᵀ apart). Without torch, and in ORT's MoE operator, all directions of
     the layer's output count alike: ``½ sum_t (p_t a_tj)² ||w_j||²`` with p the router's weight. Before anything is
-    changed, the layer with zeros in place of what goes and the smaller one are executed and must agree but for rounding.
+    changed, the layer with zeros in place of what goes and the smaller one are executed and must agree but for
+    rounding.
     """
 
     proof: ClassVar[str] = "as with zeros"

@@ -25,7 +25,7 @@ def random_weights(
     inputs: int = 0,
     outputs: int = 0,
 ) -> Weights:
-    """Draw the weights of :func:`moe_model`: a router ``wr``, stacks ``gu`` and ``dn``, and what is asked for besides."""
+    """Draw the weights of :func:`moe_model`: a router ``wr``, stacks ``gu`` and ``dn``, and what else is asked for."""
     rng = np.random.default_rng(seed)
     shapes: dict[str, tuple[int, ...]] = {
         "wr": (experts, width),
@@ -45,13 +45,13 @@ def random_weights(
 def moe_model(
     weights: Mapping[str, Array], k: int = 2, *, router: str = "softmax", fused: bool = True
 ) -> onnx_ir.Model:
-    """Return ``y = x + sum of the k chosen experts``, with SwiGLU experts, between two products if ``wi`` and ``wo`` are there.
+    """Return ``y = x + sum of the k chosen experts`` (SwiGLU), between two products if ``wi`` and ``wo`` are there.
 
-    ``router`` is ``softmax`` (before TopK), ``late`` (after it) or ``sigmoid`` (with a correction ``cr`` added to choose
-    by); gate and up are one stack ``gu``, or two unless ``fused``; biases ``br``, ``bg``, ``bd`` are looked up too.
+    ``router`` is ``softmax`` (before TopK), ``late`` (after it) or ``sigmoid`` (with a correction ``cr`` added to
+    choose by); gate and up are one stack ``gu``, or two unless ``fused``; biases ``br``, ``bg``, ``bd`` are looked up too.
     """
     held = dict(weights)
-    count, width = held["wr"].shape
+    width = held["wr"].shape[1]
     units = held["dn"].shape[2]
     if not fused:
         held["ga"], held["up"] = np.split(held.pop("gu"), 2, 1)
