@@ -48,7 +48,8 @@ def moe_model(
     """Return ``y = x + sum of the k chosen experts`` (SwiGLU), between two products if ``wi`` and ``wo`` are there.
 
     ``router`` is ``softmax`` (before TopK), ``late`` (after it) or ``sigmoid`` (with a correction ``cr`` added to
-    choose by); gate and up are one stack ``gu``, or two unless ``fused``; biases ``br``, ``bg``, ``bd`` are looked up too.
+    choose by); gate and up are one stack ``gu``, or two unless ``fused``; biases ``br``, ``bg``, ``bd`` are looked up
+    too.
     """
     held = dict(weights)
     width = held["wr"].shape[1]
