@@ -30,7 +30,7 @@ RATIOS = (0.25, 0.5)
 
 
 class Digits:
-    """Scikit-learn's digits, 0..1: three parts to train on, to compress with, to judge by."""
+    """Scikit-learn's digits, 0..1: a part to train on and to compress with, a part to judge by."""
 
     def __init__(self, seed: int = 0) -> None:
         """Shuffle."""

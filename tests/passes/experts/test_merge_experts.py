@@ -12,7 +12,7 @@ from whet.tools.bench.experts_model import moe_model, random_weights
 
 
 def shuffled(seed: int = 0, *, biases: bool = False) -> dict[str, np.ndarray]:
-    """Weights in which expert 3 is expert 1 with its units in another order."""
+    """Weights in which expert 3 is expert 1 with its units in another order, and chosen least."""
     weights = random_weights(experts=4, units=12, seed=seed, biases=biases)
     order = np.random.default_rng(seed).permutation(12)
     weights["gu"][3] = weights["gu"][1][np.concatenate([order, order + 12])]
@@ -21,6 +21,7 @@ def shuffled(seed: int = 0, *, biases: bool = False) -> dict[str, np.ndarray]:
         weights["bg"][3] = weights["bg"][1][np.concatenate([order, order + 12])]
         weights["bd"][3] = weights["bd"][1]
     weights["wr"][3] = weights["wr"][1] * 1.01
+    weights["br"] = np.array([0, 0, 0, -0.5], np.float32)
     return weights
 
 
