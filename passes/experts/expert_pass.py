@@ -99,7 +99,7 @@ class ExpertPass(Pass):
 
     def _change(self, experts: Experts, plan: Planned, judge: OutputError, work: Workbench) -> None:
         """Prove, judge, and make the change, or say why not."""
-        name, before = experts.name, experts.bytes
+        site, before = plan.proposal.site, experts.bytes
         is_proven = proven(plan.comparison, experts.node, self.proof, work)
         Proposal((), (), plan.aside).discard()
         if not is_proven:
@@ -118,5 +118,5 @@ class ExpertPass(Pass):
         work.coverage.max_error = max(work.coverage.max_error, error)
         held = "held-out data" if work.context.held_out else "calibration data"
         work.coverage.damage.append(
-            Damage(name, f"{plan.what}, outputs", error, before, plan.bytes, measured_on=held)
+            Damage(site, f"{plan.what}, outputs", error, before, plan.bytes, measured_on=held)
         )

@@ -39,8 +39,8 @@ class MergeExperts(ExpertPass):
 
     ratio: float = 0.25
     """Share of the experts' weights of each layer that goes."""
-    count: int = 0
-    """How many experts of each layer are left; 0 leaves it to ``ratio``."""
+    left: int = 0
+    """On how many weights the experts of each layer are; 0 leaves it to ``ratio``."""
     choice: Literal["similarity", "random"] = "similarity"
     """Who joins whom: by the router's logits, or any."""
     align: bool = True
@@ -49,10 +49,10 @@ class MergeExperts(ExpertPass):
     def check(self) -> None:
         """Raise UsageError for an option outside its range."""
         super().check()
-        if not 0 < self.ratio < 1 or self.count < 0:
+        if not 0 < self.ratio < 1 or self.left < 0:
             raise UsageError(
-                f"pass '{self.name}': ratio is {self.ratio}, count {self.count}; "
-                "expected a ratio between 0 and 1, a count of at least 0"
+                f"pass '{self.name}': ratio is {self.ratio}, left {self.left}; "
+                "expected a ratio between 0 and 1, at least 0 left"
             )
 
     def plan(self, experts: Experts, work: Workbench) -> Planned:
@@ -63,7 +63,7 @@ class MergeExperts(ExpertPass):
             )
         if experts.table is not None:
             raise Mismatch(f"{experts.count} experts share {experts.stored} weights already")
-        left = self.count or experts.count - round(self.ratio * experts.count)
+        left = self.left or experts.count - round(self.ratio * experts.count)
         if left >= experts.count:
             raise Mismatch(f"{left} of {experts.count} experts would be left")
         units = find_units(experts, work.analyses.get(Coupling()))

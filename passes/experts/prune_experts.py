@@ -24,6 +24,7 @@ from whet.passes.experts.behaviour import behaviour, inner_values
 from whet.passes.experts.copying import compared, replaced, restacked
 from whet.passes.experts.expert_pass import ExpertPass, Planned
 from whet.passes.experts.slopes import slope_products
+from whet.passes.proposal import Proposal
 from whet.passes.sparsity.gradients import Likelihood
 from whet.passes.sparsity.prune_copying import Masking, Remaining, Shrinking, replacement
 from whet.passes.sparsity.prune_regions import Region, find_regions
@@ -228,7 +229,11 @@ def _in_graph(
         for s in experts.stacks
         if s.value in units.places
     }
-    small = _Small(coupled, gone, regions[0], work.fresh, moved)
+    try:
+        small = _Small(coupled, gone, regions[0], work.fresh, moved)
+    except Mismatch:
+        Proposal((), (), tuple(zeros.build.nodes)).discard()
+        raise
     return Planned(
         replacement(regions[0], small),
         replacement(regions[0], small, zeros),

@@ -99,7 +99,7 @@ def test_too_few_would_be_left() -> None:
 
 def test_merged_experts_can_go_too() -> None:
     model = moe_model(random_weights(experts=6))
-    assert apply(model, MergeExperts(count=4, limit=9)).changed == 1
+    assert apply(model, MergeExperts(left=4, limit=9)).changed == 1
     before = onnx_ir.from_proto(onnx_ir.to_proto(model))
     coverage = apply(model, DropExperts(count=2, limit=9))
     verify(model)

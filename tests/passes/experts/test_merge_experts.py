@@ -29,21 +29,21 @@ def shuffled(seed: int = 0, *, biases: bool = False) -> dict[str, np.ndarray]:
 def test_the_same_expert_in_another_order_is_merged_without_loss(biases: bool) -> None:
     weights = shuffled(biases=biases)
     before, model = moe_model(weights), moe_model(weights)
-    coverage = apply(model, MergeExperts(count=3))
+    coverage = apply(model, MergeExperts(left=3))
     verify(model)
     assert coverage.changed == 1, coverage
     assert coverage.proofs["as with repeated weights"] == 1
     assert error(before, model) < 1e-6
     assert weight_bytes(model) < weight_bytes(before)
     assert coverage.damage[0].format.startswith("4 experts on 3 weights")
-    again = apply(model, MergeExperts(count=3))
+    again = apply(model, MergeExperts(left=3))
     assert "was here already" in reasons(again)
 
 
 def test_alignment_is_what_makes_it_so() -> None:
     weights = shuffled()
     before, model = moe_model(weights), moe_model(weights)
-    assert apply(model, MergeExperts(count=3, align=False, limit=9)).changed == 1
+    assert apply(model, MergeExperts(left=3, align=False, limit=9)).changed == 1
     assert error(before, model) > 0.01
 
 
@@ -51,13 +51,13 @@ def test_alignment_is_what_makes_it_so() -> None:
 def test_routers_keep_their_weights(router: str) -> None:
     weights = shuffled() | {"cr": np.zeros(4, np.float32)}
     before, model = moe_model(weights, router=router), moe_model(weights, router=router)
-    assert apply(model, MergeExperts(count=3)).changed == 1
+    assert apply(model, MergeExperts(left=3)).changed == 1
     assert error(before, model) < 1e-6
 
 
 def test_merged_experts_can_be_pruned() -> None:
     model = moe_model(random_weights(experts=4, units=16))
-    assert apply(model, MergeExperts(count=2, limit=9)).changed == 1
+    assert apply(model, MergeExperts(left=2, limit=9)).changed == 1
     coverage = apply(model, PruneExperts(ratio=0.5, limit=9))
     verify(model)
     assert coverage.changed == 1, coverage
@@ -66,7 +66,7 @@ def test_merged_experts_can_be_pruned() -> None:
 def test_reasons() -> None:
     assert "experts cannot share weights in it" in reasons(apply(operator_model(), MergeExperts()))
     model = moe_model(random_weights())
-    assert "4 of 4 experts would be left" in reasons(apply(model, MergeExperts(count=4)))
+    assert "4 of 4 experts would be left" in reasons(apply(model, MergeExperts(left=4)))
     assert "the limit is 0.0001" in reasons(apply(model, MergeExperts(limit=1e-4)))
     assert "needs calibration data" in reasons(apply(model, MergeExperts(), data=False))
     assert apply(model, MergeExperts(choice="random", limit=9)).changed == 1

@@ -2,13 +2,14 @@ import importlib.util
 
 import numpy as np
 import pytest
-from moe import apply, error, reasons
+from moe import apply, context, error, reasons
 from operators import operator_model
 
 from whet.errors import UsageError
 from whet.ir.values import weight_bytes
 from whet.ir.verify import verify
 from whet.passes.experts.prune_experts import PruneExperts
+from whet.solve.variants import change, take_apart
 from whet.tools.bench.experts_model import moe_model, random_weights
 
 
@@ -83,3 +84,11 @@ def test_categorical_outputs() -> None:
     weights = random_weights(units=16, inputs=8, outputs=5)
     coverage = apply(moe_model(weights), PruneExperts(ratio=0.5, likelihood="categorical", limit=9))
     assert coverage.changed == 1, coverage
+
+
+def test_a_search_can_take_it() -> None:
+    model = moe_model(random_weights(units=16))
+    step = PruneExperts(ratio=0.5, limit=9)
+    variant = take_apart(model, step, change(model, step, context()))
+    pieces = [piece for group in variant.pieces.values() for piece in group]
+    assert len(pieces) == 1
