@@ -95,7 +95,8 @@ def _picked(top: onnx_ir.Node) -> Experts | None:
     flow = _follow(top.outputs[1])
     lookups = [node for node in flow.lookups if attribute_int(node, "axis", 0) == 0]
     if not any((rank(node.inputs[0]) or 0) > 1 for node in lookups):
-        return _by_masks(flow)
+        _refuse_masks(flow)
+        return None
     count, k = _sizes(top)
     table, stored = _table(flow, count)
     stacks = _stacks(lookups, stored)
@@ -112,7 +113,7 @@ def _picked(top: onnx_ir.Node) -> Experts | None:
     return Experts(top, k, count, logits, path, stacks, _result(lookups), index, table, chosen)
 
 
-def _by_masks(flow: _Flow) -> None:
+def _refuse_masks(flow: _Flow) -> None:
     """Say so where experts are chosen by masks; anything else that is picked is no expert."""
     for node in flow.others:
         if is_op(node, "OneHot"):

@@ -1,7 +1,7 @@
 """What a layer of experts does on calibration data: what goes where, and what all experts make of the same tokens."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -30,6 +30,12 @@ _MOST_NUMBERS = 1 << 24
 _SAMPLES = 64
 _MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Identity")
 _PRODUCTS = ("MatMul", "Gemm", "Einsum")
+_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "relu": lambda v: np.maximum(v, 0),
+    "gelu": lambda v: np.asarray(v * (1 + erf(v / np.sqrt(2))) / 2),
+    "silu": lambda v: np.asarray(v * expit(v)),
+    "identity": lambda v: v,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,12 +260,7 @@ def _compute(experts: Experts, expert: int, rows: Array) -> tuple[Array, Array]:
     if kind == "swiglu":
         hidden = _swiglu(node, inner)
     else:
-        hidden = {
-            "relu": lambda v: np.maximum(v, 0),
-            "gelu": lambda v: v * (1 + erf(v / np.sqrt(2))) / 2,
-            "silu": lambda v: v * expit(v),
-            "identity": lambda v: v,
-        }[kind](inner)
+        hidden = _ACTIVATIONS[kind](inner)
     if 6 in weights:
         hidden = hidden * (rows @ weights[6].T + weights.get(7, np.float32(0)))
     return hidden, hidden @ weights[4].T + weights.get(5, np.float32(0))

@@ -1,6 +1,6 @@
 """Values of hidden units times the slopes of the loss by them, through the twin."""
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir
@@ -12,9 +12,11 @@ from whet.ir.values import Array
 from whet.passes.sparsity.gradients import Likelihood
 from whet.passes.workbench import Workbench
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["slope_products"]
 
-Feeds = Mapping[str, Array]
 _SAMPLES = 64
 _DRAWS = 4
 
@@ -66,8 +68,8 @@ def slope_products(
 class _Holding:
     """Keep a value that the twin computes, so that slopes by it can be asked for."""
 
-    def __init__(self, held: "dict[str, object]", name: str) -> None:
+    def __init__(self, held: "dict[str, torch.Tensor]", name: str) -> None:
         self._held, self._name = held, name
 
-    def __call__(self, value: "object") -> None:
+    def __call__(self, value: "torch.Tensor") -> None:
         self._held[self._name] = value

@@ -7,6 +7,7 @@ from whet.ir.array import Array
 
 __all__ = ["arrange", "energy_scores", "keep", "second_order", "silence"]
 
+Numbers = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 
@@ -25,19 +26,19 @@ def energy_scores(hidden: Array, weights: Array, chosen: Array, norms: Array) ->
 
     ``weights`` are what the router gives each row, ``norms`` the lengths ``[experts, units]`` of what a unit writes.
     """
-    rows = (hidden.astype(np.float64) * weights.reshape(-1, 1)) ** 2 / 2
+    rows = (hidden.astype(np.float64) * weights.astype(np.float64).reshape(-1, 1)) ** 2 / 2
     return np.asarray(_sums(rows, chosen, len(norms)) * norms.astype(np.float64) ** 2)
 
 
-def _sums(rows: Array, chosen: Array, experts: int) -> Array:
+def _sums(rows: Numbers, chosen: Array, experts: int) -> Numbers:
     found = np.zeros((experts, rows.shape[1]))
-    np.add.at(found, chosen, rows)
+    np.add.at(found, chosen.astype(np.int64), rows)
     return found
 
 
 def keep(scores: Array, count: int) -> Array:
     """Return an order of each expert's units: the ``count`` of the highest scores as they stand, then the rest."""
-    ranked = np.argsort(-scores, axis=1, kind="stable")
+    ranked = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")
     parts = (np.sort(ranked[:, :count], 1), np.sort(ranked[:, count:], 1))
     return np.asarray(np.concatenate(parts, 1))
 

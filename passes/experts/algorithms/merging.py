@@ -33,6 +33,7 @@ def align(units: Array, target: Array) -> Array:
 
 def average(arrays: Array, weights: Array) -> Array:
     """Return sum_e n_e W_e / sum_e n_e over the leading axis; the plain mean where nothing was ever chosen."""
-    total = float(weights.sum())
-    shares = weights / total if total > 0 else np.full(len(weights), 1 / len(weights))
-    return np.asarray(np.tensordot(shares.astype(np.float64), arrays.astype(np.float64), 1))
+    given = weights.astype(np.float64)
+    total = float(given.sum())
+    shares = given / total if total > 0 else np.full(len(given), 1 / len(given))
+    return np.asarray(np.tensordot(shares, arrays.astype(np.float64), 1))

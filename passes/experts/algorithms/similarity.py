@@ -35,7 +35,8 @@ def dissimilarity(logits: Array, outputs: Array) -> Array:
     sums = energy[:, None] + energy[None]
     gaps = np.maximum(sums - 2 * products, 0.0) / np.maximum(2 * sums, _TINY)
     np.fill_diagonal(gaps, 0.0)
-    return np.asarray((1 - correlation(logits)) / 2 + gaps)
+    rho = correlation(logits).astype(np.float64)
+    return np.asarray((1 - rho) / 2 + gaps)
 
 
 def objective(distances: Array, mass: Array, kept: Array) -> float:
