@@ -12,6 +12,7 @@ from whet.passes.experts.algorithms.similarity import dissimilarity, representat
 from whet.passes.experts.behaviour import Behaviour, behaviour
 from whet.passes.experts.copying import compared, dropped, masked, replaced
 from whet.passes.experts.expert_pass import ExpertPass, Planned
+from whet.passes.option import option
 from whet.passes.workbench import Workbench
 
 __all__ = ["DropExperts"]
@@ -30,21 +31,12 @@ class DropExperts(ExpertPass):
 
     proof: ClassVar[str] = "as with logits of minus infinity"
 
-    ratio: float = 0.25
+    ratio: float = option(0.25, above=0, below=1)
     """Share of the experts of each layer that goes."""
-    count: int = 0
+    count: int = option(0, at_least=0)
     """How many experts of each layer go; 0 leaves it to ``ratio``."""
     choice: Literal["similarity", "frequency", "random"] = "similarity"
     """Which stay: representatives, those that are chosen most often, or any."""
-
-    def check(self) -> None:
-        """Raise UsageError for an option outside its range."""
-        super().check()
-        if not 0 < self.ratio < 1 or self.count < 0:
-            raise UsageError(
-                f"pass '{self.name}': ratio is {self.ratio}, count {self.count}; "
-                "expected a ratio between 0 and 1, a count of at least 0"
-            )
 
     def plan(self, experts: Experts, work: Workbench) -> Planned:
         """Return the layer without some experts."""

@@ -9,10 +9,11 @@ import onnx_ir
 
 from whet.analysis.experts import Experts, find_experts
 from whet.analysis.output_damage import OutputError
-from whet.errors import Mismatch, UsageError
+from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.passes.base import Change, Damage, Fidelity, Pass
 from whet.passes.experts.trials import model_with, proven
+from whet.passes.option import option
 from whet.passes.proposal import Proposal
 from whet.passes.workbench import Workbench
 
@@ -43,23 +44,15 @@ class ExpertPass(Pass):
     proof: ClassVar[str] = ""
     """What the comparison shows."""
 
-    limit: float = 0.25
+    limit: float = option(0.25, above=0)
     """The largest ||new - old|| / ||old|| of the model's outputs on data held out, of all layers together."""
 
     @abstractmethod
     def plan(self, experts: Experts, work: Workbench) -> Planned:
         """Return what becomes of one layer; raises Mismatch."""
 
-    def check(self) -> None:
-        """Raise UsageError for an option outside its range."""
-        if self.limit <= 0:
-            raise UsageError(
-                f"option 'limit' of pass '{self.name}' is {self.limit}, expected more than 0"
-            )
-
     def apply(self, work: Workbench) -> None:
         """Visit every layer of experts in graph order."""
-        self.check()
         found = find_experts(work.graph)
         chosen = set(work.nodes("TopK", "MoE", "QMoE"))
         for node, reason in found.unread.items():

@@ -10,7 +10,7 @@ import onnx_ir
 from whet.analysis.coupling import Coupling
 from whet.analysis.experts import Experts
 from whet.analysis.experts.units import Units, find_units
-from whet.errors import Mismatch, UsageError
+from whet.errors import Mismatch
 from whet.ir.values import Array
 from whet.passes.experts.algorithms.atoms import arrange
 from whet.passes.experts.algorithms.merging import align, average, groups
@@ -18,6 +18,7 @@ from whet.passes.experts.algorithms.similarity import correlation
 from whet.passes.experts.behaviour import behaviour
 from whet.passes.experts.copying import compared, merged, replaced
 from whet.passes.experts.expert_pass import ExpertPass, Planned
+from whet.passes.option import option
 from whet.passes.workbench import Workbench
 
 __all__ = ["MergeExperts"]
@@ -37,23 +38,14 @@ class MergeExperts(ExpertPass):
 
     proof: ClassVar[str] = "as with repeated weights"
 
-    ratio: float = 0.25
+    ratio: float = option(0.25, above=0, below=1)
     """Share of the experts' weights of each layer that goes."""
-    left: int = 0
+    left: int = option(0, at_least=0)
     """On how many weights the experts of each layer are; 0 leaves it to ``ratio``."""
     choice: Literal["similarity", "random"] = "similarity"
     """Who joins whom: by the router's logits, or any."""
     align: bool = True
     """Bring the hidden units into the order of the dominant expert's."""
-
-    def check(self) -> None:
-        """Raise UsageError for an option outside its range."""
-        super().check()
-        if not 0 < self.ratio < 1 or self.left < 0:
-            raise UsageError(
-                f"pass '{self.name}': ratio is {self.ratio}, left {self.left}; "
-                "expected a ratio between 0 and 1, at least 0 left"
-            )
 
     def plan(self, experts: Experts, work: Workbench) -> Planned:
         """Return the layer with fewer weights."""

@@ -11,7 +11,7 @@ import onnx_ir
 from whet.analysis.coupling import Coupled, Coupling
 from whet.analysis.experts import Experts, Stack
 from whet.analysis.experts.units import Units, find_units
-from whet.errors import Mismatch, UsageError
+from whet.errors import Mismatch
 from whet.ir.values import Array
 from whet.passes.experts.algorithms.atoms import (
     arrange,
@@ -24,6 +24,7 @@ from whet.passes.experts.behaviour import behaviour, inner_values
 from whet.passes.experts.copying import compared, replaced, restacked
 from whet.passes.experts.expert_pass import ExpertPass, Planned
 from whet.passes.experts.slopes import slope_products
+from whet.passes.option import option
 from whet.passes.proposal import Proposal
 from whet.passes.sparsity.gradients import Likelihood
 from whet.passes.sparsity.prune_copying import Masking, Remaining, Shrinking, replacement
@@ -48,23 +49,14 @@ class PruneExperts(ExpertPass):
 
     proof: ClassVar[str] = "as with zeros"
 
-    ratio: float = 0.25
+    ratio: float = option(0.25, above=0, below=1)
     """Share of each expert's units that goes."""
     score: Literal["second-order", "activation", "random"] = "second-order"
     """What the units that stay are highest in."""
     likelihood: Likelihood = "gaussian"
     """What the first output is: ``categorical`` where it is logits."""
-    multiple: int = 8
+    multiple: int = option(8, at_least=1)
     """Units left are a multiple of it, where there are twice as many."""
-
-    def check(self) -> None:
-        """Raise UsageError for an option outside its range."""
-        super().check()
-        if not 0 < self.ratio < 1 or self.multiple < 1:
-            raise UsageError(
-                f"pass '{self.name}': ratio is {self.ratio}, multiple {self.multiple}; "
-                "expected a ratio between 0 and 1, a multiple of at least 1"
-            )
 
     def plan(self, experts: Experts, work: Workbench) -> Planned:
         """Return the layer with fewer units."""

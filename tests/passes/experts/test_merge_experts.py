@@ -70,5 +70,5 @@ def test_reasons() -> None:
     assert "the limit is 0.0001" in reasons(apply(model, MergeExperts(limit=1e-4)))
     assert "needs calibration data" in reasons(apply(model, MergeExperts(), data=False))
     assert apply(model, MergeExperts(choice="random", limit=9)).changed == 1
-    with pytest.raises(UsageError, match="ratio is 0"):
-        apply(model, MergeExperts(ratio=0.0))
+    with pytest.raises(UsageError, match="'left' of pass 'merge-experts' is -1"):
+        MergeExperts(left=-1)
