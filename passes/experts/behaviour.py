@@ -27,7 +27,10 @@ __all__ = ["Behaviour", "behaviour", "inner_values"]
 
 _MOST_NUMBERS = 1 << 24
 """Outputs of all experts that are kept."""
-_SAMPLES = 64
+_TOGETHER = 64
+"""Samples that are watched in one run."""
+_MOST_ROWS = 1 << 12
+"""So many rows are enough."""
 _MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Identity")
 _PRODUCTS = ("MatMul", "Gemm", "Einsum")
 _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -59,14 +62,14 @@ class Behaviour:
 def behaviour(experts: Experts, work: Workbench, *, outputs: bool = False) -> Behaviour:
     """Watch a layer on some calibration samples; raises Mismatch, CannotRun."""
     parts: list[Behaviour] = []
-    left, numbers = _SAMPLES, 0
+    count, numbers = 0, 0
+    watch = _operator if experts.is_operator else _plain
     for batch in work.context.calibration:
-        feeds = first_samples(work.model, batch, left)
-        watch = _operator if experts.is_operator else _plain
+        feeds = first_samples(work.model, batch, _TOGETHER)
         parts.append(watch(experts, work, feeds, outputs))
-        left -= max((len(a) for a in feeds.values() if a.ndim), default=1)
+        count += len(parts[-1].chosen)
         numbers += parts[-1].outputs.size
-        if left <= 0 or numbers > _MOST_NUMBERS:
+        if count >= _MOST_ROWS or numbers > _MOST_NUMBERS:
             break
     return Behaviour(
         logits=np.concatenate([p.logits for p in parts]),

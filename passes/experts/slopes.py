@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["slope_products"]
 
-_SAMPLES = 64
+_TOGETHER = 64
+"""Samples whose draws are added up: their products vanish in the mean."""
 _DRAWS = 4
+_MOST_ROWS = 1 << 12
+"""So many rows, of each draw, are enough."""
 
 
 def slope_products(
@@ -42,11 +45,11 @@ def slope_products(
     names = hidden.name or "", experts.index.name or ""
     products: list[Array] = []
     chosen: list[Array] = []
-    left = _SAMPLES
+    count = 0
     try:
         twin = to_fx(work.model)
         for batch in work.context.calibration:
-            feeds = first_samples(work.model, batch, left)
+            feeds = first_samples(work.model, batch, _TOGETHER)
             arguments = tuple(from_numpy(feeds[name]) for name in inputs)
             for _ in range(_DRAWS):
                 held: dict[str, torch.Tensor] = {}
@@ -57,8 +60,8 @@ def slope_products(
                 rows = (units * slope).detach().reshape(len(index), -1)
                 products.append(np.asarray(rows.numpy()))
                 chosen.append(np.asarray(index.numpy()))
-            left -= max((len(a) for a in feeds.values() if a.ndim), default=1)
-            if left <= 0:
+            count += len(chosen[-1])
+            if count >= _MOST_ROWS:
                 break
     except (ValueError, RuntimeError, WhetError) as error:
         raise Mismatch(f"gradients cannot follow the model: {error}") from error
