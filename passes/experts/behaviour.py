@@ -93,12 +93,12 @@ def inner_values(experts: Experts) -> tuple[list[onnx_ir.Node], onnx_ir.Value]:
         if any(v is not None and v.producer() in below for v in node.inputs):
             below.add(node)
     above: set[onnx_ir.Node] = set()
-    stack = [experts.result.producer()]
-    while stack:
-        node = stack.pop()
-        if node is not None and node in below and node not in above:
-            above.add(node)
-            stack.extend(v.producer() for v in node.inputs if v is not None)
+    waiting = [experts.result.producer()]
+    while waiting:
+        maker = waiting.pop()
+        if maker is not None and maker in below and maker not in above:
+            above.add(maker)
+            waiting.extend(v.producer() for v in maker.inputs if v is not None)
     nodes = [node for node in graph or () if node in above]
     return nodes, _hidden(nodes, lookups)
 
@@ -273,8 +273,8 @@ def _swiglu(node: onnx_ir.Node, inner: Array) -> Array:
     fused = attribute_int(node, "swiglu_fusion", 0) == 1
     gate, up = (inner[:, ::2], inner[:, 1::2]) if fused else np.split(inner, 2, 1)
     most = attribute_float(node, "swiglu_limit", np.inf)
-    gate, up = np.minimum(gate, most), np.clip(up, -most, most)
-    slope = attribute_float(node, "activation_alpha", 1.0)
-    return np.asarray(
-        gate * expit(slope * gate) * (up + attribute_float(node, "activation_beta", 0.0))
-    )
+    gate = np.minimum(gate, most).astype(np.float32)
+    up = np.clip(up, -most, most).astype(np.float32)
+    slope = np.float32(attribute_float(node, "activation_alpha", 1.0))
+    shift = np.float32(attribute_float(node, "activation_beta", 0.0))
+    return np.asarray(gate * expit(slope * gate) * (up + shift))

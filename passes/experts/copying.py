@@ -119,7 +119,8 @@ def dropped(experts: Experts, kept: Array, build: Builder) -> Rerouted:
         given = dict(weights.get(node, {}))
         if node in experts.router and node is not experts.node:
             given |= {
-                p: np.ascontiguousarray(np.take(a, kept, x)) for p, a, x in _scored(experts, node)
+                p: np.ascontiguousarray(np.take(a, kept.astype(np.int64), x))
+                for p, a, x in _scored(experts, node)
             }
             given |= _target(node, len(kept))
         elif table is not None and is_op(node, "Gather") and node not in weights:

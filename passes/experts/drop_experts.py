@@ -75,10 +75,10 @@ class DropExperts(ExpertPass):
             rng = np.random.default_rng(seed)
             return np.sort(rng.permutation(experts.count)[:left])
         if self.choice == "frequency":
-            return np.sort(np.argsort(-seen.counts, kind="stable")[:left])
+            return np.sort(np.argsort(-seen.counts.astype(np.int64), kind="stable")[:left])
         outputs = seen.outputs if experts.table is None else seen.outputs[experts.table]
         # What is never chosen still has a place to go to: it counts, if only a little.
-        mass = seen.counts + 1e-3
+        mass = seen.counts.astype(np.float64) + 1e-3
         return representatives(dissimilarity(seen.logits, outputs), mass, left)
 
 
