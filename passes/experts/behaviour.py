@@ -273,8 +273,8 @@ def _swiglu(node: onnx_ir.Node, inner: Array) -> Array:
     fused = attribute_int(node, "swiglu_fusion", 0) == 1
     gate, up = (inner[:, ::2], inner[:, 1::2]) if fused else np.split(inner, 2, 1)
     most = attribute_float(node, "swiglu_limit", np.inf)
-    gate = np.minimum(gate, most).astype(np.float32)
-    up = np.clip(up, -most, most).astype(np.float32)
+    low = np.minimum(gate, most).astype(np.float32)
+    high = np.clip(up, -most, most).astype(np.float32)
     slope = np.float32(attribute_float(node, "activation_alpha", 1.0))
     shift = np.float32(attribute_float(node, "activation_beta", 0.0))
-    return np.asarray(gate * expit(slope * gate) * (up + shift))
+    return np.asarray(low * expit(slope * low) * (high + shift))
