@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir
 
-from whet.ir.values import is_constant, is_op
+from whet.ir.values import is_constant, is_op, rank
 
 __all__ = ["Enclosed", "Site", "SiteKind", "find_enclosed", "find_sites"]
 
@@ -20,6 +20,8 @@ class SiteKind(enum.Enum):
     CONVOLUTION = "convolution"
     EMBEDDING = "embedding"
     """Gather from a fixed table along axis 0."""
+    EXPERTS = "experts"
+    """Stacked weights of experts, looked up by what a router picks, or ORT's MoE operator."""
     ATTENTION = "attention"
 
 
@@ -112,6 +114,8 @@ def _site(node: onnx_ir.Node) -> Site | None:
     name = node.name or node.op_type
     if is_op(node, "Attention"):
         return Site(name, SiteKind.ATTENTION, node.op_type, (), 0)
+    if is_op(node, "MoE", domain="com.microsoft"):
+        return _experts(node, name)
     if not is_op(node, *_KIND):
         return None
     weight = _weight(node)
@@ -124,7 +128,20 @@ def _site(node: onnx_ir.Node) -> Site | None:
     if len(weight.const_value.shape) < 2:
         return None
     size = weight.const_value.nbytes
-    return Site(name, _KIND[node.op_type], node.op_type, (weight.name or "",), size)
+    kind = SiteKind.EXPERTS if _is_stack(node, weight) else _KIND[node.op_type]
+    return Site(name, kind, node.op_type, (weight.name or "",), size)
+
+
+def _is_stack(node: onnx_ir.Node, weight: onnx_ir.Value) -> bool:
+    """Tell whether whole matrices are looked up, by what the model computes."""
+    return is_op(node, "Gather") and (rank(weight) or 0) > 2 and not is_constant(node.inputs[1])
+
+
+def _experts(node: onnx_ir.Node, name: str) -> Site:
+    weights = [v for v in node.inputs[2:] if is_constant(v) and v is not None]
+    size = sum(v.const_value.nbytes for v in weights if v.const_value is not None)
+    names = tuple(v.name or "" for v in weights)
+    return Site(name, SiteKind.EXPERTS, node.op_type, names, size)
 
 
 def _weight(node: onnx_ir.Node) -> onnx_ir.Value | None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+import onnx_ir
+
 from whet.analysis.coupling.rules_elementwise import broadcast
 from whet.analysis.coupling.terms import Vector
 from whet.analysis.coupling.trace import Axes, Rule, Use, axes_of
-from whet.ir.values import attribute_string, is_constant
+from whet.ir.values import attribute_string, is_constant, is_op
 
 __all__ = ["LINEAR", "factored"]
 
@@ -24,11 +26,19 @@ def _matmul(use: Use) -> list[Axes | None]:
         return use.give_up("multiplies a vector, or a value of unknown rank")
     summed = use.join(left[-1], right[-2])
     batch = broadcast(use, (0, 1), drop=2) or ()
-    if not any(is_constant(value) for value in use.node.inputs):
+    if not any(is_constant(value) or _is_looked_up(value) for value in use.node.inputs):
         use.tag(summed, "head dimensions")
         use.tag(right[-1], "head dimensions")
         use.tag(batch[-1] if batch else None, "heads")
     return [(*batch, left[-2], right[-1])]
+
+
+def _is_looked_up(value: onnx_ir.Value | None) -> bool:
+    """Tell whether a value is weights that were chosen from a stack, those of experts, perhaps transposed."""
+    node = None if value is None else value.producer()
+    if is_op(node, "Transpose") and node is not None and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and is_op(node, "Gather") and is_constant(node.inputs[0])
 
 
 def _gemm(use: Use) -> list[Axes | None]:

@@ -12,6 +12,7 @@ from whet.analysis.fisher import Fisher
 from whet.errors import Mismatch
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.experts.leaving import leave_experts
 from whet.passes.option import option
 from whet.passes.proposal import Builder
 from whet.passes.quantization.algorithms.approximation import (
@@ -70,6 +71,7 @@ class QuantizeCodebooks(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Rewrite weight by weight."""
+        leave_experts(work)
         chosen = [weight for weight in matched_weights(work) if self._large(weight, work)]
         if chosen:
             _Run(self, work, chosen).rewrite()

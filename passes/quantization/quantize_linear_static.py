@@ -17,6 +17,7 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.experts.leaving import leave_experts
 from whet.passes.kernels import kernel, noise
 from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
@@ -66,6 +67,7 @@ class QuantizeLinearStatic(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Visit every MatMul and Gemm in the order of the graph."""
+        leave_experts(work)
         sites = linear_sites(work, self.minimum)
         obstacle = _obstacle(work)
         if obstacle:

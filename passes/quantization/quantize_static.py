@@ -16,6 +16,7 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass, Spared
+from whet.passes.experts.leaving import leave_experts
 from whet.passes.option import option
 from whet.passes.quantization.accuracy_limit import within_limit
 from whet.passes.quantization.algorithms.approximation import Blocks
@@ -121,6 +122,7 @@ class QuantizeStatic(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Choose the placement, then rewrite its steps one by one."""
+        leave_experts(work)
         steps, refused = find_steps(work.nodes(between=True))
         steps = [s for s in steps if not s.has_weights or self.chooses(s.node.name or "")]
         work.coverage.matched += len(steps) + len(refused)

@@ -13,6 +13,7 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, is_op
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.experts.leaving import leave_experts
 from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.approximation import Blocks
@@ -84,6 +85,7 @@ class QuantizeWeights(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Plan every weight, then rewrite its readers in the order of the graph."""
+        leave_experts(work)
         _Run(self, work).visit()
 
 

@@ -13,6 +13,7 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array, is_constant, is_op
 from whet.passes.base import Change, Damage, Failure, Fidelity, Pass
+from whet.passes.experts.leaving import leave_experts
 from whet.passes.option import option
 from whet.passes.proof import Prover, VerdictKind, save_reproducer
 from whet.passes.proposal import Proposal
@@ -72,6 +73,7 @@ class PruneStructure(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Choose groups, then change one connected region after the other."""
+        leave_experts(work)
         wanted = {_KINDS[name] for name in self.kinds}
         coupled = work.analyses.get(Coupling())
         families = [f for f in coupled.families if f.kind in wanted and self._may(f, work)]

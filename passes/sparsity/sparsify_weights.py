@@ -12,6 +12,7 @@ from whet.errors import Mismatch, UsageError
 from whet.ir.execute import CannotRun
 from whet.ir.values import attribute_int
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.experts.leaving import leave_experts
 from whet.passes.option import option
 from whet.passes.proposal import Builder
 from whet.passes.quantization.layers import measure_grams
@@ -113,6 +114,7 @@ class SparsifyWeights(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Choose masks for all weights together, then rewrite weight by weight."""
+        leave_experts(work)
         pattern = read_pattern(self.pattern)
         targets = self._targets(work, pattern)
         if not targets:

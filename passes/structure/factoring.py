@@ -12,6 +12,7 @@ from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.passes.base import Change, Damage, Fidelity, Pass
+from whet.passes.experts.leaving import leave_experts
 from whet.passes.option import option
 from whet.passes.proposal import Builder, Proposal
 from whet.passes.quantization.algorithms.approximation import Layer
@@ -71,6 +72,7 @@ class Factoring(Pass):
 
     def apply(self, work: Workbench) -> None:
         """Factor weight by weight."""
+        leave_experts(work)
         found = matched_weights(work, *self.op_types)
         chosen = [weight for weight in found if self._suits(weight, work)]
         if chosen:

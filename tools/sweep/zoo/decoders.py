@@ -34,7 +34,16 @@ _MPT: Options = {**_BASE, "d_model": 128, "n_layers": 2, "n_heads": 4, "max_seq_
 _FALCON: Options = {**_LLAMA, "ffn_hidden_size": 256}
 _NEOX: Options = {**_LLAMA, "rotary_pct": 0.25}
 _OPT: Options = {**_LLAMA, "ffn_dim": 256, "word_embed_proj_dim": 64}
-_MIXTRAL: Options = {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}
+_EXPERTS: Options = {**_LLAMA, "num_experts_per_tok": 2, "experts_implementation": "batched_mm"}
+_MIXTRAL: Options = {**_EXPERTS, "num_local_experts": 4}
+_OLMOE: Options = {**_EXPERTS, "num_experts": 8}
+# Half of the width for each expert, and one that sees every token.
+_QWEN2_MOE: Options = {
+    **_EXPERTS,
+    "num_experts": 4,
+    "moe_intermediate_size": 128,
+    "shared_expert_intermediate_size": 128,
+}
 _T5: Options = {
     **_BASE,
     "d_model": 128,
@@ -118,6 +127,8 @@ ARCHITECTURES = (
     _causal("qwen3", "Qwen3", _HEADS_OF_32, masked=False),
     _causal("gemma", "Gemma", _HEADS_OF_32),
     _causal("phi", "Phi", _LLAMA),
-    _causal("mixtral", "Mixtral", {**_MIXTRAL, "experts_implementation": "batched_mm"}),
+    _causal("mixtral", "Mixtral", _MIXTRAL),
+    _causal("olmoe", "Olmoe", _OLMOE),
+    _causal("qwen2-moe", "Qwen2Moe", _QWEN2_MOE),
     Architecture("t5-decoder", "transformers", seeded(_t5_decoder)),
 )

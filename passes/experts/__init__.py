@@ -1,0 +1,1 @@
+"""Fewer, shared or smaller experts."""
