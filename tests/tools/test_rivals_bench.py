@@ -36,26 +36,26 @@ def test_files_failures_and_the_table(job: Job, tmp_path, monkeypatch) -> None:
         "contest",
         lambda models, *_: {n: Timing.of([1.0 + k]) for k, n in enumerate(models)},
     )
-    made = dict(command._made(job, tmp_path, tmp_path / "nothing", wanted))
-    assert made["onnxruntime"][1] == ""
-    assert "onnxsim" in made["onnxsim"][1]
-    assert dict(command._made(job, tmp_path, None, wanted)) == made  # what was made is found again
-    rows = command._judged(job, tmp_path, made, 1)
-    text = "\n".join(command._table(job, rows, None))
+    rows = [command._row(t, job, tmp_path, tmp_path / "nothing") for t in ("float32", *wanted)]
+    assert "onnxsim" in rows[2].failure
+    again = [command._row(t, job, tmp_path, None) for t in ("float32", *wanted)]
+    assert again == rows  # what was made is found again
+    timed = command._timed(job, tmp_path, rows, 1)
+    text = "\n".join(command._table(job, timed, None))
     assert "| float32 | 1.000x | 16.0000 | 1.00x | |" in text
-    assert [row.tool for row in rows] == ["float32", "onnxruntime", "onnxsim"]
-    assert rows[1].time == 2.0
-    assert 0 < rows[1].size < 1
+    assert timed[1].time == 2.0
+    assert 0 < timed[1].size < 1
     assert "| – | – | – | failed: ModuleNotFoundError" in text
 
 
 def test_a_file_that_does_not_run_is_a_failure(job: Job, tmp_path, monkeypatch) -> None:
-    (tmp_path / "nncf.onnx").write_bytes(b"no model")
-    monkeypatch.setattr(
-        command, "contest", lambda models, *_: {n: Timing.of([1.0]) for n in models}
-    )
-    rows = command._judged(job, tmp_path, {"nncf": (1.0, "")}, 1)
-    assert "does not run it" in rows[1].failure
+    def broken(tool, job, data, out, tools) -> tuple[float, str]:
+        out.write_bytes(b"no model")
+        return 1.0, ""
+
+    monkeypatch.setattr(command, "_make", broken)
+    row = command._row("nncf", job, tmp_path, None)
+    assert "does not run it" in row.failure
 
 
 def test_models_that_are_not_there_are_skipped(tmp_path, capsys) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -65,9 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             except (FileNotFoundError, ImportError) as error:
                 print(f"{name}: skipped: {error}")
                 continue
-            made = dict(_made(job, folder, options.tools, options.make or list(MAKERS)))
+            wanted = options.make or list(MAKERS)
+            rows = [_row(tool, job, folder, options.tools) for tool in ["float32", *wanted]]
             if options.make is None:
-                found[name] = _judged(job, folder, made, options.threads)
+                found[name] = _timed(job, folder, rows, options.threads)
                 print("\n".join(_table(job, found[name], options.tools)), flush=True)
     if options.json is not None:
         plain = {name: [dataclasses.asdict(row) for row in rows] for name, rows in found.items()}
@@ -75,19 +76,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _made(
-    job: Job, folder: Path, tools: Path | None, wanted: Sequence[str]
-) -> Iterator[tuple[str, tuple[float, str]]]:
-    """Yield for each tool the seconds that it took, and what it said when it failed."""
-    data = folder / "calibration.npz"
-    np.savez(data, allow_pickle=False, **job.calibration)
-    for tool in wanted:
-        out = folder / f"{tool.replace(', ', '-')}.onnx"
-        record = out.with_suffix(".json")
-        if not record.is_file():
-            record.write_text(json.dumps(_make(tool, job, data, out, tools)))
-        seconds, failure = json.loads(record.read_text())
-        yield tool, (seconds, failure)
+def _row(tool: str, job: Job, folder: Path, tools: Path | None) -> Row:
+    """Let a tool make its file and judge it, or return what is known of it from an earlier run."""
+    record = folder / f"{_stem(tool)}.json"
+    if not record.is_file():
+        row = _first_row(tool, job, folder, tools)
+        record.write_text(json.dumps(dataclasses.asdict(row)))
+    return Row(**json.loads(record.read_text()))
+
+
+def _first_row(tool: str, job: Job, folder: Path, tools: Path | None) -> Row:
+    if tool == "float32":
+        return Row(tool, 1.0, job.judge(job.source))
+    data, out = folder / "calibration.npz", folder / f"{_stem(tool)}.onnx"
+    if not data.is_file():
+        np.savez(data, allow_pickle=False, **job.calibration)
+    seconds, failure = _make(tool, job, data, out, tools)
+    if failure:
+        return Row(tool, seconds=seconds, failure=failure)
+    try:
+        metric = job.judge(out)
+    except CannotRun as error:
+        return Row(tool, seconds=seconds, failure=f"ONNX Runtime does not run it: {error}")
+    size = out.stat().st_size / job.source.stat().st_size
+    return Row(tool, size, metric, seconds=seconds)
+
+
+def _stem(tool: str) -> str:
+    return tool.replace(", ", "-")
 
 
 def _make(tool: str, job: Job, data: Path, out: Path, tools: Path | None) -> tuple[float, str]:
@@ -114,35 +130,15 @@ def _make(tool: str, job: Job, data: Path, out: Path, tools: Path | None) -> tup
     return seconds, (said or [f"ended with {done.returncode}"])[-1][:160]
 
 
-def _judged(
-    job: Job, folder: Path, made: Mapping[str, tuple[float, str]], threads: int
-) -> list[Row]:
-    """Judge and time everything that was made, all of it together."""
-    paths = {"float32": job.source}
-    rows: dict[str, Row] = {}
-    for tool, (seconds, failure) in made.items():
-        path = folder / f"{tool.replace(', ', '-')}.onnx"
-        if failure:
-            rows[tool] = Row(tool, seconds=seconds, failure=failure)
-            continue
-        try:
-            rows[tool] = Row(tool, metric=job.judge(path), seconds=seconds)
-            paths[tool] = path
-        except CannotRun as error:
-            rows[tool] = Row(
-                tool, seconds=seconds, failure=f"ONNX Runtime does not run it: {error}"
-            )
-    times = contest(paths, job.timed, threads)
-    whole = job.source.stat().st_size
-    done = [Row("float32", 1.0, job.judge(job.source), 1.0, 0.0)]
-    for tool, row in rows.items():
-        if tool not in paths:
-            done.append(row)
-            continue
-        ratio = times[tool].median / times["float32"].median
-        size = paths[tool].stat().st_size / whole
-        done.append(dataclasses.replace(row, size=size, time=ratio))
-    return done
+def _timed(job: Job, folder: Path, rows: Sequence[Row], threads: int) -> list[Row]:
+    """Time everything that was made, all of it in one run."""
+    paths = {row.tool: folder / f"{_stem(row.tool)}.onnx" for row in rows if not row.failure}
+    times = contest({**paths, "float32": job.source}, job.timed, threads)
+    whole = times["float32"].median
+    return [
+        row if row.failure else dataclasses.replace(row, time=times[row.tool].median / whole)
+        for row in rows
+    ]
 
 
 def _table(job: Job, rows: Sequence[Row], tools: Path | None) -> Iterator[str]:
