@@ -81,11 +81,11 @@ class Limits:
     drop: float | None
     bytes: int | None
     ms: float | None
+    missed: tuple[str, ...] = ()
+    """Which limits the measured result breaks, in words."""
     ram: int | None = None
     flash: int | None = None
     """Bytes that the device has, where the target counts them."""
-    missed: tuple[str, ...] = ()
-    """Which limits the measured result breaks, in words."""
 
 
 @dataclasses.dataclass(frozen=True)
