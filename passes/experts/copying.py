@@ -87,7 +87,9 @@ def masked(experts: Experts, kept: Array, build: Builder) -> Rerouted:
     for node in made.nodes:
         given: dict[int, Array] = {}
         if is_op(node, "Add") and node in experts.router and node is not maker:
-            given = {p: a + lost.astype(a.dtype) for p, a, _ in _scored(experts, node)}
+            given = {
+                p: np.asarray(np.add(a, lost, dtype=a.dtype)) for p, a, _ in _scored(experts, node)
+            }
         made.copy(node, given)
         if node is maker:
             logits = made.new[experts.logits]
@@ -112,7 +114,8 @@ def dropped(experts: Experts, kept: Array, build: Builder) -> Rerouted:
     """Return the layer without all experts but those kept: rows of the router and weights go."""
     used, table = _renumbered(experts, kept)
     weights = _stacked(
-        experts, {s.value: np.ascontiguousarray(s.array[used]) for s in experts.stacks}
+        experts,
+        {s.value: np.ascontiguousarray(s.array[used.astype(np.intp)]) for s in experts.stacks},
     )
     made = Rerouted(experts, build, _region(experts))
     for node in made.nodes:
@@ -133,7 +136,7 @@ def _renumbered(experts: Experts, kept: Array) -> tuple[Array, Array | None]:
     """Return which weights are still used, and the new table where there is one."""
     if experts.table is None:
         return kept, None
-    used, places = np.unique(experts.table[kept], return_inverse=True)
+    used, places = np.unique(experts.table[kept.astype(np.intp)], return_inverse=True)
     return used, places.reshape(-1).astype(experts.table.dtype)
 
 

@@ -76,7 +76,9 @@ class DropExperts(ExpertPass):
             return np.sort(rng.permutation(experts.count)[:left])
         if self.choice == "frequency":
             return np.sort(np.argsort(-seen.counts.astype(np.int64), kind="stable")[:left])
-        outputs = seen.outputs if experts.table is None else seen.outputs[experts.table]
+        outputs = (
+            seen.outputs if experts.table is None else seen.outputs[experts.table.astype(np.intp)]
+        )
         # What is never chosen still has a place to go to: it counts, if only a little.
         mass = seen.counts.astype(np.float64) + 1e-3
         return representatives(dissimilarity(seen.logits, outputs), mass, left)
@@ -84,5 +86,5 @@ class DropExperts(ExpertPass):
 
 def _bytes(experts: Experts, kept: Array) -> int:
     """Return what the weights of the experts take that stay."""
-    used = kept if experts.table is None else np.unique(experts.table[kept])
+    used = kept if experts.table is None else np.unique(experts.table[kept.astype(np.intp)])
     return sum(stack.array.nbytes * len(used) // experts.stored for stack in experts.stacks)

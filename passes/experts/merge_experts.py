@@ -62,7 +62,7 @@ class MergeExperts(ExpertPass):
         seen = behaviour(experts, work)
         table = self._table(experts, seen.logits, seen.counts, left, work.context.seed)
         arrays = self._merge(experts, units, table, seen.counts)
-        repeated = {value: array[table] for value, array in arrays.items()}
+        repeated = {value: array[table.astype(np.intp)] for value, array in arrays.items()}
         small = merged(experts, table, arrays, work.builder(experts.node))
         wide = merged(experts, None, repeated, work.builder(experts.node))
         return Planned(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whet.backends.base import Runner
 from whet.errors import CalibrationError, UsageError
@@ -56,7 +57,7 @@ class Evaluation:
         """Return how ``--evaluate`` spells it."""
         return self.spelling or "…"
 
-    def _batches(self, runner: Runner, chosen: Array) -> Iterator[Array]:
+    def _batches(self, runner: Runner, chosen: NDArray[np.intp]) -> Iterator[Array]:
         for start in range(0, len(chosen), self.batch):
             taken = chosen[start : start + self.batch]
             groups = [

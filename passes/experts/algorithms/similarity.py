@@ -41,7 +41,7 @@ def dissimilarity(logits: Array, outputs: Array) -> Array:
 
 def objective(distances: Array, mass: Array, kept: Array) -> float:
     """Return sum_i m_i min over kept r of d_ir: what is lost if the nearest of those kept stands in for each expert."""
-    return float(mass @ distances[:, kept].min(1))
+    return float(mass @ distances[:, kept.astype(np.intp)].min(1))
 
 
 def representatives(distances: Array, mass: Array, count: int) -> Array:
