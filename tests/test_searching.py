@@ -181,3 +181,26 @@ def test_the_record_of_a_search_has_the_documented_keys(digits, tmp_path) -> Non
     assert found["decisions"][0].keys() == made_up["decisions"][0].keys()
     assert all(len(trial["plan"]) == len(found["sites"]) for trial in found["trials"])
     assert max(k for trial in found["trials"] for k in trial["plan"]) < len(found["labels"])
+
+
+def test_sparse_factored_and_quantized_layers_are_mixed(digits, tmp_path) -> None:
+    """What takes weights away is priced and mixed like what makes them narrow."""
+    artifact = compile(
+        digits,
+        candidates="sparsify-weights{sparsity=0.8},factor-linear{ratio=0.3,prefer=size},"
+        "quantize-weights{bits=8,prefer=size}",
+        budget=whet.Budget(size="40%"),
+        output=tmp_path / "out",
+    )
+    report = artifact.report
+    assert report is not None
+    assert report.search is not None
+    assert not report.search["idle_candidates"]
+    assert {name.partition("{")[0] for name in report.search["labels"]} == {
+        "keep", "sparsify-weights", "factor-linear", "quantize-weights",
+    }  # fmt: skip
+    assert report.after.bytes <= 0.4 * report.before.bytes
+    taken = {d["taken"].partition("{")[0] for d in report.search["decisions"]}
+    assert taken - {"keep"}
+    assert report.metric is not None
+    assert report.metric[0] - report.metric[1] < 0.03
