@@ -94,7 +94,7 @@ def test_a_report_without_measurements_has_a_page() -> None:
     report.histograms, report.layers, report.steps, report.limits = [], [], [], None
     report.provenance, report.agreements = None, []
     text = " ".join(read(render(report.to_json())).words)
-    assert "no budget was given" in text
+    assert "Budget: none given" in text
     assert "too large to be drawn" in text
     assert "whet report DIR --profile" in text
     assert "Outputs were not compared" in text
