@@ -59,7 +59,9 @@ class QuantizeCodebooks(Pass):
     gated: ClassVar[bool] = True
 
     bits: int = option(3, at_least=2, at_most=6)
+    """Of the index of an entry."""
     method: Literal["auto", "lean", "squeeze"] = "auto"
+    """How tables are made."""
     outliers: float = option(0.0, at_least=0, at_most=0.5)
     """Share of the weights that stay in full precision, as places and numbers (SpQR, Dettmers et al. 2023)."""
     rank: int = option(0, at_least=0)

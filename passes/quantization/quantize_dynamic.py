@@ -46,6 +46,7 @@ class QuantizeDynamic(Pass):
     weights: Literal["auto", "int8", "int7", "uint8"] = "auto"
     """The grid of the weights; ``auto`` takes the fastest that cannot saturate on this machine."""
     per_channel: bool = True
+    """Weights have a scale for each output channel, or one for all."""
     minimum: int = option(1024, at_least=0)
     """Weights of fewer elements stay as they are."""
     prefer: Literal["speed", "size"] = "speed"

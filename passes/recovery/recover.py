@@ -60,6 +60,7 @@ class Recover(Pass):
     explains: ClassVar[bool] = True
 
     what: What = "perp"
+    """What may move."""
     rank: int = option(8, at_least=1)
     """Of what is added to a matrix with ``perp``."""
     steps: int = option(2000, at_least=1)

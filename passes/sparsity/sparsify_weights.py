@@ -80,6 +80,7 @@ class SparsifyWeights(Pass):
     method: Method = "auto"
     """How weights are ranked."""
     budget: Budget = "second-order"
+    """Where the zeros go."""
     floor: float = option(0.05, at_least=0, below=1)
     """The least share of a layer that stays."""
     update: bool = True

@@ -21,6 +21,7 @@ FAMILIES = {
     "quantization": "Quantization",
     "sparsity": "Sparsity and pruning",
     "structure": "Structure",
+    "experts": "Experts",
     "recovery": "Recovery",
     "onnxruntime": "ONNX Runtime's operators",
 }

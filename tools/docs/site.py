@@ -116,7 +116,9 @@ def _navigation() -> list[Mapping[str, Any]]:
                 {"Weights": "sparsity_weights.md"},
                 {"Channels and heads": "sparsity_channels.md"},
                 {"Ranks and blocks": "sparsity_structure.md"},
+                {"Experts": "sparsity_experts.md"},
                 {"Recovery": "sparsity_recovery.md"},
+                {"C99 for small devices": "target_c.md"},
             ]
         },
         {"Passes": ["passes/index.md", *listed]},
