@@ -1,11 +1,9 @@
 """Bring a model from wherever it is into the IR."""
 
-import contextlib
 import importlib
 import os
 import re
-import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +12,7 @@ import onnx
 import onnx_ir
 
 from whet.errors import UsageError
+from whet.importing import import_object, working_folder_importable
 from whet.ir.files import from_proto, load_model, parse_model
 from whet.ir.opset import raise_opset
 from whet.ir.order import copy_model
@@ -105,28 +104,11 @@ def _from_factory(source: str, inputs: Any, dynamic_shapes: Any, opset: int) -> 
 
 
 def _call_factory(source: str) -> Any:
-    module_name, _, attribute = source.partition(":")
-    with _working_folder_importable():
-        try:
-            target: Any = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise UsageError(f"'{source}': cannot import '{module_name}': {error}") from error
-        for part in attribute.split("."):
-            target = getattr(target, part, None)
-        if not callable(target):
-            raise UsageError(f"'{source}': '{module_name}' has no callable '{attribute}'")
-        return target()
-
-
-@contextlib.contextmanager
-def _working_folder_importable() -> Generator[None]:
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
+    factory = import_object(source, "model")
+    if not callable(factory):
+        raise UsageError(f"model '{source}' is {factory!r}, expected a callable")
+    with working_folder_importable():
+        return factory()
 
 
 def _from_program_file(

@@ -1,17 +1,13 @@
 """Passes from outside: of an installed package, or named by where they are, ``pkg.mod:Class``."""
 
-import contextlib
 import dataclasses
 import hashlib
-import importlib
 import importlib.metadata
 import inspect
-import os
-import sys
-from collections.abc import Generator
 from pathlib import Path
 
 from whet.errors import UsageError
+from whet.importing import import_object
 from whet.passes.base import Pass
 
 __all__ = ["import_pass", "installed_passes", "source_digest"]
@@ -21,20 +17,8 @@ GROUP = "whet.passes"
 
 
 def import_pass(place: str) -> type[Pass]:
-    """Import ``pkg.mod:Class``; the working folder is searched too.
-
-    Raises:
-        UsageError: it cannot be imported, or is not a pass that can be made without arguments.
-    """
-    module_name, _, attribute = place.partition(":")
-    with _working_folder_importable():
-        try:
-            found: object = importlib.import_module(module_name)
-        except ImportError as error:
-            raise UsageError(f"pass '{place}': cannot import '{module_name}': {error}") from error
-    for part in attribute.split("."):
-        found = getattr(found, part, None)
-    return _checked(found, place)
+    """Import ``pkg.mod:Class``; raises UsageError, also if it is no pass that can be made without arguments."""
+    return _checked(import_object(place, "pass"), place)
 
 
 def installed_passes() -> dict[str, type[Pass]]:
@@ -76,14 +60,3 @@ def _checked(found: object, place: str) -> type[Pass]:
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise UsageError(f"option '{field.name}' of '{place}' has no default")
     return found
-
-
-@contextlib.contextmanager
-def _working_folder_importable() -> Generator[None]:
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)

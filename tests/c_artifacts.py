@@ -48,9 +48,7 @@ def build(folder: Path, *flags: str, compiler: str = "gcc", out: str = "check") 
     """Compile main.c and model.c without a warning."""
     program = folder / out
     sources = [str(folder / "main.c"), str(folder / "model.c")]
-    command = [compiler, *STRICT, *flags, *sources, "-o", str(program), "-lm"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:3000]
+    execute(compiler, *STRICT, *flags, *sources, "-o", program, "-lm")
     return program
 
 
@@ -58,8 +56,8 @@ def execute(*command: str | Path, folder: Path | None = None) -> str:
     """Run a program that must succeed; return what it says."""
     words = [str(c) for c in command]
     done = subprocess.run(
-        words, capture_output=True, text=True, check=False, cwd=folder, timeout=300
-    )
+        words, capture_output=True, text=True, check=False, cwd=folder, timeout=300, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -67,19 +65,8 @@ def execute(*command: str | Path, folder: Path | None = None) -> str:
 def library(folders: Sequence[Path], out: Path, *flags: str) -> ctypes.CDLL:
     """Compile many models, each with a name of its own, into one library."""
     sources = [str(folder / "model.c") for folder in folders]
-    command = [
-        "gcc",
-        *STRICT,
-        *(flags or ("-O0",)),
-        "-shared",
-        "-fPIC",
-        *sources,
-        "-o",
-        str(out),
-        "-lm",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:3000]
+    level = flags or ("-O0",)
+    execute("gcc", *STRICT, *level, "-shared", "-fPIC", *sources, "-o", out, "-lm")
     return ctypes.CDLL(str(out))
 
 
@@ -125,35 +112,23 @@ def run_on_cortex(folder: Path, processor: str) -> str:
                 f"{tool} is not installed (apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm)"
             )
     board, flags = CORTEX[processor]
-    start = [
+    start = (
         str(_CORTEX_FILES / "start.c"),
         "--specs=rdimon.specs",
         "-T",
         str(_CORTEX_FILES / "mps2.ld"),
-    ]
-    sources = [str(folder / "main.c"), str(folder / "model.c")]
-    program = folder / f"{processor}.elf"
-    command = [
-        "arm-none-eabi-gcc",
-        *STRICT,
+    )
+    program = build(
+        folder,
         "-O2",
         "-mthumb",
         *flags,
-        *sources,
         *start,
-        "-o",
-        str(program),
-        "-lm",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:3000]
-    machine = ["qemu-system-arm", "-M", board, "-nographic", "-kernel", str(program)]
-    done = subprocess.run(
-        [*machine, "-semihosting-config", "enable=on,target=native"],
-        capture_output=True, text=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+        compiler="arm-none-eabi-gcc",
+        out=f"{processor}.elf",
+    )
+    machine = ("qemu-system-arm", "-M", board, "-nographic", "-kernel", program)
+    return execute(*machine, "-semihosting-config", "enable=on,target=native")
 
 
 def run_on_aarch64(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -27,8 +26,8 @@ from whet.passes.experts.slopes import slope_products
 from whet.passes.option import option
 from whet.passes.proposal import Proposal
 from whet.passes.sparsity.gradients import Likelihood
-from whet.passes.sparsity.prune_copying import Masking, Remaining, Shrinking, replacement
-from whet.passes.sparsity.prune_regions import Region, find_regions
+from whet.passes.sparsity.prune_copying import Masking, Shrinking, replacement
+from whet.passes.sparsity.prune_regions import find_regions
 from whet.passes.workbench import Workbench
 
 __all__ = ["PruneExperts"]
@@ -120,48 +119,6 @@ def _last_weight(experts: Experts) -> Stack:
     raise Mismatch("what the hidden units write with is not understood")
 
 
-class _Zeros(Masking):
-    """The region with zeros in place of each expert's own units that go."""
-
-    def __init__(
-        self,
-        coupled: Coupled,
-        gone: Collection[int],
-        region: Region,
-        fresh: Callable[[str], str],
-        arrays: Mapping[onnx_ir.Value, Array],
-    ) -> None:
-        self._arrays = arrays
-        super().__init__(coupled, gone, region, fresh)
-
-    def weight(self, array: Array, remaining: Remaining, node: onnx_ir.Node, place: int) -> Array:
-        """Return the weights with those zeros."""
-        value = node.inputs[place]
-        assert value is not None
-        return self._arrays[value]
-
-
-class _Small(Shrinking):
-    """The region with the units that stay moved to the front, and the places behind them cut off."""
-
-    def __init__(
-        self,
-        coupled: Coupled,
-        gone: Collection[int],
-        region: Region,
-        fresh: Callable[[str], str],
-        arrays: Mapping[onnx_ir.Value, Array],
-    ) -> None:
-        self._arrays = arrays
-        super().__init__(coupled, gone, region, fresh)
-
-    def weight(self, array: Array, remaining: Remaining, node: onnx_ir.Node, place: int) -> Array:
-        """Return the moved weights without the last units."""
-        value = node.inputs[place]
-        assert value is not None
-        return super().weight(self._arrays[value], remaining, node, place)
-
-
 def _small_stacks(
     experts: Experts, units: Units, order: Array, left: int
 ) -> dict[onnx_ir.Value, Array]:
@@ -215,14 +172,14 @@ def _in_graph(
     regions = find_regions(coupled, gone, work.graph)
     if len(regions) != 1:
         raise Mismatch(f"the hidden units are in {len(regions)} parts of the graph, expected one")
-    zeros = _Zeros(coupled, gone, regions[0], work.fresh, _zeroed(experts, units, order, left))
+    zeros = Masking(coupled, gone, regions[0], work.fresh, _zeroed(experts, units, order, left))
     moved = {
         s.value: arrange(s.array, *units.places[s.value], order)
         for s in experts.stacks
         if s.value in units.places
     }
     try:
-        small = _Small(coupled, gone, regions[0], work.fresh, moved)
+        small = Shrinking(coupled, gone, regions[0], work.fresh, moved)
     except Mismatch:
         Proposal((), (), tuple(zeros.build.nodes)).discard()
         raise

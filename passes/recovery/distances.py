@@ -69,15 +69,17 @@ def _squares(found: "torch.Tensor", wanted: "torch.Tensor") -> "tuple[torch.Tens
     """Return ||ŷ - y||² and ||y||² where y is finite."""
     import torch
 
+    from whet.passes.recovery.squares import squared, squared_distance
+
     if found.shape != wanted.shape:
         raise Mismatch(f"shapes {tuple(found.shape)} and {tuple(wanted.shape)} are not comparable")
-    whole = torch.linalg.vector_norm(wanted).square()
+    whole = squared(wanted)
     if not bool(torch.isfinite(whole)):
         finite = torch.isfinite(wanted)
         found = torch.where(finite, found, torch.zeros_like(found))
         wanted = torch.where(finite, wanted, torch.zeros_like(wanted))
-        whole = torch.linalg.vector_norm(wanted).square()
-    return torch.linalg.vector_norm(found - wanted).square(), whole
+        whole = squared(wanted)
+    return squared_distance(found, wanted), whole
 
 
 def _divergence(
@@ -90,6 +92,6 @@ def _divergence(
         raise Mismatch(
             f"outputs of shapes {tuple(found.shape)} and {tuple(wanted.shape)} are no logits of the same classes"
         )
-    is_, said = wanted.log_softmax(-1), found.log_softmax(-1)
+    is_, said = wanted.float().log_softmax(-1), found.float().log_softmax(-1)
     lost = torch.nn.functional.kl_div(said, is_, reduction="sum", log_target=True)
     return lost, lost.new_tensor(float(wanted.numel() // wanted.shape[-1]))

@@ -153,7 +153,9 @@ class _Recovery:
                 augment=step.augment,
             )
             distance = Distance(step.loss, len(self._outputs))
-            lesson = Lesson(student, teacher, self._samples, distance, plan, context.progress)
+            lesson = Lesson(
+                student, teacher, self._sketch(), self._samples, distance, plan, context.progress
+            )
             best, tuning = train(lesson)
         arrays = {
             one.name: stored(one.value, array)
@@ -163,16 +165,34 @@ class _Recovery:
         return arrays, dataclasses.replace(tuning, before=before, after=after)
 
     def _student(self) -> Student:
-        step = self._step
-        low = step.precision == "bfloat16" or (step.precision == "auto" and multiplies_bfloat16())
+        return self._twin(self._work.model, self._tunable, self._names[0])
+
+    def _sketch(self) -> Student | None:
+        """Return the original in bfloat16, where it has a twin and the student is computed so too."""
+        if not self._low:
+            return None
+        try:
+            return self._twin(self._original, (), self._names[1])
+        except WhetError:
+            return None
+
+    @property
+    def _low(self) -> bool:
+        chosen = self._step.precision
+        return chosen == "bfloat16" or (chosen == "auto" and multiplies_bfloat16())
+
+    def _twin(
+        self, model: onnx_ir.Model, tunable: Sequence[Tunable], names: Sequence[str]
+    ) -> Student:
+        step, seed = self._step, self._work.context.seed
         return Student(
-            self._work.model,
-            self._tunable,
-            self._names[0],
+            model,
+            tunable,
+            names,
             what=step.what,
             rank=step.rank,
-            seed=self._work.context.seed,
-            bfloat16=low,
+            seed=seed,
+            bfloat16=self._low,
         )
 
     def _judge(self, model: onnx_ir.Model) -> float:

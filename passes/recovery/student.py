@@ -80,7 +80,7 @@ class Student:
         return _Weight(path, start, mask, (left, right))
 
     def __call__(self, feeds: Mapping[str, Array], *, exact: bool = False) -> "list[torch.Tensor]":
-        """Return the wanted values in float32; ``exact`` does without products in bfloat16."""
+        """Return the wanted values; ``exact`` does without products in bfloat16, which give values of that type."""
         import torch
 
         from whet.ir.twin import from_numpy
@@ -88,8 +88,7 @@ class Student:
         inputs = tuple(arranged(from_numpy(feeds[name])) for name in self._inputs)
         weights = {w.path: w.now(self.free) for w in self._weights.values()}
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._low and not exact):
-            found = torch.func.functional_call(self._twin, weights, inputs)
-        return [value.float() for value in found]
+            return list(torch.func.functional_call(self._twin, weights, inputs))
 
     def state(self) -> State:
         """Return a copy of everything that is free."""

@@ -22,7 +22,19 @@ class Teacher:
         self._executor = open_at(model, names, threads)
         self._names = list(names)
         self._left = most_bytes
+        self.full = False
+        """Whether an answer was not kept because there was no room."""
         self._kept: dict[int, list[Array]] = {}
+        self._together: dict[tuple[int, ...], list[Array]] = {}
+
+    def together(self, batch: Batch) -> list[Array]:
+        """Return the values on a batch that is asked for again as it is: nothing is taken apart and joined again."""
+        if batch.numbers not in self._together:
+            found = self.run(batch.feeds)
+            if not self._fits(found):
+                return found
+            self._together[batch.numbers] = found
+        return self._together[batch.numbers]
 
     def of(self, batch: Batch) -> list[Array]:
         """Return the values on a batch; each sample is computed once where answers may be kept."""
@@ -38,18 +50,24 @@ class Teacher:
         return self._executor.run(used, self._names)
 
     def _keep(self, batch: Batch, found: Sequence[Array]) -> None:
-        size = sum(array.nbytes for array in found)
-        if size > self._left:
-            return
         count = len(batch.numbers)
+        rows = all(array.ndim and len(array) == count for array in found)
+        if not (count == 1 or rows) or not self._fits(found):
+            return
         if count == 1:
             self._kept[batch.numbers[0]] = list(found)
-        elif all(array.ndim and len(array) == count for array in found):
-            for row, number in enumerate(batch.numbers):
-                self._kept[number] = [array[row : row + 1] for array in found]
-        else:
             return
+        for row, number in enumerate(batch.numbers):
+            self._kept[number] = [array[row : row + 1] for array in found]
+
+    def _fits(self, found: Sequence[Array]) -> bool:
+        """Tell whether answers may be kept, and count them."""
+        size = sum(array.nbytes for array in found)
+        if size > self._left:
+            self.full = True
+            return False
         self._left -= size
+        return True
 
     def _recalled(self, batch: Batch) -> list[Array]:
         if len(batch.numbers) == 1:

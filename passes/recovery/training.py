@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from whet.ir.values import Array
 from whet.passes.base import Tuning
 from whet.passes.recovery.augmentation import Augment, augmented
 from whet.passes.recovery.distances import Distance, Measured
@@ -53,6 +54,8 @@ class Lesson:
 
     student: Student
     teacher: Teacher
+    sketch: Student | None
+    """The teacher in the student's precision, for samples whose answers are not kept; without one it is asked itself."""
     samples: Samples
     distance: Distance
     plan: Plan
@@ -80,7 +83,7 @@ class _Run:
     def __init__(self, lesson: Lesson) -> None:
         import torch
 
-        self._student, self._teacher = lesson.student, lesson.teacher
+        self._student, self._teacher, self._sketch = lesson.student, lesson.teacher, lesson.sketch
         self._samples, self._distance = lesson.samples, lesson.distance
         self._progress = lesson.progress
         self._plan = plan = lesson.plan
@@ -129,7 +132,7 @@ class _Run:
         self._optimizer.zero_grad(set_to_none=True)
         for batch in batches:
             found = self._student(batch.feeds)
-            measured = self._distance.measure(found, self._wanted(batch, fresh=batch.numbers == ()))
+            measured = self._distance.measure(found, self._wanted(batch))
             loss: Any = self._distance.value(measured) / len(batches)  # its backward has no types
             loss.backward()
         self._clip()
@@ -141,11 +144,16 @@ class _Run:
             self._decide()
         self._tell()
 
-    def _wanted(self, batch: Batch, *, fresh: bool) -> "list[torch.Tensor]":
-        from whet.ir.twin import from_numpy
+    def _wanted(self, batch: Batch) -> "list[torch.Tensor]":
+        import torch
 
-        arrays = self._teacher.run(batch.feeds) if fresh else self._teacher.of(batch)
-        return [arranged(from_numpy(array).float()) for array in arrays]
+        forgotten = not batch.numbers or self._teacher.full
+        if forgotten and self._sketch is not None:
+            with torch.no_grad():
+                return self._sketch(batch.feeds)
+        return _tensors(
+            self._teacher.of(batch) if batch.numbers else self._teacher.run(batch.feeds)
+        )
 
     def _rate(self) -> float:
         """Return the rate of the next step: it rises linearly, then falls along a cosine."""
@@ -190,7 +198,7 @@ class _Run:
         with torch.no_grad():
             for batch in self._samples.batches(self._samples.watched, self._plan.batch):
                 found = self._student(batch.feeds, exact=True)
-                part = self._distance.measure(found, self._wanted(batch, fresh=False))
+                part = self._distance.measure(found, _tensors(self._teacher.together(batch)))
                 total = part if total is None else total + part
         assert total is not None
         value = float(self._distance.value(total))
@@ -233,12 +241,19 @@ class _Run:
         )
 
 
+def _tensors(arrays: Sequence[Array]) -> "list[torch.Tensor]":
+    from whet.ir.twin import from_numpy
+
+    return [arranged(from_numpy(array).float()) for array in arrays]
+
+
 @contextlib.contextmanager
 def steady(threads: int, seed: int) -> Generator[None]:
     """Let torch use ``threads`` threads (0: as many as it does) and kernels that give the same bits each time."""
     import torch
 
-    before = torch.get_num_threads()
+    fills: Any = torch.utils.deterministic  # has no types
+    before, filled = torch.get_num_threads(), fills.fill_uninitialized_memory
     strict, warns = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -247,9 +262,13 @@ def steady(threads: int, seed: int) -> Generator[None]:
         if threads:
             torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
+        fills.fill_uninitialized_memory = (
+            False  # a tenth of the time; no kernel here reads before it writes
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             yield
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(strict, warn_only=warns)
+        fills.fill_uninitialized_memory = filled

@@ -73,7 +73,7 @@ def _steps(
 def _width(family: Family, multiple: int, *, measured: bool) -> int:
     """Return how many groups go at a time."""
     count = len(family.groups)
-    if family.kind in _WHOLE or count < 2 * multiple:
+    if family.kind in _WHOLE or (count < 2 * multiple and not measured):
         return 1
     return max(multiple, -(-count // (_KERNELS * multiple)) * multiple) if measured else multiple
 

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir
@@ -34,7 +35,10 @@ class _Copying:
         gone: Collection[int],
         region: Region,
         fresh: Callable[[str], str],
+        given: Mapping[onnx_ir.Value, Array] = MappingProxyType({}),
     ) -> None:
+        """Copy a region; constants in ``given`` have those values instead of their own."""
+        self._given = given
         self.build = Builder(fresh, region.nodes[0])
         self.places: dict[onnx_ir.Node, onnx_ir.Node] = {}
         self._coupled = coupled
@@ -117,11 +121,12 @@ class _Copying:
         self, slot: Slot, value: onnx_ir.Value, node: onnx_ir.Node, place: int
     ) -> onnx_ir.Value:
         remaining = self._coupled.remaining(slot.axes, self._gone)
-        array = constant(value)
-        if array is None or all(kept is None for kept in remaining):
+        old = constant(value)
+        if old is None or all(kept is None for kept in remaining):
             return value
+        array = self._given.get(value, old)
         new = self.weight(array, remaining, node, place)
-        return value if new is array else self.build.constant(new, value.name or "")
+        return value if new is old else self.build.constant(new, value.name or "")
 
 
 class Shrinking(_Copying):
@@ -159,8 +164,8 @@ class Masking(_Copying):
         return self.plain(node)
 
     def weight(self, array: Array, remaining: Remaining, node: onnx_ir.Node, place: int) -> Array:
-        """Put zeros in."""
-        if place in _HARMLESS.get(node.op_type, ()):
+        """Put zeros in; what was given has them."""
+        if node.inputs[place] in self._given or place in _HARMLESS.get(node.op_type, ()):
             return array
         array = array.copy()
         for axis, kept in enumerate(remaining):

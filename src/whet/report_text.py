@@ -125,12 +125,22 @@ def _agreement_lines(report: "Report") -> list[str]:
     else:
         lines = [
             f"outputs {where}: relative error ≤ {worst.relative_error:.2e} "
-            f"('{escape(worst.output)}'), cosine ≥ {cosine:.6f}"
+            f"('{escape(worst.output)}'), cosine ≥ {cosine:.6f}{_of_noise(report)}"
         ]
     if report.fusions:
         listed = ", ".join(f"{k} x{v}" for k, v in list(report.fusions.items())[:8])
         lines.append(f"{report.target} itself fuses further: {escape(listed)}")
     return lines
+
+
+def _of_noise(report: "Report") -> str:
+    """Say what random inputs tell of lossy passes: little, they need not lie where data do."""
+    lossy = [s for s in report.steps if s.fidelity == Fidelity.LOSSY.value and not s.reverted]
+    if not any(step.coverage.changed for step in lossy):
+        return ""
+    if any(step.outputs for step in lossy):
+        return "; that is noise, your data are what is measured above"
+    return "; that is noise, --calibration measures on your data"
 
 
 def _named(body: Enclosed) -> str:

@@ -339,7 +339,7 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert shapes(capture("whet_test_zoo:bare", (torch.ones(5, 2),))) == {"input": [5, 2]}
     with pytest.raises(UsageError, match="tuple of 4"):
         capture("whet_test_zoo:four")
-    with pytest.raises(UsageError, match="no callable 'number'"):
+    with pytest.raises(UsageError, match="expected a callable"):
         capture("whet_test_zoo:number")
     with pytest.raises(UsageError, match="cannot import"):
         capture("whet_no_such_module:pair")

@@ -69,7 +69,7 @@ def test_a_recipe_file_may_name_it(module: str) -> None:
     [
         ("", "missing_module:X", "cannot import 'missing_module'"),
         ("X = 3\n", "{}:X", "is 3, expected a subclass"),
-        ("", "{}:Nothing", "is None, expected a subclass"),
+        ("", "{}:Nothing", "has no 'Nothing'"),
         (GOOD.replace("def replace", "def put"), "{}:EliminateDoubleNegation", "it lacks replace"),
         ("from __future__ import annotations\n" + GOOD, "{}:EliminateDoubleNegation", "as text"),
         (GOOD.replace("most: int = 100", "most: int = dataclasses.field(kw_only=True)"),

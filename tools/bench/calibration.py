@@ -6,7 +6,6 @@ are stated separately; each is timed in alternating blocks with the model alone,
 calibrated is the model as the exact passes leave it, since that is what quantization asks about.
 """
 
-import argparse
 import json
 import tempfile
 import threading
@@ -29,6 +28,7 @@ from whet.passes.pipeline import Pipeline
 from whet.passes.quantization.integer_steps import find_steps
 from whet.passes.recipes import canonical, exact
 from whet.passes.workbench import Context
+from whet.tools.bench.arguments import argument_parser
 from whet.tools.bench.quantization.resnet import RESNET20
 
 __all__ = ["main"]
@@ -41,12 +41,9 @@ Job = Callable[[], object]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each kind of statistic; return 1 if the extremes take longer than they may."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="store the numbers in this file")
     options = parser.parse_args(argv)
     source = options.assets / RESNET20.file
     data = options.assets / "cifar10" / "train_10k.npz"

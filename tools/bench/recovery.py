@@ -11,7 +11,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -28,6 +27,7 @@ from whet.passes.pipeline import Pipeline
 from whet.passes.recovery.recover import Recover
 from whet.passes.registry import all_passes, make_pass
 from whet.passes.workbench import Context, Workbench
+from whet.tools.bench.arguments import argument_parser
 from whet.tools.bench.quantization.resnet import RESNET20
 
 __all__ = ["Row", "ZeroSmallest", "main", "measure"]
@@ -158,8 +158,7 @@ def _top1(model: onnx_ir.Model, images: Array, labels: Array, threads: int) -> f
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for every recovery; what needs data that are not there is skipped with the reason."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
+    parser = argument_parser(__doc__)
     parser.add_argument("--cases", nargs="+", default=["50%", "70%", "80%", _CHANNELS])
     parser.add_argument("--what", nargs="+", choices=["perp", "all"], default=["perp", "all"])
     parser.add_argument("--minutes", type=float, default=5.0)
@@ -171,9 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     parser.add_argument("--images", type=int, default=10_000, help="to tune on")
     parser.add_argument("--test", type=int, default=5_000, help="images that top-1 is of")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--json", type=Path, help="store the rows, with their curves, in this file")
     options = parser.parse_args(argv)
     needed = [RESNET20.file, "cifar10/train_10k.npz", "cifar10/test_dev.npz"]
     for missing in (name for name in needed if not (options.assets / name).is_file()):

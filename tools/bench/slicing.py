@@ -5,7 +5,6 @@
 differences, not the values.
 """
 
-import argparse
 import json
 import logging
 import tempfile
@@ -18,6 +17,7 @@ from whet.backends.base import RuntimeOptions
 from whet.backends.worker import Worker
 from whet.errors import NothingChanged
 from whet.ir.values import Array
+from whet.tools.bench.arguments import argument_parser
 from whet.tools.bench.structure.command import file_bytes, made
 from whet.tools.bench.structure.subjects import Subject, stories
 
@@ -29,11 +29,8 @@ _JUDGED = 16
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one line per share, with axes for every block and with the same axes everywhere."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
-    parser.add_argument("--threads", type=int, default=2)
+    parser = argument_parser(__doc__)
     parser.add_argument("--shares", type=float, nargs="*", default=list(_SHARES))
-    parser.add_argument("--json", type=Path, help="store the lines in this file")
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     if not (options.assets / "stories260k").is_dir():

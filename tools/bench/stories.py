@@ -6,7 +6,6 @@ is left as it is. The first rows of tokens calibrate, others judge. The model wa
 differences, not the values.
 """
 
-import argparse
 import dataclasses
 import json
 import math
@@ -29,6 +28,7 @@ from whet.passes.quantization.algorithms.outliers import keep_outliers
 from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.passes.quantization.layers import Weight, find_weights, layers_of, measure_grams
 from whet.passes.workbench import Context
+from whet.tools.bench.arguments import argument_parser
 
 __all__ = ["main"]
 
@@ -47,15 +47,12 @@ _METHODS: Mapping[str, Method] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one line per method and number of bits."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
+    parser = argument_parser(__doc__)
     parser.add_argument("--calibrate", type=int, default=128, help="rows of tokens to fit on")
     parser.add_argument("--judge", type=int, default=128, help="rows to judge by; 0: all others")
     parser.add_argument("--rank", type=int, default=4, help="rank of the repairing path")
     parser.add_argument("--outliers", type=float, default=0.01, help="share kept in full")
     parser.add_argument("--bits", type=int, nargs="*", default=[4, 3, 2])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="store the lines in this file")
     options = parser.parse_args(argv)
     folder = options.assets / "stories260k"
     if not folder.is_dir():

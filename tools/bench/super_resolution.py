@@ -5,7 +5,6 @@ learned bias tables, input fixed at 64x64) below ``--assets``. Images are cut in
 is nearest to its middle is kept.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -26,6 +25,7 @@ from whet.backends.worker import Worker
 from whet.compiler import compile
 from whet.ir.values import Array
 from whet.printing import new_table, summarize, titled
+from whet.tools.bench.arguments import argument_parser
 from whet.tools.bench.png import read_png
 from whet.tools.sweep.bias_recipes import RECIPES, is_bias_pass, write_recipe
 
@@ -192,12 +192,9 @@ def quality(worker: Worker, pairs: Mapping[str, tuple[Array, Array]]) -> dict[st
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line per recipe; without the assets, the reason for skipping."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
+    parser = argument_parser(__doc__)
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES)[:-1])
     parser.add_argument("--images", type=int, default=5, help="this many of the five")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="store the numbers in this file")
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     console = Console(width=110)

@@ -1,12 +1,12 @@
 """Read arguments that are more than a string."""
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from whet.errors import UsageError
+from whet.importing import import_object
 
 if TYPE_CHECKING:
     from whet.options import Evaluate
@@ -46,17 +46,9 @@ def read_function(text: str | None) -> "Evaluate | None":
         from whet.evaluate import find_metric
 
         return find_metric(text)
-    module, sign, name = text.partition(":")
-    if not sign or not module or not name:
-        raise UsageError(f"--evaluate is '{text}', expected pkg.mod:fn")
-    if os.getcwd() not in sys.path:
+    metric = import_object(text, "--evaluate")
+    if not callable(metric):
+        raise UsageError(f"--evaluate '{text}' is {metric!r}, expected a callable")
+    if os.getcwd() not in sys.path:  # what it imports when it is called
         sys.path.insert(0, os.getcwd())
-    try:
-        target: object = importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(f"--evaluate: cannot import '{module}': {error}") from error
-    for part in name.split("."):
-        target = getattr(target, part, None)
-    if not callable(target):
-        raise UsageError(f"--evaluate: '{module}' has no callable '{name}'")
-    return cast("Evaluate", target)
+    return cast("Evaluate", metric)

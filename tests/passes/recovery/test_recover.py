@@ -1,7 +1,7 @@
 import dataclasses
 import importlib.util
 import itertools
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir
@@ -296,3 +296,25 @@ def test_training_leaves_torch_as_it_was() -> None:
         assert torch.get_num_threads() == 3
     assert not torch.are_deterministic_algorithms_enabled()
     assert (torch.get_num_threads(), torch.initial_seed()) == before
+
+
+@pytest.mark.parametrize(("precision", "asked"), [("bfloat16", False), ("float32", True)])
+def test_new_pictures_are_answered_in_the_students_precision(
+    precision: Literal["bfloat16", "float32"], asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    whole = training.Teacher.run
+    monkeypatch.setattr(
+        training.Teacher, "run", lambda self, feeds: counts.append(1) or whole(self, feeds)
+    )
+    step = dataclasses.replace(
+        QUICK, augment="shift", precision=precision, loss="features", steps=60
+    )
+    _, coverage, context = run(step, CNN, CNN_WEIGHTS)
+    (tuning,) = coverage.tunings
+    assert tuning.before is not None
+    assert tuning.after is not None
+    assert tuning.after < 0.7 * tuning.before
+    rest = 2 * len(context.held_out) * 2 + 2  # judging twice, two models; the watched batches
+    assert (len(counts) >= 60) == asked
+    assert asked or len(counts) <= rest

@@ -41,3 +41,21 @@ def test_what_does_not_fit_is_asked_about_again(monkeypatch) -> None:
     made.of(batch(0, 1))
     made.of(batch(0, 1))
     assert len(calls) == 2
+
+
+def test_a_batch_that_comes_again_is_kept_whole(monkeypatch) -> None:
+    made = teacher(1 << 20)
+    calls = counted(made, monkeypatch)
+    first, again = made.together(batch(0, 1)), made.together(batch(0, 1))
+    assert len(calls) == 1
+    assert all(a is b for a, b in zip(first, again, strict=True))
+
+
+def test_what_is_kept_whole_counts_too(monkeypatch) -> None:
+    made = teacher(2 * (3 + 4) * 4)  # two samples
+    calls = counted(made, monkeypatch)
+    for _ in range(2):
+        made.together(batch(0, 1))
+        made.together(batch(2, 3))
+        made.of(batch(4, 5))
+    assert len(calls) == 5

@@ -5,7 +5,6 @@ The metric of the table is that of samples which the search has not seen; millis
 (``--assets``), and torch.
 """
 
-import argparse
 import json
 import logging
 import subprocess
@@ -21,6 +20,7 @@ from rich.table import Table
 
 import whet
 from whet.errors import BudgetMissed
+from whet.tools.bench.arguments import argument_parser
 from whet.tools.bench.mixtures.subjects import SUBJECTS, Subject
 
 __all__ = ["main"]
@@ -33,14 +33,11 @@ _SIZES: Mapping[str, Mapping[str, int]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a row for each budget."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
+    parser = argument_parser(__doc__)
     parser.add_argument("--only", choices=list(SUBJECTS), default="resnet20")
     parser.add_argument(
         "--budget", action="append", metavar="NAME=VALUE[,…]", help="such as drop=0.5%%,size=25%%"
     )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="store all numbers in this file")
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     if not options.assets.is_dir():

@@ -1,6 +1,5 @@
 """Compare ways to choose bits at equal bytes, and hold predicted losses against measured ones."""
 
-import argparse
 import contextlib
 import functools
 import itertools
@@ -36,6 +35,7 @@ from whet.solve.grafting import Grafter
 from whet.solve.judging import Budgets
 from whet.solve.search import Search
 from whet.solve.trials import Trials
+from whet.tools.bench.arguments import argument_parser
 from whet.tools.bench.mixtures.rivals import rivals
 from whet.tools.bench.mixtures.subjects import SUBJECTS, Subject
 
@@ -44,14 +44,11 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table of the metric by bytes and choice, and the rank correlation over random plans."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
+    parser = argument_parser(__doc__)
     parser.add_argument("--only", choices=list(SUBJECTS), default="resnet20")
     parser.add_argument("--sizes", default="12.5,18,25", help="bytes, in percent of float32")
     parser.add_argument("--plans", type=int, default=100, help="random plans that are measured")
     parser.add_argument("--loss", choices=["outputs", "divergence"], default="outputs")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="store all numbers in this file")
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     if not options.assets.is_dir():

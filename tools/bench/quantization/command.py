@@ -1,12 +1,12 @@
 """Measure int8 against float32 and against ONNX Runtime's own quantizer: size, agreement, milliseconds."""
 
-import argparse
 import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from whet.tools.bench.arguments import argument_parser
 from whet.tools.bench.quantization.minilm import minilm
 from whet.tools.bench.quantization.ngswin import ngswin
 from whet.tools.bench.quantization.resnet import resnet8, resnet20
@@ -17,11 +17,8 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one line per model and shape; what needs data that are not there is skipped with the reason."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
-    parser.add_argument("--threads", type=int, default=2)
+    parser = argument_parser(__doc__)
     parser.add_argument("--only", choices=["resnet20", "resnet8", "rlfn", "ngswin", "minilm"])
-    parser.add_argument("--json", type=Path, help="store the lines in this file")
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     lines: list[str] = []

@@ -1,6 +1,5 @@
 """Let every tool make its file, then judge all of them in one run; print Markdown."""
 
-import argparse
 import dataclasses
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from whet.errors import CannotRun
+from whet.tools.bench.arguments import argument_parser
 from whet.tools.bench.quantization.contest import contest
 from whet.tools.bench.rivals.makers import MAKERS
 from whet.tools.bench.rivals.tasks import JOBS, Job
@@ -42,16 +42,13 @@ class Row:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table for each model."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
+    parser = argument_parser(__doc__)
     parser.add_argument("--tools", type=Path, help="a folder with a folder for each other tool")
     parser.add_argument("--only", choices=list(JOBS))
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="where files go, and are found again")
     parser.add_argument(
         "--make", nargs="+", choices=list(MAKERS), help="make the files of these, time nothing"
     )
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     found: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory() as scratch:
