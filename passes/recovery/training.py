@@ -55,7 +55,7 @@ class Lesson:
     student: Student
     teacher: Teacher
     sketch: Student | None
-    """The teacher in the student's precision, for samples whose answers are not kept; without one it is asked itself."""
+    """The teacher in the student's precision, for samples whose answers are not kept; else it is asked itself."""
     samples: Samples
     distance: Distance
     plan: Plan

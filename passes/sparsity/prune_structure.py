@@ -58,7 +58,7 @@ class PruneStructure(Pass):
     score: Score = "magnitude"
     """What goes first."""
     multiple: int = option(8, at_least=1)
-    """Channels left are a multiple of it: always where milliseconds are measured, else where there are twice as many."""
+    """Channels left are a multiple of it: always with ``cost=milliseconds``, else where there are twice as many."""
     most: float = option(0.75, above=0, at_most=1)
     """Share of alike groups that may go."""
     limit: float = option(0.5, above=0)
