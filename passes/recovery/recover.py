@@ -70,7 +70,7 @@ class Recover(Pass):
     batch: int = option(0, at_least=0)
     """Samples per step; 0: 128 small pictures, 8 large ones, 32 of anything else."""
     rate: float = option(0.001, above=0)
-    """The largest learning rate."""
+    """The largest learning rate; three tenths of it, and again, after a look that is no nearer than the start."""
     loss: Loss = "outputs"
     """What is minimized."""
     augment: Augment = "none"
@@ -87,7 +87,7 @@ class Recover(Pass):
             return
         tunable, refused = find_tunable(work.graph, work.nodes())
         work.coverage.matched += len(tunable)
-        work.coverage.declined.update(refused)
+        work.coverage.near_misses.update(refused)
         if not tunable:
             return
         try:

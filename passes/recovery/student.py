@@ -94,6 +94,14 @@ class Student:
         """Return a copy of everything that is free."""
         return {name: free.detach().clone() for name, free in self.free.items()}
 
+    def restore(self, state: State) -> None:
+        """Set everything that is free to a state."""
+        import torch
+
+        with torch.no_grad():
+            for name, free in self.free.items():
+                free.copy_(state[name])
+
     def arrays(self, state: State) -> Iterator[tuple[str, Array]]:
         """Yield the weights that ``state`` stands for, in float32, in the order of the model."""
         for name, weight in self._weights.items():

@@ -29,6 +29,8 @@ _LOOKS = 40
 """How often the distance on watched samples is measured, about."""
 _PACE = 6
 """Steps after which it is known how many fit into the time."""
+_GIVES_WAY = 0.3
+"""The rate is multiplied by it where the start was nearer than what training led to, and training goes back."""
 _LONGEST = 2.0
 """Gradients are shortened to so many times their usual norm, a running mean."""
 Clock = Callable[[], float]
@@ -88,7 +90,8 @@ class _Run:
         self._progress = lesson.progress
         self._plan = plan = lesson.plan
         self._free = list(lesson.student.free.values())
-        self._optimizer = torch.optim.Adam(self._free, lr=plan.rate, betas=(0.9, 0.99))
+        self._largest = plan.rate
+        self._optimizer = self._rested()
         self._start = self._told = plan.clock()
         self._paced = 0.0
         self._total = plan.steps
@@ -98,6 +101,11 @@ class _Run:
         self._curve: list[tuple[int, float]] = []
         self.best = lesson.student.state()
         self._stopped: Literal["", "steps", "minutes", "patience"] = ""
+
+    def _rested(self) -> "torch.optim.Optimizer":
+        import torch
+
+        return torch.optim.Adam(self._free, betas=(0.9, 0.99))
 
     @property
     def _seconds(self) -> float:
@@ -160,7 +168,7 @@ class _Run:
         share = self._done / max(self._total, 1)
         rising = min(1.0, (self._done + 1) / max(1.0, _WARM_UP * self._total))
         falling = _LEAST + (1 - _LEAST) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-        return self._plan.rate * rising * falling
+        return self._largest * rising * falling
 
     def _clip(self) -> None:
         """Shorten gradients that are much longer than usual; those that are no numbers move nothing."""
@@ -204,7 +212,15 @@ class _Run:
         value = float(self._distance.value(total))
         if self._curve and value < min(seen for _, seen in self._curve):
             self.best = self._student.state()
+        elif self._curve and not value < self._curve[0][1]:
+            self._go_back()
         self._curve.append((self._done, value))
+
+    def _go_back(self) -> None:
+        """Begin again at the best state, in smaller steps."""
+        self._student.restore(self.best)
+        self._largest *= _GIVES_WAY
+        self._optimizer, self._usual = self._rested(), 0.0
 
     def _decide(self) -> None:
         """Stop at the end of the plan, or where nothing has come of many looks."""

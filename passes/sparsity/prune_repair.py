@@ -25,8 +25,8 @@ Feeds = Mapping[str, Array]
 Kept = NDArray[np.bool_]
 _NOTHING = 1e-10
 """An error that is rounding only."""
-_ENOUGH = 128
-"""Rows for each number of a row: a fit to so many is wrong by less than a hundredth of what it leaves."""
+_ENOUGH = 32
+"""Rows for each number of a row: a fit to so many is wrong by a thirtieth of what it leaves."""
 _PLACES = 64
 """Patches of each sample that a convolution is fitted to, evenly spread."""
 

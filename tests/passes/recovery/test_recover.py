@@ -162,7 +162,7 @@ def test_equal_seeds_give_equal_bits() -> None:
 
 def test_nothing_gained_changes_nothing() -> None:
     """Steps so large that every look is worse than the start: the start is what is left."""
-    step = dataclasses.replace(QUICK, rate=1e6, steps=20)
+    step = dataclasses.replace(QUICK, rate=1e20, steps=20)
     model, coverage, context = run(step)
     assert coverage.changed == 0
     (tuning,) = coverage.tunings
@@ -172,7 +172,7 @@ def test_nothing_gained_changes_nothing() -> None:
 
 
 def test_patience_ends_a_training_that_gains_nothing() -> None:
-    _, coverage, _ = run(dataclasses.replace(QUICK, rate=1e6, steps=400, patience=3))
+    _, coverage, _ = run(dataclasses.replace(QUICK, rate=1e20, steps=400, patience=3))
     assert coverage.tunings[0].stopped == "patience"
     assert coverage.tunings[0].steps <= 40
 
@@ -296,6 +296,14 @@ def test_training_leaves_torch_as_it_was() -> None:
         assert torch.get_num_threads() == 3
     assert not torch.are_deterministic_algorithms_enabled()
     assert (torch.get_num_threads(), torch.initial_seed()) == before
+
+
+def test_a_rate_that_is_too_high_gives_way() -> None:
+    _, coverage, _ = run(dataclasses.replace(QUICK, rate=3.0, steps=300, patience=99))
+    (tuning,) = coverage.tunings
+    start = tuning.curve[0][1]
+    assert max(value for _, value in tuning.curve) > start
+    assert min(value for _, value in tuning.curve[-5:]) < start / 2
 
 
 @pytest.mark.parametrize(("precision", "asked"), [("bfloat16", False), ("float32", True)])
