@@ -73,6 +73,7 @@
     };
     const top = () => { fit(); if (h > w * shape() * 2) { w = Math.max(w, 900); x = whole[0] - (w - whole[2]) / 2; h = w * shape(); } };
     top(); draw();
+    addEventListener("beforeprint", () => { fit(); draw(); });
     all(document, "[data-zoom]").forEach((button) => button.addEventListener("click", () => {
       const factor = Number(button.dataset.zoom);
       if (factor) zoom(factor); else fit();
