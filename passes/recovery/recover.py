@@ -21,7 +21,7 @@ from whet.passes.recovery.processor import multiplies_bfloat16
 from whet.passes.recovery.samples import Samples
 from whet.passes.recovery.student import Student, What, stored
 from whet.passes.recovery.teacher import Teacher
-from whet.passes.recovery.training import Lesson, Plan, steady, train
+from whet.passes.recovery.training import Lesson, Optimizer, Plan, steady, train
 from whet.passes.recovery.tunable import Tunable, find_tunable
 from whet.passes.workbench import Workbench
 
@@ -45,7 +45,7 @@ class Recover(Pass):
     too. Zeros of a matrix stay zeros, so that masks survive. Tables that are looked up, and what decodes stored
     integers, codebooks and sparse weights, stay as they are: recover first, pack afterwards.
 
-    Minimized is, by Adam with a warm-up and a cosine, ``outputs``: ||ŷ - y||² / ||y||² averaged over outputs, y being
+    Minimized is, with a warm-up and a cosine, ``outputs``: ||ŷ - y||² / ||y||² averaged over outputs, y being
     the original's; ``divergence``: KL(softmax y || softmax ŷ); or ``features``: ``outputs``, and the mean of the same
     for sums of residual branches (activations where there are none) that both models have in the same shape. Every
     tenth sample is only watched; the weights that were nearest to the original there are taken. Both models then run on
@@ -73,6 +73,8 @@ class Recover(Pass):
     """The largest learning rate; three tenths of it, and again, after a look that is no nearer than the start."""
     loss: Loss = "outputs"
     """What is minimized."""
+    optimizer: Optimizer = "adam"
+    """``muon`` takes orthogonal steps with matrices (Jordan et al. 2024): dearer ones, but fewer are needed."""
     augment: Augment = "none"
     """``flip`` mirrors half of the pictures, ``shift`` also moves them by up to an eighth."""
     patience: int = option(16, at_least=1)
@@ -151,6 +153,7 @@ class _Recovery:
                 patience=step.patience,
                 seed=context.seed,
                 augment=step.augment,
+                optimizer=step.optimizer,
             )
             distance = Distance(step.loss, len(self._outputs))
             lesson = Lesson(

@@ -20,7 +20,9 @@ from whet.passes.recovery.teacher import Teacher
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Lesson", "Plan", "steady", "train"]
+    from whet.passes.recovery.muon import Muon
+
+__all__ = ["Lesson", "Optimizer", "Plan", "steady", "train"]
 
 _WARM_UP = 0.05
 _LEAST = 0.01
@@ -34,6 +36,7 @@ _GIVES_WAY = 0.3
 _LONGEST = 2.0
 """Gradients are shortened to so many times their usual norm, a running mean."""
 Clock = Callable[[], float]
+Optimizer = Literal["adam", "muon"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Plan:
     patience: int
     seed: int
     augment: Augment
+    optimizer: Optimizer = "adam"
     clock: Clock = time.monotonic
 
 
@@ -83,7 +87,6 @@ class _Run:
     """One training."""
 
     def __init__(self, lesson: Lesson) -> None:
-        import torch
 
         self._student, self._teacher, self._sketch = lesson.student, lesson.teacher, lesson.sketch
         self._samples, self._distance = lesson.samples, lesson.distance
@@ -102,9 +105,14 @@ class _Run:
         self.best = lesson.student.state()
         self._stopped: Literal["", "steps", "minutes", "patience"] = ""
 
-    def _rested(self) -> "torch.optim.Optimizer":
+    def _rested(self) -> "torch.optim.Optimizer | Muon":
+        """Return an optimizer that remembers nothing."""
         import torch
 
+        from whet.passes.recovery.muon import Muon
+
+        if self._plan.optimizer == "muon":
+            return Muon(self._free)
         return torch.optim.Adam(self._free, betas=(0.9, 0.99))
 
     @property

@@ -59,6 +59,8 @@ class PruneStructure(Pass):
     """What goes first."""
     multiple: int = option(8, at_least=1)
     """Channels left are a multiple of it: always with ``cost=milliseconds``, else where there are twice as many."""
+    again: bool = False
+    """Prune a model that this pass has pruned already, such as by another cost."""
     most: float = option(0.75, above=0, at_most=1)
     """Share of alike groups that may go."""
     limit: float = option(0.5, above=0)
@@ -81,9 +83,9 @@ class PruneStructure(Pass):
             self._explain(coupled, work)
             return
         root = families[0].groups[0].slices[0].slot.readers[0][0]
-        if any(_is_pruned(node, self.name) for node in work.graph):
+        if not self.again and any(_is_pruned(node, self.name) for node in work.graph):
             work.coverage.matched += 1
-            work.decline(root, "the model is pruned already")
+            work.decline(root, "the model is pruned already (again=true prunes it once more)")
             return
         try:
             gone = self._choose(coupled, families, work)

@@ -46,11 +46,15 @@ def test_prunes_and_proves(name: str) -> None:
     assert work.coverage.changed
     assert not work.coverage.failures
     assert work.coverage.proofs["as with zeros"] == len(work.coverage.damage)
-    assert weight_count(model) < before
+    after = weight_count(model)
+    assert after < before
     assert "without" in work.coverage.damage[0].format
     again = work_on(model, PruneStructure(limit=5))
     assert not again.coverage.changed
     assert "pruned already" in next(iter(again.coverage.declined.values()))
+    once_more = work_on(model, PruneStructure(limit=5, again=True))
+    assert once_more.coverage.changed
+    assert weight_count(model) < after
 
 
 def test_repair_lowers_the_error() -> None:
