@@ -21,7 +21,7 @@ class Muon:
     Adam's steps (Liu et al. 2025), so that one rate suits both. All directions of a matrix are learned at one speed.
     """
 
-    def __init__(self, free: Sequence[torch.nn.Parameter]) -> None:
+    def __init__(self, free: Sequence[torch.Tensor]) -> None:
         """Take what is free."""
         self._vectors = [p for p in free if p.ndim < 2]
         self._momenta = {p: torch.zeros(len(p), p[0].numel()) for p in free if p.ndim > 1}
@@ -56,7 +56,8 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     In bfloat16, which is enough for a direction, where the processor is quick at it and the matrix large.
     """
     a, b, c = _QUINTIC
-    x = matrix / (torch.linalg.vector_norm(matrix) + 1e-7)
+    norm: torch.Tensor = torch.linalg.vector_norm(matrix)
+    x = matrix / (norm + 1e-7)
     if x.shape[0] > x.shape[1]:
         return orthogonal(matrix.T).T
     if len(x) >= _LARGE:

@@ -84,7 +84,9 @@ _RECIPES: Mapping[str, Mapping[str, Recipe]] = {
     },
     "minilm": {
         **{f"{share}% fewer": _smaller(share / 100) for share in (25, 35, 50)},
-        **{f"tuned, {share}% fewer": _smaller(share / 100) | _GENTLY for share in (25, 35, 50)},
+        **{
+            f"tuned, {share}% fewer": {**_smaller(share / 100), **_GENTLY} for share in (25, 35, 50)
+        },
         **_FACTORED,
         **_DROPPED,
         **_SHARED,
