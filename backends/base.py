@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from whet.backends.device import Device
 from whet.errors import UnsupportedTarget, UsageError
 from whet.ir.array import Array
 
@@ -76,11 +77,22 @@ class Target(ABC):
     """What a search tries at every site, where not all of the usual formats can be lowered."""
     counts_memory: ClassVar[bool] = False
     """Whether RAM and flash are known before anything runs, so that they can be limited."""
+    counts_flash: ClassVar[bool] = False
+    """Whether the bytes that are kept can be limited, but not those of a run."""
 
     def configured(self, options: Mapping[str, str]) -> "Target":
         """Return the target with options, as ``name{option=value}`` has them; raises UsageError."""
         if options:
             raise UsageError(f"target '{self.name}' has no option '{next(iter(options))}'")
+        return self
+
+    def on(self, device: Device) -> "Target":
+        """Return the target for the device that results will run on; raises UnsupportedTarget."""
+        if device.bare:
+            raise UnsupportedTarget(
+                f"target '{self.name}' needs an operating system, '{device.name}' ({device.isa[0]}) has none: "
+                "--target c writes for it"
+            )
         return self
 
     def settle(

@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import whet
-from whet.analysis.kernel_prices import cache_folder, instruction_sets, saturates
+from whet.analysis.kernel_prices import cache_folder
 from whet.backends.base import targets
+from whet.backends.device import host
 from whet.passes.registry import all_passes
 
 __all__ = ["Environment", "look_around"]
@@ -66,8 +67,8 @@ def look_around() -> Environment:
         whet=whet.__version__,
         python=f"{platform.python_implementation()} {platform.python_version()} {sys.executable}",
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        instruction_sets=instruction_sets(),
-        saturates=saturates(),
+        instruction_sets=host().isa,
+        saturates=host().saturates,
         cores=os.cpu_count() or 1,
         usable_cores=_usable(),
         memory=memory.get("MemTotal", 0),

@@ -52,7 +52,7 @@ def compile(
     """
     settings = read_options(options)
     recipe = read_recipe(settings.recipe, allow_noop=settings.allow_noop)
-    target = find_target(settings.target)
+    target = find_target(settings.target).on(settings.place)
     _check_measurable(settings, target, metric=evaluate is not None or labels is not None)
     parent = None if output is None else check_destination(Path(output))
     keep = tempfile.TemporaryDirectory(prefix=".whet-", dir=parent)
@@ -93,11 +93,20 @@ def compile(
 
 def _check_measurable(options: Options, target: Target, *, metric: bool) -> None:
     """Refuse a limit on something that nobody will measure."""
-    if any(limit is not None for limit in options.budget.device) and not target.counts_memory:
+    ram, flash = options.budget.device
+    if ram is not None and not target.counts_memory:
         raise UsageError(
-            f"limits on RAM and flash need a target that plans memory (c), the target is '{target.name}'"
+            f"a limit on RAM needs a target that plans memory (c), the target is '{target.name}'"
+        )
+    if flash is not None and not (target.counts_memory or target.counts_flash):
+        raise UsageError(
+            f"a limit on flash needs a target that counts its bytes (c, onnxruntime), the target is '{target.name}'"
         )
     if options.budget.drop is not None and not metric:
         raise UsageError("a limit on the drop needs a metric: give evaluate or labels")
+    if options.budget.latency is not None and not options.place.here:
+        raise UsageError(
+            f"a limit on the latency needs timing, and this machine is not the device '{options.place.name}'"
+        )
     if options.budget.latency is not None and not options.measure:
         raise UsageError("a limit on the latency needs timing, which is switched off")

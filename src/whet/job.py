@@ -158,6 +158,7 @@ class Job:
             max_ram=read_max_ram(self._options.max_ram),
             seed=self._options.seed,
             threads=self._options.threads,
+            device=self._options.place,
             prove=self._options.prove,
             reproducers=self._setting.scratch / "reproducers",
             progress=self._options.progress,
@@ -199,6 +200,7 @@ class Job:
             bindings,
             self._setting.scratch,
             self._setting.turns,
+            timed=self._options.timed,
         )
         with self._priced(context):
             return pipeline.run(model, context, gate)
@@ -206,7 +208,7 @@ class Job:
     @contextlib.contextmanager
     def _priced(self, context: Context) -> Generator[None]:
         """Let passes know what kernels take, where that is measured."""
-        if not self._options.measure or self._target.name != "onnxruntime":
+        if not self._options.timed or self._target.name != "onnxruntime":
             yield
             return
         version = self._target.versions()["onnxruntime"]

@@ -34,6 +34,7 @@ def write_manifest(
         "schema": 1,
         "model": files[0],
         "target": target.name,
+        "device": options.place.to_json(),
         "runtime": options.runtime.to_json(),
         "recipe": str(recipe),
         "budget": dataclasses.asdict(options.budget),
