@@ -64,8 +64,8 @@ class NeverWorse:
         found = ""
         try:
             with (
-                Worker(old, self._options, self._target.name, self._turns) as first,
-                Worker(new, self._options, self._target.name, self._turns) as second,
+                Worker(old, self._options, self._target.spelled, self._turns) as first,
+                Worker(new, self._options, self._target.spelled, self._turns) as second,
             ):
                 for _ in range(2):
                     before, after = compare_speed(

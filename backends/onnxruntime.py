@@ -35,6 +35,8 @@ class OnnxRuntime(Target):
 
     name = "onnxruntime"
     counts_flash: ClassVar[bool] = True
+    priced: ClassVar[str] = "onnxruntime"
+    contends: ClassVar[bool] = True
 
     def __init__(self, newest_opset: int | None = None) -> None:
         """Lower to opsets up to ``newest_opset``; None leaves a model at its own."""

@@ -254,7 +254,9 @@ def _parsed(body: object) -> onnx.FunctionProto:
     """Read a definition, which comes as bytes or, from some versions of onnx, ready."""
     if isinstance(body, onnx.FunctionProto):
         return body
-    return onnx.FunctionProto.FromString(cast("bytes", body))
+    found = onnx.FunctionProto()
+    found.ParseFromString(cast("bytes", body))
+    return found
 
 
 def _type(value: onnx_ir.Value) -> onnx.TypeProto:

@@ -26,6 +26,7 @@ _EXTRAS = {
     "matplotlib": ("report", "report.html"),
     "distributed": ("dask", "sweeps on several machines"),
     "tvm": ("tvm", "the compiler TVM"),
+    "openvino": ("openvino", "the target openvino"),
 }
 """Package -> the extra that brings it, and what it is for."""
 _CORE = ("numpy", "scipy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "rich", "typer")

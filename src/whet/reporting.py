@@ -41,7 +41,7 @@ def make_report(
     metric = result.metric
     report = Report(
         origin=scene.prepared.origin,
-        target=setting.target.name,
+        target=setting.target.spelled,
         recipe=str(setting.recipe),
         steps=steps,
         before=result.costs[0],

@@ -21,7 +21,7 @@ def targets(incomplete: str) -> list[str]:
     """Return the names of targets that begin so."""
     from whet.backends.base import targets as known
 
-    return [name for name in known() if name.startswith(incomplete)]
+    return [name for name in (*known(), "auto") if name.startswith(incomplete)]
 
 
 def devices(incomplete: str) -> list[str]:

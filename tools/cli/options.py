@@ -52,7 +52,9 @@ Target = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What to lower to: onnxruntime, reference, or c (C99 for small devices; 'c{name=net,weights=bin}').",
+        help="What to lower to: onnxruntime, ort-mobile (model.ort for minimal builds of it), openvino "
+        "('openvino{precision=bf16}'), c (C99 for small "
+        "devices; 'c{name=net,weights=bin}'), reference, or auto (the fastest that is installed; whet compile only).",
         autocompletion=completion.targets,
     ),
 ]
