@@ -58,7 +58,7 @@ def choose(
     open_to = [k for k in range(len(entries)) if entries[k].target not in barred]
     if not runs:
         return first, "nothing was timed, so the first one that runs the model", barred
-    faster = [k for k in open_to if k != first and all(slower(run[first], run[k]) for run in runs)]
+    faster = [k for k in open_to if k != first and all(slower(run[k], run[first]) for run in runs)]
     if not faster:
         others = [entries[k].target for k in open_to if k != first]
         why = f"{' and '.join(others)} not faster beyond doubt" if others else "the only one left"
