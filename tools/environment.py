@@ -54,7 +54,7 @@ class Environment:
     missing: Mapping[str, str]
     """Package that is missing -> what it is for, and how to get it."""
     targets: Mapping[str, Mapping[str, str]]
-    """Runtime -> versions of what it is made of."""
+    """Runtime that is installed -> versions of what it is made of."""
     passes: int
     cache: str
     cache_writable: bool
@@ -80,7 +80,9 @@ def look_around() -> Environment:
             for name, (extra, purpose) in _EXTRAS.items()
             if find_spec(name) is None
         },
-        targets={name: target.versions() for name, target in targets().items()},
+        targets={
+            name: target.versions() for name, target in targets().items() if not target.missing()
+        },
         passes=len(all_passes()),
         cache=str(cache_folder()),
         cache_writable=_writable(cache_folder()),

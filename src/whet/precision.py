@@ -2,6 +2,7 @@
 
 import itertools
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def judge_precision(
         name=f"run as {lossy.spelled}",
         fidelity=Fidelity.LOSSY.value,
         summary=lossy.lossy,
-        coverage=Coverage(matched=1, eligible=1, changed=1),
+        coverage=Coverage(1, 1, 1, proofs=Counter({"held-out data" if held_out else "random": 1})),
         explains=True,
     )
     if not held_out:
