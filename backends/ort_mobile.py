@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 from whet.backends.base import Runner, RuntimeOptions
 from whet.backends.device import Device, host
 from whet.backends.onnxruntime import OnnxRuntime, largest_constants
+from whet.backends.ort_convert import convert
 from whet.errors import UnsupportedTarget
-from whet.ir.execute import CannotRun, Executor
+from whet.ir.execute import CannotRun
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -22,8 +23,6 @@ _CONFIGS = {"required_operators.config": False, "required_operators_and_types.co
 """What a build of ONNX Runtime with nothing else needs (``--include_ops_by_config``), the second with types."""
 _LARGEST = 1 << 31
 """Bytes that a flatbuffer can hold."""
-_NOT_PORTABLE = ("NchwcTransformer",)
-"""Optimizations whose result runs on processors of one kind only: a layout in blocks as wide as a vector here."""
 
 
 class OrtMobile(OnnxRuntime):
@@ -56,7 +55,7 @@ class OrtMobile(OnnxRuntime):
             )
         super().lower(model, folder)
         try:
-            convert(folder / "model.onnx", folder / _FILE, self._device)
+            convert(folder / "model.onnx", folder / _FILE, signed=_signed(self._device))
         except CannotRun as error:
             raise UnsupportedTarget(f"ONNX Runtime does not convert it: {error}") from error
         for name, types in _CONFIGS.items():
@@ -71,7 +70,7 @@ class OrtMobile(OnnxRuntime):
             return super().open(beside, options)
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / _FILE
-            convert(path, made, self._device)
+            convert(path, made, signed=_signed(self._device))
             return super().open(made, options)
 
     def weigh(self, folder: Path, files: Sequence[str]) -> int:
@@ -98,19 +97,9 @@ class OrtMobile(OnnxRuntime):
         ]
 
 
-def convert(source: Path, made: Path, device: Device) -> None:
-    """Let ONNX Runtime optimize a model and write it in its own format; raises CannotRun."""
-    signed = device.isa[0] in {"aarch64", "arm64", "armv7l"}  # has products of int8 and int8
-    Executor(
-        source,
-        optimization="all",
-        save_optimized=made,
-        disabled=_NOT_PORTABLE,
-        config={
-            "session.save_model_format": "ORT",
-            "session.qdqisint8allowed": "1" if signed else "0",
-        },
-    )
+def _signed(device: Device) -> bool:
+    """Tell whether a processor has products of int8 with int8."""
+    return device.isa[0] in {"aarch64", "arm64", "armv7l"}
 
 
 def required_operators(path: Path, *, types: bool) -> str:

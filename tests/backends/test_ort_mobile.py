@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import whet
-from whet.backends import ort_mobile
+from whet.backends import ort_convert, ort_mobile
 from whet.backends.base import RuntimeOptions, find_target
-from whet.errors import BudgetMissed, UnsupportedTarget
+from whet.errors import BudgetMissed, CannotRun, UnsupportedTarget
 
 
 @pytest.fixture
@@ -112,3 +112,13 @@ def test_what_does_not_fit_the_format_is_refused(
 def test_a_plain_model_is_converted_to_be_run(source: Path) -> None:
     runner = find_target("ort-mobile").open(source, RuntimeOptions())
     assert runner.run({"x": np.zeros((1, 3, 12, 12), np.float32)})[0].shape == (1, 4)
+
+
+def test_what_onnxruntime_does_not_convert_is_refused(source: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(CannotRun, match=r"[Pp]rotobuf"):
+        ort_convert.convert(broken, tmp_path / "broken.ort", signed=False)
+    ort_convert.convert(source, tmp_path / "a.ort", signed=True)
+    ort_convert.convert(source, tmp_path / "b.ort", signed=True)
+    assert (tmp_path / "a.ort").read_bytes() == (tmp_path / "b.ort").read_bytes()
