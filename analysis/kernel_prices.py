@@ -6,7 +6,6 @@ The medians are kept on disk, so that the same machine makes the same decisions 
 
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any, Self, cast
 
 from whet.analysis.prices import KernelModel
 from whet.backends.base import RuntimeOptions
+from whet.backends.device import host
 from whet.backends.race import race
 from whet.backends.worker import Child
 from whet.ir.execute import CannotRun
 
-__all__ = ["KernelPrices", "cache_folder", "instruction_sets", "saturates"]
+__all__ = ["KernelPrices", "cache_folder"]
 
 
 def cache_folder() -> Path:
@@ -28,29 +28,6 @@ def cache_folder() -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "whet"
-
-
-_ISA = (
-    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve",
-)  # fmt: skip
-
-
-def instruction_sets() -> tuple[str, ...]:
-    """Return the machine's architecture and those of its vector extensions that integer kernels depend on."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return (platform.machine(),)
-    lines = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
-    flags = set(next(lines, "").split())
-    return (platform.machine(), *(name for name in _ISA if name in flags))
-
-
-def saturates() -> bool:
-    """Tell whether kernels for uint8 times int8 add pairs of products in 16 bits here, where they can overflow."""
-    found = instruction_sets()
-    exact = {"avx512_vnni", "avx_vnni", "amx_int8"}
-    return found[0] in {"x86_64", "AMD64", "i686"} and not exact & set(found)
 
 
 class KernelPrices:
@@ -73,7 +50,7 @@ class KernelPrices:
         threads = options.threads or f"all {os.cpu_count()}"
         config = "".join(f" {k}={v}" for k, v in options.config)
         self._machine = (
-            f"{target} {version} | {' '.join(instruction_sets())} | threads {threads}"
+            f"{target} {version} | {' '.join(host().isa)} | threads {threads}"
             f" | optimization {options.optimization}{config}"
         )
         self._known = _read(self._path)

@@ -20,7 +20,7 @@ from whet.ir.values import Array
 if TYPE_CHECKING:
     from whet.passes.workbench import Context
 
-__all__ = ["OutputDamage", "OutputError", "output_damage"]
+__all__ = ["OutputDamage", "OutputError", "output_damage", "squares"]
 
 Feeds = Mapping[str, Array]
 _MOST_BATCHES = 8
@@ -71,7 +71,7 @@ class OutputError:
         lost, whole = np.zeros(count), np.zeros(count)
         for old, new in zip(self._wanted, found, strict=True):
             for k, pair in enumerate(zip(old, new, strict=True)):
-                part = _squares(*pair)
+                part = squares(*pair)
                 lost[k] += part[0]
                 whole[k] += part[1]
         return max((o.error for o in map(_measured, lost, whole)), default=0.0)
@@ -102,7 +102,7 @@ def output_damage(
             new = executor.run({n: a for n, a in feeds.items() if n in executor.inputs})
             samples += max((len(a) for a in feeds.values() if a.ndim), default=1)
             for k, (o, n) in enumerate(zip(old, new, strict=True)):
-                part = _squares(o, n)
+                part = squares(o, n)
                 lost[k] += part[0]
                 whole[k] += part[1]
     except CannotRun:
@@ -136,7 +136,7 @@ def _open(model: onnx_ir.Model, threads: int) -> Executor:
         return Executor(path, optimization="all", threads=threads)
 
 
-def _squares(old: Array, new: Array) -> tuple[float, float]:
+def squares(old: Array, new: Array) -> tuple[float, float]:
     """Return ||new - old||² and ||old||²; what was not finite before must be so afterwards."""
     if old.dtype.kind not in "fiub":
         return 0.0, 0.0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from whet.backends.device import Device
 from whet.errors import UnsupportedTarget, UsageError
 from whet.ir.array import Array
 
@@ -76,12 +77,44 @@ class Target(ABC):
     """What a search tries at every site, where not all of the usual formats can be lowered."""
     counts_memory: ClassVar[bool] = False
     """Whether RAM and flash are known before anything runs, so that they can be limited."""
+    counts_flash: ClassVar[bool] = False
+    """Whether the bytes that are kept can be limited, but not those of a run."""
+
+    priced: ClassVar[str] = ""
+    """The runtime whose kernels are measured while passes decide; without one they decide without milliseconds."""
+
+    contends: ClassVar[bool] = False
+    """Whether ``--target auto`` may choose it: a runtime of ordinary machines whose times are compared."""
+    lossy: str = ""
+    """What the runtime itself loses on purpose, beyond rounding; such a target has a :meth:`lossless` one."""
+
+    @property
+    def spelled(self) -> str:
+        """Return the target as :func:`find_target` reads it, with the options that matter when a result is opened."""
+        return self.name
 
     def configured(self, options: Mapping[str, str]) -> "Target":
         """Return the target with options, as ``name{option=value}`` has them; raises UsageError."""
         if options:
             raise UsageError(f"target '{self.name}' has no option '{next(iter(options))}'")
         return self
+
+    def on(self, device: Device) -> "Target":
+        """Return the target for the device that results will run on; raises UnsupportedTarget."""
+        if device.bare:
+            raise UnsupportedTarget(
+                f"target '{self.name}' needs an operating system, '{device.name}' ({device.isa[0]}) has none: "
+                "--target c writes for it"
+            )
+        return self
+
+    def lossless(self) -> "Target":
+        """Return the target without what is :attr:`lossy` about it."""
+        return self
+
+    def missing(self) -> str:
+        """Return why the runtime cannot be used on this machine, or an empty string."""
+        return ""
 
     def settle(
         self,
@@ -150,6 +183,18 @@ def _onnxruntime() -> Target:
     return OnnxRuntime()
 
 
+def _openvino() -> Target:
+    from whet.backends.openvino import OpenVino
+
+    return OpenVino()
+
+
+def _ort_mobile() -> Target:
+    from whet.backends.ort_mobile import OrtMobile
+
+    return OrtMobile()
+
+
 def _reference() -> Target:
     from whet.backends.reference import Reference
 
@@ -164,6 +209,8 @@ def _c() -> Target:
 
 _MAKERS: Mapping[str, Callable[[], Target]] = {
     "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "ort-mobile": _ort_mobile,
     "reference": _reference,
     "c": _c,
 }
@@ -179,6 +226,11 @@ def find_target(spelled: str) -> Target:
     """Return a target by name, or as ``name{option=value,…}``; raises UnsupportedTarget and UsageError."""
     found = re.fullmatch(r"\s*([\w-]+)\s*(?:\{([^{}]*)\})?\s*", spelled)
     name = found.group(1) if found else spelled
+    if name == "auto":
+        contenders = ", ".join(name for name, target in targets().items() if target.contends)
+        raise UsageError(
+            f"target 'auto' is a choice that a compile makes, expected one of {contenders}"
+        )
     if found is None or name not in _MAKERS:
         raise UnsupportedTarget(f"unknown target '{name}'; known: {', '.join(_MAKERS)}")
     options: dict[str, str] = {}

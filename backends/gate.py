@@ -25,11 +25,14 @@ class NeverWorse:
         bindings: Bindings,
         scratch: Path,
         turns: Turns | None = None,
+        *,
+        timed: bool = True,
     ) -> None:
         """Measure on ``target``, with the inputs of the first binding; ``scratch`` holds temporary files.
 
-        With ``turns`` only one of the two models is loaded at a time.
+        With ``turns`` only one of the two models is loaded at a time. Bytes alone count unless results are ``timed``.
         """
+        self._timed = timed and target.timed
         self._turns = turns
         self._target = target
         self._options = options
@@ -48,7 +51,7 @@ class NeverWorse:
                 larger = self._target.larger(self._lower(before, old), weight, (old, new))
             except UnsupportedTarget:
                 return ""  # what came before could not be lowered, so nothing got worse
-            if larger or not self._target.timed:
+            if larger or not self._timed:
                 return larger
             return self._slower(before, old / "model.onnx", new / "model.onnx")
 
@@ -61,8 +64,8 @@ class NeverWorse:
         found = ""
         try:
             with (
-                Worker(old, self._options, self._target.name, self._turns) as first,
-                Worker(new, self._options, self._target.name, self._turns) as second,
+                Worker(old, self._options, self._target.spelled, self._turns) as first,
+                Worker(new, self._options, self._target.spelled, self._turns) as second,
             ):
                 for _ in range(2):
                     before, after = compare_speed(

@@ -4,9 +4,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from whet.backends.base import Runner, RuntimeOptions, Target
+from whet.backends.device import Device
 from whet.ir.execute import Executor, newest_ir_version
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from whet.passes.base import Pass
     from whet.passes.pipeline import Fixpoint
 
-__all__ = ["OnnxRuntime", "lean", "runtime_fusions"]
+__all__ = ["OnnxRuntime", "largest_constants", "lean", "runtime_fusions"]
 
 
 _ONE_FILE = 1 << 29
@@ -33,6 +34,18 @@ class OnnxRuntime(Target):
     """ONNX Runtime on the CPU."""
 
     name = "onnxruntime"
+    counts_flash: ClassVar[bool] = True
+    priced: ClassVar[str] = "onnxruntime"
+    contends: ClassVar[bool] = True
+
+    def __init__(self, newest_opset: int | None = None) -> None:
+        """Lower to opsets up to ``newest_opset``; None leaves a model at its own."""
+        self.newest_opset = newest_opset
+
+    def on(self, device: Device) -> Self:
+        """Return the target for a device whose runtime may be older than a model's opset."""
+        super().on(device)
+        return type(self)(device.newest_opset)
 
     def legalize(self) -> "tuple[Pass | Fixpoint, ...]":
         """Return the passes that choose among ONNX Runtime's own operators."""
@@ -58,8 +71,26 @@ class OnnxRuntime(Target):
         """Write ``model.onnx``, with ``model.onnx.data`` beside it when the weights are large."""
         from whet.ir.saving import save_model
 
-        save_model(lean(model), folder / "model.onnx", external_threshold=_ONE_FILE)
+        save_model(self.readable(model), folder / "model.onnx", external_threshold=_ONE_FILE)
         return sorted(path.name for path in folder.iterdir())
+
+    def readable(self, model: "onnx_ir.Model") -> "onnx_ir.Model":
+        """Return the model in an opset that the device's runtime reads; raises UnsupportedTarget."""
+        if self.newest_opset is None:
+            return lean(model)
+        from whet.ir.opset_lower import lower_opset
+
+        return lean(lower_opset(model, self.newest_opset))
+
+    def over(self, folder: Path, ram: int | None, flash: int | None) -> list[str]:
+        """Return whether the files are larger than the device's flash, with the largest tensors."""
+        size = sum(path.stat().st_size for path in folder.glob("model*"))
+        if flash is None or size <= flash:
+            return []
+        return [
+            f"flash is {size:,} bytes of files, the budget {flash:,}; the largest constants are "
+            f"{largest_constants(folder / 'model.onnx')}"
+        ]
 
     def open(self, path: Path, options: RuntimeOptions) -> Runner:
         """Make a session."""
@@ -76,6 +107,15 @@ class OnnxRuntime(Target):
         from importlib.metadata import version
 
         return {"onnxruntime": version("onnxruntime")}
+
+
+def largest_constants(path: Path, shown: int = 4) -> str:
+    """Name the largest initializers of a file."""
+    import onnx_ir
+
+    tensors = [v.const_value for v in onnx_ir.load(path).graph.initializers.values()]
+    found = sorted((-t.nbytes, t.name or "") for t in tensors if t is not None)
+    return ", ".join(f"'{name}' {-size:,}" for size, name in found[:shown]) or "none"
 
 
 def lean(model: "onnx_ir.Model") -> "onnx_ir.Model":

@@ -37,8 +37,12 @@ class Executor:
         save_optimized: Path | None = None,
         config: Mapping[str, str] | None = None,
         profile: Path | None = None,
+        disabled: Sequence[str] = (),
     ) -> None:
-        """Load the model; raises :class:`CannotRun`. With ``profile``, a path's beginning, runs are profiled."""
+        """Load the model; raises :class:`CannotRun`. With ``profile``, a path's beginning, runs are profiled.
+
+        ``disabled`` names optimizers of ONNX Runtime to leave out.
+        """
         options = cast("Any", onnxruntime.SessionOptions())
         options.graph_optimization_level = _LEVELS[optimization]
         options.intra_op_num_threads = threads
@@ -52,7 +56,7 @@ class Executor:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
-        self._session = _open(model, options)
+        self._session = _open(model, options, list(disabled))
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
@@ -69,18 +73,18 @@ class Executor:
         return str(self._session.end_profiling())
 
 
-def _open(model: "onnx.ModelProto | Path | str", options: Any) -> Any:
+def _open(model: "onnx.ModelProto | Path | str", options: Any, disabled: list[str]) -> Any:
     if not isinstance(model, Path | str):
-        return _session(model.SerializeToString(), options)
+        return _session(model.SerializeToString(), options, disabled)
     try:
-        return _session(str(model), options)
+        return _session(str(model), options, disabled)
     except CannotRun as error:
         if "IR version" not in str(error):
             raise
-    return _open_newer(Path(model), options)
+    return _open_newer(Path(model), options, disabled)
 
 
-def _open_newer(path: Path, options: Any) -> Any:
+def _open_newer(path: Path, options: Any, disabled: list[str]) -> Any:
     """Open a file of a version that ONNX Runtime does not know yet; external data stay where they are."""
     import onnx
 
@@ -88,12 +92,15 @@ def _open_newer(path: Path, options: Any) -> Any:
     older.ir_version = newest_ir_version()
     folder = str(path.absolute().parent)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    return _session(older.SerializeToString(), options)
+    return _session(older.SerializeToString(), options, disabled)
 
 
-def _session(source: str | bytes, options: Any) -> Any:
+def _session(source: str | bytes, options: Any, disabled: Sequence[str] = ()) -> Any:
+    more = {"disabled_optimizers": list(disabled)} if disabled else {}
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], **more
+        )
     except Exception as error:
         raise CannotRun(_first_line(error)) from error
 

@@ -10,6 +10,7 @@ import onnx_ir
 
 from whet.analysis.base import Analyses
 from whet.analysis.prices import Prices
+from whet.backends.device import Device, host
 from whet.errors import UsageError
 from whet.ir.bindings import Bindings
 from whet.ir.residency import spill
@@ -45,6 +46,8 @@ class Context:
     reproducers: Path | None = None
     progress: Callable[[str], None] = lambda _message: None
     target: str = "onnxruntime"
+    device: Device = dataclasses.field(default_factory=host)
+    """The machine that the result will run on."""
     score: Callable[[onnx_ir.Model], float] | None = None
     """The metric of a model, where there is one that takes little time."""
     prices: Prices | None = None

@@ -80,14 +80,14 @@ class Yardstick:
         self._timed = timed
         self._executor = executor or InProcess()
         batches = tuple(_enough(itertools.chain(context.held_out, context.calibration)))
-        self._loss = Loss(batches, (), runtime, target.name, categorical)
+        self._loss = Loss(batches, (), runtime, target.spelled, categorical)
         self._source: Measurement | None = None
 
     def source(self, model: onnx_ir.Model) -> Measurement:
         """Measure the model that all others are compared with, once; comes first."""
         if self._source is None:
             files, weight = self._lowered(model)
-            with opened(files, self._loss.runtime, self._target.name) as worker:
+            with opened(files, self._loss.runtime, self._target.spelled) as worker:
                 wanted = tuple(worker.run(feeds) for feeds in self._loss.batches)
                 self._loss = dataclasses.replace(self._loss, wanted=wanted)
                 self._source = self._seen(model, weight, worker, 0.0)
@@ -99,7 +99,7 @@ class Yardstick:
         quick = dataclasses.replace(self._context, prove=False, watch=None, score=None)
         made, _ = tail.run(made, quick)
         files, weight = self._lowered(made)
-        with opened(files, self._loss.runtime, self._target.name) as worker:
+        with opened(files, self._loss.runtime, self._target.spelled) as worker:
             loss = self._loss.of([worker.run(feeds) for feeds in self._loss.batches])
             return self._seen(made, weight, worker, loss)
 

@@ -36,6 +36,10 @@ def make_report(layers: int = 40, first: str = "layer0", seed: int = 0) -> Repor
         seconds=12.0, histograms=[Histogram(s, -1.0, 1.0, (1,) * 64, (2,) * 64, 16) for s in sites[:8]],
         graph=_graph(sites, rng), profile=_profile(sites, rng),
         limits=Limits(0.01, 10**6, None, ("size is 2 bytes, the budget 1",)),
+        contest={"chosen": "onnxruntime", "why": "the only one left", "refused": {"other": "not here"},
+                 "results": [{"target": "onnxruntime", "error": 0.0, "metric": None, "source": None,
+                              "missed": ["size"], "bytes": 9,
+                              "times": [{"median": 2.0, "low": 1.9, "high": 2.2, "runs": 7}]}]},
         provenance=Provenance("whet compile m -o out", 0, "m.onnx", "0" * 64,
                               {"model.onnx": {"bytes": 9, "sha256": "1" * 64}}),
     )  # fmt: skip

@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import whet
-from whet.analysis.kernel_prices import cache_folder, instruction_sets, saturates
+from whet.analysis.kernel_prices import cache_folder
 from whet.backends.base import targets
+from whet.backends.device import host
 from whet.passes.registry import all_passes
 
 __all__ = ["Environment", "look_around"]
@@ -25,6 +26,7 @@ _EXTRAS = {
     "matplotlib": ("report", "report.html"),
     "distributed": ("dask", "sweeps on several machines"),
     "tvm": ("tvm", "the compiler TVM"),
+    "openvino": ("openvino", "the target openvino"),
 }
 """Package -> the extra that brings it, and what it is for."""
 _CORE = ("numpy", "scipy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "rich", "typer")
@@ -52,7 +54,7 @@ class Environment:
     missing: Mapping[str, str]
     """Package that is missing -> what it is for, and how to get it."""
     targets: Mapping[str, Mapping[str, str]]
-    """Runtime -> versions of what it is made of."""
+    """Runtime that is installed -> versions of what it is made of."""
     passes: int
     cache: str
     cache_writable: bool
@@ -66,8 +68,8 @@ def look_around() -> Environment:
         whet=whet.__version__,
         python=f"{platform.python_implementation()} {platform.python_version()} {sys.executable}",
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        instruction_sets=instruction_sets(),
-        saturates=saturates(),
+        instruction_sets=host().isa,
+        saturates=host().saturates,
         cores=os.cpu_count() or 1,
         usable_cores=_usable(),
         memory=memory.get("MemTotal", 0),
@@ -78,7 +80,9 @@ def look_around() -> Environment:
             for name, (extra, purpose) in _EXTRAS.items()
             if find_spec(name) is None
         },
-        targets={name: target.versions() for name, target in targets().items()},
+        targets={
+            name: target.versions() for name, target in targets().items() if not target.missing()
+        },
         passes=len(all_passes()),
         cache=str(cache_folder()),
         cache_writable=_writable(cache_folder()),

@@ -104,7 +104,11 @@ def inspect_model(model: onnx_ir.Model, origin: str) -> Inspection:
         custom={k: n for k, n in sorted(operators.items()) if "." in k},
         parameters=_parameters(model),
         sites=tuple(sites),
-        refusals={name: target.refuses(model) for name, target in targets().items()},
+        refusals={
+            name: target.refuses(model)
+            for name, target in targets().items()
+            if not target.missing()
+        },
         prospects=_prospects(model),
     )
 

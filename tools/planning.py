@@ -10,6 +10,7 @@ import onnx_ir
 
 from whet.analysis.calibration import Dataset, batch_size, read_dataset
 from whet.backends.base import RuntimeOptions, Target, find_target
+from whet.backends.device import find_device
 from whet.backends.probe import find_bindings
 from whet.backends.worker import Worker
 from whet.budget import Budget
@@ -38,6 +39,7 @@ class Request:
     """What a compile would be asked for."""
 
     target: str = "onnxruntime"
+    device: str = "host"
     recipe: str = "auto"
     calibration: Data | None = None
     labels: Data | None = None
@@ -97,7 +99,8 @@ def make_plan(source: str, request: Request, progress: Callable[[str], None]) ->
     Raises what :func:`whet.compile` would raise for the source and the arguments.
     """
     recipe = read_recipe(request.recipe, allow_noop=request.allow_noop)
-    target = find_target(request.target)
+    device = find_device(request.device)
+    target = find_target(request.target).on(device)
     with tempfile.TemporaryDirectory(prefix="whet-plan-") as folder:
         progress("capture")
         prepared = prepare(source, folder=Path(folder), trust=request.trust)
@@ -118,6 +121,7 @@ def make_plan(source: str, request: Request, progress: Callable[[str], None]) ->
         except UnsupportedTarget as error:
             reasons, after = [*reasons, str(error)], prepared.cost
         ram, flash = request.budget.device
+        ram, flash = ram or device.ram, flash or device.flash
         over = target.over(Path(folder) / "predicted", ram, flash)
     return Plan(
         origin=prepared.origin,
@@ -183,6 +187,7 @@ def _context(
         prove=False,
         progress=progress,
         target=target.name,
+        device=find_device(request.device),
     )
 
 

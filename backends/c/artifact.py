@@ -16,6 +16,7 @@ from whet.backends.c.plan import Footprint, Plan, make_plan
 from whet.backends.c.program import Program
 from whet.backends.c.sources import Names, mathematics, name_all, source, weight_blob
 from whet.backends.c.toolchain import find_toolchain
+from whet.backends.device import Device, host
 from whet.ir.array import Array
 from whet.ir.execute import CannotRun
 
@@ -48,12 +49,14 @@ def write(
     examples: Mapping[str, Array],
     seed: int = 0,
     origin: str = "",
+    device: Device | None = None,
 ) -> Written:
-    """Write a model of fixed sizes; nothing is written if it cannot be.
+    """Write a model of fixed sizes; nothing is written if it cannot be. Code is counted as the ``device`` has it.
 
     Raises:
         UnsupportedTarget: the model, with what would help.
     """
+    device = host() if device is None else device
     facts = observe(model, examples, seed)
     program = emit(facts)
     plan = make_plan(program, seed=seed)
@@ -63,7 +66,9 @@ def write(
     texts = {
         "model.c": source(program, plan, names, blob=blob, origin=title),
         "main.c": main_source(program, names, facts.feeds, facts.expected, blob=blob),
-        "Makefile": makefile(mathematics=bool(mathematics(program))),
+        "Makefile": makefile(
+            mathematics=bool(mathematics(program)), compiler=device.compiler, flags=device.flags
+        ),
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
@@ -71,7 +76,7 @@ def write(
         (folder / "model.bin").write_bytes(weight_blob(program)[0])
     footprint = plan.footprint
     (folder / "model.h").write_text(_header(program, footprint, names, blob, title))
-    footprint = _measured(footprint, folder)
+    footprint = _measured(footprint, folder, device)
     (folder / "model.h").write_text(_header(program, footprint, names, blob, title))
     described = _describe(program, plan, names, footprint, settings)
     (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n")
@@ -83,14 +88,15 @@ def _header(program: Program, footprint: Footprint, names: Names, blob: bool, ti
     return header(program, footprint, names, blob=blob, origin=title, notes=program.notes)
 
 
-def _measured(footprint: Footprint, folder: Path) -> Footprint:
-    """Return the footprint with the size of the code, where a compiler is at hand."""
+def _measured(footprint: Footprint, folder: Path, device: Device) -> Footprint:
+    """Return the footprint with the size of the code, where a compiler for the device is at hand."""
     try:
-        toolchain = find_toolchain()
-        code = toolchain.code_bytes(folder)
-    except CannotRun:
-        return footprint
-    return dataclasses.replace(footprint, code=code, compiled=f"-Os, {toolchain.version}")
+        toolchain = find_toolchain(device.compiler)
+        code = toolchain.code_bytes(folder, device.flags)
+    except CannotRun as error:
+        return dataclasses.replace(footprint, compiled=f"code is not counted: {error}")
+    words = " ".join(("-Os", *device.flags))
+    return dataclasses.replace(footprint, code=code, compiled=f"{words}, {toolchain.version}")
 
 
 def _describe(

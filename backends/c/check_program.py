@@ -121,11 +121,13 @@ def _load(names: Names) -> list[str]:
     ]
 
 
-def makefile(*, mathematics: bool) -> str:
-    """Return the Makefile: ``make check`` builds and runs the program, ``make model.o`` builds the model alone."""
+def makefile(*, mathematics: bool, compiler: str = "", flags: Sequence[str] = ()) -> str:
+    """Return the Makefile: ``make check`` builds and runs the program, ``make model.o`` the model for a device."""
     libraries = " -lm" if mathematics else ""
     return f"""# make check: build and compare with the stored outputs. make model.o CROSS=arm-none-eabi- for a device.
 CC = $(CROSS)gcc
+DEVICE_CC = {compiler or "$(CC)"}
+DEVICE_FLAGS ={"".join(f" {flag}" for flag in flags)}
 CFLAGS ?= -O2
 STANDARD = -std=c99 -Wall -Wextra -pedantic -Wconversion -fno-strict-aliasing
 LIBRARIES ={libraries}
@@ -137,7 +139,7 @@ model_check: main.c model.c model.h
 \t$(CC) $(STANDARD) $(CFLAGS) main.c model.c -o $@ $(LIBRARIES)
 
 model.o: model.c model.h
-\t$(CC) $(STANDARD) $(CFLAGS) -c model.c -o $@
+\t$(DEVICE_CC) $(STANDARD) $(DEVICE_FLAGS) $(CFLAGS) -c model.c -o $@
 
 clean:
 \trm -f model_check model.o

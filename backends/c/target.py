@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from whet.backends.base import Runner, RuntimeOptions, Target
+from whet.backends.device import Device
 from whet.errors import UsageError
 from whet.ir.array import Array
 
@@ -42,11 +43,13 @@ class C(Target):
         options: Mapping[str, str] | None = None,
         examples: Mapping[str, Array] | None = None,
         seed: int = 0,
+        device: Device | None = None,
     ) -> None:
-        """Take options, and the inputs that the generated program is to run."""
+        """Take options, the inputs that the generated program is to run, and the device."""
         self._options = {**_OPTIONS, **(options or {})}
         self._examples = dict(examples or {})
         self._seed = seed
+        self._device = device
 
     def configured(self, options: Mapping[str, str]) -> Target:
         """Return the target with options; raises UsageError."""
@@ -57,7 +60,11 @@ class C(Target):
                 raise UsageError(f"weights is '{value}', expected const or bin")
             if key == "name" and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", value):
                 raise UsageError(f"name is '{value}', expected a name that C accepts")
-        return C({**self._options, **options}, self._examples, self._seed)
+        return C({**self._options, **options}, self._examples, self._seed, self._device)
+
+    def on(self, device: Device) -> Target:
+        """Return the target for a device: its compiler counts the code, its flags are in the Makefile."""
+        return C(self._options, self._examples, self._seed, device)
 
     def settle(
         self,
@@ -69,7 +76,7 @@ class C(Target):
         """Fix every size; raises UsageError for one that neither the examples nor the user give."""
         from whet.backends.c.sizes import fix_sizes
 
-        return C(self._options, examples, seed), fix_sizes(model, examples, sizes)
+        return C(self._options, examples, seed, self._device), fix_sizes(model, examples, sizes)
 
     def fixed_sizes(self, sizes: Mapping[str, int]) -> Mapping[str, int]:
         """Return none: all are fixed."""
@@ -94,7 +101,9 @@ class C(Target):
         from whet.ir.saving import save_model
 
         settings = Settings(self._options["name"], self._options["weights"])
-        written = write(model, folder, settings, examples=self._examples, seed=self._seed)
+        written = write(
+            model, folder, settings, examples=self._examples, seed=self._seed, device=self._device
+        )
         save_model(lean(model), folder / "model.onnx")
         kept = {"model.onnx", *written.files}
         more = sorted(path.name for path in folder.iterdir() if path.name not in kept)
@@ -159,6 +168,8 @@ class C(Target):
         found = _footprint(folder)
         share = found["arena"] / found["bound"] if found["bound"] else 1.0
         code = f" and {found['code']:,} of code ({found['compiled']})" if found["code"] else ""
+        if not found["code"] and found["compiled"]:
+            code = f" ({found['compiled']})"
         return [
             f"flash: {found['constants']:,} bytes of constants{code}; RAM: {found['arena']:,} bytes of arena, "
             f"{share:.3f} of the largest set of tensors that are there together"

@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from whet.analysis.kernel_prices import cache_folder
@@ -49,12 +50,13 @@ class Toolchain:
                 made.replace(kept)
         return kept
 
-    def code_bytes(self, folder: Path) -> int:
+    def code_bytes(self, folder: Path, flags: Sequence[str] = ()) -> int:
         """Return the bytes of machine code of ``model.c``, optimized for size; raises CannotRun."""
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / "model.o"
             self._run(
                 _SMALL,
+                *flags,
                 "-fno-asynchronous-unwind-tables",
                 "-c",
                 str(folder / "model.c"),
@@ -77,9 +79,9 @@ class Toolchain:
 
 
 @functools.cache
-def find_toolchain() -> Toolchain:
-    """Return the compiler that ``CC`` names, or gcc, cc or clang; raises CompilerMissing."""
-    wanted = os.environ.get("CC", "")
+def find_toolchain(compiler: str = "") -> Toolchain:
+    """Return a compiler by name, or the one that ``CC`` names, or gcc, cc or clang; raises CompilerMissing."""
+    wanted = compiler or os.environ.get("CC", "")
     names = [wanted] if wanted else ["gcc", "cc", "clang"]
     for name in names:
         found = shutil.which(name)

@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 import onnx_ir
 
-from whet.analysis.kernel_prices import saturates
 from whet.analysis.prices import KernelModel, Prices
+from whet.backends.device import host
 from whet.ir.values import Array
 from whet.passes.kernels import Body, kernel, noise
 from whet.passes.proposal import Builder
 from whet.passes.quantization.algorithms.approximation import Blocks, Layer
-from whet.passes.quantization.algorithms.formats import INT8, UINT8_WEIGHT, IntegerFormat
+from whet.passes.quantization.algorithms.formats import INT8, UINT8_WEIGHT
 from whet.passes.quantization.algorithms.rounding import round_to_nearest
 from whet.passes.quantization.block_spelling import (
     Shelf,
@@ -74,6 +74,8 @@ class Kept:
     blocks: Blocks
     name: str
     opset: int
+    saturates: bool = False
+    """Whether kernels for uint8 and int8 can overflow where it will run."""
     shelf: Shelf | None = None
     decoded: onnx_ir.Value | None = None
     decoders: tuple[onnx_ir.Node, ...] = ()
@@ -116,7 +118,7 @@ class Kept:
         self, build: Builder, turned: onnx_ir.Value, integers: tuple[onnx_ir.Value, ...]
     ) -> onnx_ir.Value:
         """Return (q(x) Wᵀ8) * (s_x s_w), the way ONNX Runtime fuses it."""
-        fmt = _integer_format()
+        fmt = UINT8_WEIGHT if self.saturates else INT8
         largest = np.abs(self.blocks.values()).max(axis=1)
         scales = np.asarray(np.where(largest > 0, largest / fmt.reach, 1.0), np.float32)
         quantized, step, zero = integers
@@ -125,11 +127,6 @@ class Kept:
         total = build.op("MatMulInteger", quantized, weight, zero, middle)
         real = build.op("Cast", total, attributes={"to": int(onnx_ir.DataType.FLOAT)})
         return build.op("Mul", real, build.op("Mul", step, build.constant(scales)))
-
-
-def _integer_format() -> IntegerFormat:
-    """Return the grid of weights whose kernels cannot saturate here."""
-    return UINT8_WEIGHT if saturates() else INT8
 
 
 _Spelled = Callable[[Builder, onnx_ir.Value, Kept, Form], onnx_ir.Value]
@@ -191,7 +188,7 @@ class BlockPrices:
             blocks = round_to_nearest(
                 layer, self.bits, size, symmetric=self.symmetric, clip="extremes", full=True
             )
-            return spelled(build, values[0], Kept(blocks, "w", self.opset), form)
+            return spelled(build, values[0], Kept(blocks, "w", self.opset, host().saturates), form)
 
         return body
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir
 
-from whet.analysis.kernel_prices import saturates
 from whet.analysis.prices import KernelModel
+from whet.backends.device import host
 from whet.errors import Mismatch
 from whet.ir.values import Array
 from whet.passes.base import Change, Fidelity, Pass
@@ -119,7 +119,7 @@ def _models(rows: int, inputs: int, widths: Sequence[int], opset: int) -> dict[s
 
 def _product(build: Builder, codes: tuple[onnx_ir.Value, ...], weight: Array) -> onnx_ir.Value:
     quantized, scale, zero = codes
-    grid = symmetric(weight, INT7 if saturates() else INT8, 1)
+    grid = symmetric(weight, INT7 if host().saturates else INT8, 1)
     integers = build.constant(quantize(weight, grid), "w")
     total = build.op("MatMulInteger", quantized, integers, zero)
     real = build.op("Cast", total, attributes={"to": int(onnx_ir.DataType.FLOAT)})

@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir
 
 from whet.analysis.activations import Sampler, first_samples, observed_shapes
-from whet.analysis.kernel_prices import saturates
 from whet.errors import Mismatch
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
@@ -117,7 +116,7 @@ class _Run:
                 raise Mismatch(f"the weight is also read by {reader.op_type} '{reader.name}'")
 
     def _format(self, site: Linear) -> tuple[IntegerFormat, Mapping[str, float]]:
-        names = ["uint8", "int7"] if saturates() else ["int8"]
+        names = ["uint8", "int7"] if self.work.context.device.saturates else ["int8"]
         if self.step.weights != "auto":
             names = [self.step.weights]
         rows = self.rows.get(site.x.name or "")

@@ -10,7 +10,6 @@ import onnx_ir
 
 from whet.analysis.activations import Sampler, first_samples, observed_shapes
 from whet.analysis.base import Analysis
-from whet.analysis.kernel_prices import saturates
 from whet.analysis.prices import KernelModel
 from whet.analysis.ranges import Range, Ranges
 from whet.errors import Mismatch
@@ -93,7 +92,7 @@ class _Run:
     ) -> None:
         self._pass, self._work, self._sites = options, work, sites
         self._nodes = {site.node for site in sites}
-        self._weights = INT7 if saturates() else INT8
+        self._weights = INT7 if work.context.device.saturates else INT8
         context = work.context
         names = list(dict.fromkeys(site.x.name or "" for site in sites))
         self._ranges: Mapping[str, Range] = work.analyses.get(Ranges(tuple(names)))

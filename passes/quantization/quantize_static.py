@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 
 from whet.analysis.activations import Sampler, first_samples
 from whet.analysis.base import Analysis
-from whet.analysis.kernel_prices import saturates
 from whet.analysis.output_damage import OutputError
 from whet.analysis.ranges import Range, RangeMethod, Ranges
 from whet.analysis.statistics import Statistics
@@ -167,7 +166,7 @@ class _Run:
         self._work = work
         self._steps = steps
         self._names = [Names.of(step) for step in steps]
-        self._format = _weight_format(options.weights)
+        self._format = _weight_format(options.weights, work.context.device.saturates)
 
     def rewrite(self) -> None:
         """Rewrite the steps of the fastest placement in graph order."""
@@ -381,9 +380,9 @@ class _Run:
         )
 
 
-def _weight_format(choice: str) -> IntegerFormat:
+def _weight_format(choice: str, saturates: bool) -> IntegerFormat:
     if choice == "auto":
-        return INT7 if saturates() else INT8
+        return INT7 if saturates else INT8
     return {"int8": INT8, "int7": INT7}[choice]
 
 

@@ -273,7 +273,12 @@ class _Run:
                 )
             except ValueError as error:
                 raise Mismatch(f"the weight cannot be quantized: {error}") from error
-            kept = Kept(blocks, reader.weight.name or "weight", self._work.opset)
+            kept = Kept(
+                blocks,
+                reader.weight.name or "weight",
+                self._work.opset,
+                self._work.context.device.saturates,
+            )
             planned.kept[reader.layout] = method, kept
         method, kept = planned.kept[reader.layout]
         return method, dataclasses.replace(kept)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from whet import errors, evaluate, extend
     from whet.artifact import Artifact, load
+    from whet.backends.device import Device
     from whet.budget import Budget
     from whet.compiler import compile
     from whet.report import Report
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Artifact",
     "Budget",
+    "Device",
     "Report",
     "__version__",
     "compile",
@@ -32,6 +34,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Artifact": "whet.artifact",
     "Budget": "whet.budget",
+    "Device": "whet.backends.device",
     "Report": "whet.report",
     "compile": "whet.compiler",
     "load": "whet.artifact",

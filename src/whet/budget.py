@@ -21,7 +21,7 @@ class Budget:
     ram: int | str | None = None
     """Bytes of working memory, ``"256KB"``; for targets that plan it (``c``)."""
     flash: int | str | None = None
-    """Bytes of constants and code, ``"1MB"``; for targets that plan memory (``c``)."""
+    """Bytes of constants and code, ``"1MB"``, for ``c``; of files for ``onnxruntime``."""
 
     def __post_init__(self) -> None:
         """Read every limit once, so that a mistake shows before any work is done."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from whet.artifact import Artifact, check_destination, replace_folder
 from whet.backends.base import Target, find_target
+from whet.contest import hold_contest
 from whet.errors import BudgetMissed, UsageError
 from whet.job import Call, Job
 from whet.options import Data, Evaluate, Options, read_options
@@ -52,7 +53,7 @@ def compile(
     """
     settings = read_options(options)
     recipe = read_recipe(settings.recipe, allow_noop=settings.allow_noop)
-    target = find_target(settings.target)
+    target = None if settings.target == "auto" else find_target(settings.target).on(settings.place)
     _check_measurable(settings, target, metric=evaluate is not None or labels is not None)
     parent = None if output is None else check_destination(Path(output))
     keep = tempfile.TemporaryDirectory(prefix=".whet-", dir=parent)
@@ -63,8 +64,11 @@ def compile(
             source, inputs, dynamic_shapes=dynamic_shapes, folder=scratch, trust=trust
         )
         where = None if output is None else Path(output)
-        job = Job(Setting(settings, target, recipe, scratch, where))
-        artifact = job.run(prepared, Call(calibration, labels, evaluate))
+        call = Call(calibration, labels, evaluate)
+        if target is None:
+            artifact = hold_contest(settings, recipe, scratch, where, prepared, call)
+        else:
+            artifact = Job(Setting(settings, target, recipe, scratch, where)).run(prepared, call)
         if output is not None:
             if settings.page and artifact.report is not None:
                 settings.progress("render the report")
@@ -91,13 +95,23 @@ def compile(
     return artifact
 
 
-def _check_measurable(options: Options, target: Target, *, metric: bool) -> None:
+def _check_measurable(options: Options, target: Target | None, *, metric: bool) -> None:
     """Refuse a limit on something that nobody will measure."""
-    if any(limit is not None for limit in options.budget.device) and not target.counts_memory:
+    target = target or find_target("onnxruntime")
+    ram, flash = options.budget.device
+    if ram is not None and not target.counts_memory:
         raise UsageError(
-            f"limits on RAM and flash need a target that plans memory (c), the target is '{target.name}'"
+            f"a limit on RAM needs a target that plans memory (c), the target is '{target.name}'"
+        )
+    if flash is not None and not (target.counts_memory or target.counts_flash):
+        raise UsageError(
+            f"a limit on flash needs a target that counts its bytes (c, onnxruntime), the target is '{target.name}'"
         )
     if options.budget.drop is not None and not metric:
         raise UsageError("a limit on the drop needs a metric: give evaluate or labels")
+    if options.budget.latency is not None and not options.place.here:
+        raise UsageError(
+            f"a limit on the latency needs timing, and this machine is not the device '{options.place.name}'"
+        )
     if options.budget.latency is not None and not options.measure:
         raise UsageError("a limit on the latency needs timing, which is switched off")

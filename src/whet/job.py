@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from whet.options import Data, Evaluate, read_max_ram
 from whet.passes.pipeline import Pipeline, Step
 from whet.passes.recipes import canonical, exact
 from whet.passes.workbench import Context
+from whet.precision import judge_precision
 from whet.preparation import Prepared
 from whet.printing import row_by_row
 from whet.realizing import Realizer
@@ -67,6 +68,8 @@ class Job:
         self._kernels: Mapping[str, Mapping[str, float]] = {}
         self._searched: Searched | None = None
         self._start = time.perf_counter()
+        self.feeds: Mapping[str, Array] = {}
+        """The inputs that results are timed on."""
 
     def run(self, prepared: Prepared, call: Call) -> Artifact:
         """Transform, lower, check, write; return the artifact in its temporary folder."""
@@ -83,6 +86,7 @@ class Job:
         self._options.progress("load the source")
         with self._setting.open_source(prepared) as before:
             bindings = self._bindings(prepared, data, before)
+            self.feeds = bindings.feeds(prepared.model, 0, self._options.seed)
             expected = self._record(prepared, bindings, before)
             searches = self._searches(data)
             metric = Metric(labels, call.evaluate, batch_size(prepared.model), split=searches)
@@ -99,6 +103,11 @@ class Job:
         realizer = Realizer(self._setting, scene)
         untouched = scene.prepared.model.clone()
         model, steps = self._transform(scene, realizer, data)
+        if self._target.lossy:
+            steps.append(
+                judge_precision(self._setting, model, scene.bindings, _held_out(data, model))
+            )
+            self._target = self._setting.target
         result = realizer.realize(model, steps, untouched)
         changed = any(step.coverage.changed for step in steps)
         if self._searched is None and result.slower and changed:
@@ -158,6 +167,7 @@ class Job:
             max_ram=read_max_ram(self._options.max_ram),
             seed=self._options.seed,
             threads=self._options.threads,
+            device=self._options.place,
             prove=self._options.prove,
             reproducers=self._setting.scratch / "reproducers",
             progress=self._options.progress,
@@ -178,7 +188,7 @@ class Job:
         with tempfile.TemporaryDirectory(dir=self._setting.scratch) as folder:
             self._target.lower(model, Path(folder))
             path = Path(folder) / "model.onnx"
-            with Worker(path, self._options.runtime, self._target.name) as worker:
+            with Worker(path, self._options.runtime, self._target.spelled) as worker:
                 return metric.of(worker).metric
 
     def _transform(
@@ -199,6 +209,7 @@ class Job:
             bindings,
             self._setting.scratch,
             self._setting.turns,
+            timed=self._options.timed,
         )
         with self._priced(context):
             return pipeline.run(model, context, gate)
@@ -206,11 +217,12 @@ class Job:
     @contextlib.contextmanager
     def _priced(self, context: Context) -> Generator[None]:
         """Let passes know what kernels take, where that is measured."""
-        if not self._options.measure or self._target.name != "onnxruntime":
+        runtime = self._target.priced
+        if not self._options.timed or not runtime:
             yield
             return
-        version = self._target.versions()["onnxruntime"]
-        with KernelPrices(self._options.runtime, version) as prices:
+        version = self._target.versions()[runtime]
+        with KernelPrices(self._options.runtime, version, target=runtime) as prices:
             context.prices = prices
             yield
         self._kernels = prices.used
@@ -245,6 +257,10 @@ def _publish(realizer: Realizer, model: onnx_ir.Model, trial: Trial, market: Mar
     """Leave the best plan so far where the result will be."""
     chosen = [chosen.piece for chosen in market.chosen(trial.plan.choices)]
     realizer.publish(Grafter(model).replace(chosen), trial)
+
+
+def _held_out(data: Dataset | None, model: onnx_ir.Model) -> Sequence[Mapping[str, Array]]:
+    return () if data is None else data.held_out()[1].batches(batch_size(model))
 
 
 def _take_back(result: Result, steps: list[Step]) -> None:

@@ -33,7 +33,8 @@ def write_manifest(
     manifest: dict[str, Any] = {
         "schema": 1,
         "model": files[0],
-        "target": target.name,
+        "target": target.spelled,
+        "device": options.place.to_json(),
         "runtime": options.runtime.to_json(),
         "recipe": str(recipe),
         "budget": dataclasses.asdict(options.budget),

@@ -2,11 +2,13 @@
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from whet.backends.base import RuntimeOptions
+from whet.backends.device import Device, find_device
 from whet.budget import Budget, parse_bytes
 from whet.errors import UsageError
 from whet.ir.values import Array
@@ -40,6 +42,9 @@ class Options:
 
     target: str = "onnxruntime"
     recipe: str | Path = "auto"
+    device: str | Path | Device = "host"
+    """The machine that the result will run on: ``host``, a known device, a ``FILE.toml`` or a :class:`Device`. Nothing
+    is timed for another machine than this one, and the memory it has is a budget."""
     budget: Budget = dataclasses.field(default_factory=Budget)
     threads: int = 0
     optimization: str = "all"
@@ -74,6 +79,7 @@ class Options:
     def __post_init__(self) -> None:
         """Check how the result is to be run before any work is done."""
         RuntimeOptions(self.threads, self.optimization)
+        _ = self.place
         read_max_ram(self.max_ram)
         for name, value, known in (
             ("minimize", self.minimize, tuple(_OBJECTIVES)),
@@ -87,10 +93,27 @@ class Options:
         """Return what a search minimizes; None leaves it to the budget."""
         return _OBJECTIVES[self.minimize]
 
+    @functools.cached_property
+    def place(self) -> Device:
+        """Return the device that the result will run on."""
+        return find_device(self.device)
+
+    @property
+    def timed(self) -> bool:
+        """Tell whether milliseconds decide: they may be measured, and this machine's are the device's."""
+        return self.measure and self.place.here
+
+    @property
+    def memory(self) -> tuple[int | None, int | None]:
+        """Return bytes of RAM and flash that the result may take: the budget's, or else what the device has."""
+        ram, flash = self.budget.device
+        return self.place.ram if ram is None else ram, self.place.flash if flash is None else flash
+
     @property
     def runtime(self) -> RuntimeOptions:
         """Return how the result is run."""
-        return RuntimeOptions(self.threads, self.optimization, tuple(sorted(self.session.items())))
+        threads = self.threads or self.place.threads
+        return RuntimeOptions(threads, self.optimization, tuple(sorted(self.session.items())))
 
 
 def read_max_ram(value: int | str | None) -> int | None:

@@ -130,8 +130,8 @@ class Realizer:
     def _measure(self, model: onnx_ir.Model, after: Worker) -> tuple[list[Timing] | None, bool]:
         """Return the times of source and result, and whether the result is slower beyond doubt."""
         setting, scene = self._setting, self._scene
-        if not setting.options.measure:
-            setting.notes.append("nothing was timed (measuring is switched off)")
+        if not setting.options.timed:
+            setting.notes.append(f"nothing was timed ({_untimed(setting)})")
             return None, False
         setting.options.progress("measure before and after")
         feeds = scene.bindings.feeds(model, 0, setting.options.seed)
@@ -168,3 +168,10 @@ class Realizer:
             peak_bytes=0 if after is None else after.peak_bytes(),
         )
         return old, new
+
+
+def _untimed(setting: Setting) -> str:
+    place = setting.options.place
+    if place.here:
+        return "measuring is switched off"
+    return f"the device is {place.name}, and milliseconds of this machine are not those of another"

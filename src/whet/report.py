@@ -140,6 +140,8 @@ class Report:
     """What each operator takes inside the runtime, and the most that the machine can do."""
     limits: Limits | None = None
     """The budget in numbers, and which of it the result breaks."""
+    contest: Mapping[str, Any] | None = None
+    """Which runtime was chosen and why, with the times of all and what was refused, for the target ``auto``."""
     provenance: Provenance | None = None
     """What it was made from, and the command that makes it again."""
 

@@ -41,7 +41,7 @@ def make_report(
     metric = result.metric
     report = Report(
         origin=scene.prepared.origin,
-        target=setting.target.name,
+        target=setting.target.spelled,
         recipe=str(setting.recipe),
         steps=steps,
         before=result.costs[0],
@@ -61,13 +61,18 @@ def make_report(
     report.layers = list_layers(result.model, steps, report.advice, search)
     report.histograms = _histograms(setting, report, result)
     limits = setting.options.budget.limits(report.before.bytes)
-    ram, flash = setting.options.budget.device
+    ram, flash = setting.options.memory
     missed = (
         *_missed(setting.options.budget, report),
         *setting.target.over(setting.folder, ram, flash),
     )
     report.limits = Limits(*limits, ram=ram, flash=flash, missed=missed)
     report.notes += setting.target.story(setting.folder)
+    if ram is not None and not setting.target.counts_memory:
+        report.notes.append(
+            f"{setting.options.place.name} has {ram:,} bytes of RAM; what a run takes of it, {setting.target.name} "
+            "does not plan, so nothing was held against that"
+        )
     return report
 
 

@@ -5,12 +5,14 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from whet.backends.device import Device
 from whet.options import Data, Options
 
 __all__ = ["reproduce"]
 
 _FLAGS = {
     "target": "--target",
+    "device": "--device",
     "minimize": "--minimize",
     "candidates": "--candidates",
     "loss": "--loss",
@@ -44,7 +46,8 @@ def reproduce(
     default = Options()
     for name, flag in _FLAGS.items():
         if getattr(options, name) != getattr(default, name):
-            words += [flag, str(getattr(options, name))]
+            value = getattr(options, name)
+            words += [flag, "…" if isinstance(value, Device) else str(value)]
     words += [flag for name, (flag, value) in _SWITCHES.items() if getattr(options, name) is value]
     for key, size in options.sizes.items():
         words += ["--bind", f"{key}={size}"]

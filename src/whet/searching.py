@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir
 
 from whet import __version__
-from whet.analysis.kernel_prices import cache_folder, instruction_sets
+from whet.analysis.kernel_prices import cache_folder
 from whet.backends.base import Target
 from whet.ir.values import Array, dimensions
 from whet.options import Options
@@ -185,7 +185,7 @@ def _store(model: onnx_ir.Model, context: Context, target: Target, options: Opti
     circumstances = (
         __version__,
         target.versions(),
-        instruction_sets(),
+        context.device.isa,
         options.runtime,
         options.seed,
         dict(context.bindings.choices[0]) if context.bindings.choices else {},

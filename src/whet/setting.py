@@ -51,7 +51,7 @@ class Setting:
     def open_result(self) -> Worker:
         """Load what was lowered into a fresh process."""
         try:
-            return self._open(self.folder, self.target.name)
+            return self._open(self.folder, self.target.spelled)
         except CannotRun as error:
             raise BrokenPass(
                 f"{self.target.name} does not load the result: {error} (find it: whet bisect)"

@@ -8,7 +8,7 @@ import pytest
 from commandline import Run
 from onnx import TensorProto, helper
 
-from whet.analysis.kernel_prices import instruction_sets
+from whet.backends.device import host
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def test_the_machine_is_described(whet: Run, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert found["model"] is None
     around = found["environment"]
-    assert tuple(around["instruction_sets"]) == instruction_sets()
+    assert tuple(around["instruction_sets"]) == host().isa
     assert 0 < around["usable_cores"] <= around["cores"]
     assert around["packages"]["onnxruntime"] == around["targets"]["onnxruntime"]["onnxruntime"]
     assert around["cache"] == str(tmp_path / "cache")

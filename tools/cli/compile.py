@@ -26,6 +26,8 @@ whet compile net.onnx -o out --calibration train.npz --labels test.npz --drop 1%
 
 whet compile net.onnx -o out --target c --bind batch=1 --calibration train.npz --ram 256KB --flash 1MB
 
+whet compile net.onnx -o out --target c --device nrf52840 --bind batch=1
+
 whet compile mypackage.models:make_encoder -o out --recipe 'quantize-dynamic'
 """
 
@@ -46,6 +48,7 @@ def _command(
     model: options.Model,
     output: Output,
     target: options.Target = "onnxruntime",
+    device: options.Device = "host",
     recipe: options.Recipe = "auto",
     calibration: options.Calibration = None,
     evaluate: options.Evaluate = None,
@@ -79,6 +82,7 @@ def _command(
 
     arguments: dict[str, Any] = {
         "target": target,
+        "device": device,
         "recipe": recipe,
         "budget": whet.Budget(drop=drop, size=size, latency=latency, ram=ram, flash=flash),
         "minimize": minimize,

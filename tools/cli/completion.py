@@ -1,6 +1,6 @@
 """What a shell is offered for the values of options, once ``whet --install-completion`` has been run."""
 
-__all__ = ["metrics", "passes", "recipes", "targets"]
+__all__ = ["devices", "metrics", "passes", "recipes", "targets"]
 
 
 def passes(incomplete: str) -> list[str]:
@@ -21,7 +21,14 @@ def targets(incomplete: str) -> list[str]:
     """Return the names of targets that begin so."""
     from whet.backends.base import targets as known
 
-    return [name for name in known() if name.startswith(incomplete)]
+    return [name for name in (*known(), "auto") if name.startswith(incomplete)]
+
+
+def devices(incomplete: str) -> list[str]:
+    """Return the names of devices that begin so."""
+    from whet.backends.device import DEVICES
+
+    return [name for name in ("host", *DEVICES) if name.startswith(incomplete)]
 
 
 def metrics(incomplete: str) -> list[str]:

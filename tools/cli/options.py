@@ -12,6 +12,7 @@ __all__ = [
     "Bind",
     "Calibration",
     "Candidates",
+    "Device",
     "Drop",
     "Evaluate",
     "Feeds",
@@ -51,8 +52,19 @@ Target = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What to lower to: onnxruntime, reference, or c (C99 for small devices; 'c{name=net,weights=bin}').",
+        help="What to lower to: onnxruntime, ort-mobile (model.ort for minimal builds of it), openvino "
+        "('openvino{precision=bf16}'), c (C99 for small "
+        "devices; 'c{name=net,weights=bin}'), reference, or auto (the fastest that is installed; whet compile only).",
         autocompletion=completion.targets,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="What the result will run on: host (this machine), a known device such as raspberry-pi-4, cortex-m4 or "
+        "nrf52840, or a FILE.toml; 'cortex-m4{ram=128KB}'. Nothing is timed for another machine.",
+        autocompletion=completion.devices,
     ),
 ]
 Optimization = Annotated[
@@ -126,7 +138,7 @@ Ram = Annotated[
     typer.Option(
         metavar="BYTES",
         rich_help_panel=_BUDGET,
-        help="Working memory of the device, with --target c: 256KB.",
+        help="Working memory of the device, with --target c: 256KB. Without it, what the --device has.",
     ),
 ]
 Flash = Annotated[
@@ -134,7 +146,7 @@ Flash = Annotated[
     typer.Option(
         metavar="BYTES",
         rich_help_panel=_BUDGET,
-        help="Constants and code on the device, with --target c: 1MB.",
+        help="What is kept on the device, 1MB: constants and code with --target c, files with --target onnxruntime.",
     ),
 ]
 Minimize = Annotated[

@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
 def _command(
     model: options.Model,
     target: options.Target = "onnxruntime",
+    device: options.Device = "host",
     recipe: options.Recipe = "auto",
     calibration: options.Calibration = None,
     evaluate: options.Evaluate = None,
@@ -59,6 +60,7 @@ def _command(
     read_function(evaluate)
     request = Request(
         target=target,
+        device=device,
         recipe=recipe,
         calibration=calibration,
         labels=labels,

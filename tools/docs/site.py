@@ -118,6 +118,7 @@ def _navigation() -> list[Mapping[str, Any]]:
                 {"Ranks and blocks": "sparsity_structure.md"},
                 {"Experts": "sparsity_experts.md"},
                 {"Recovery": "sparsity_recovery.md"},
+                {"Devices": "devices.md"},
                 {"C99 for small devices": "target_c.md"},
             ]
         },

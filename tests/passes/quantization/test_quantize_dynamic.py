@@ -7,13 +7,13 @@ import pytest
 from fake_prices import FakePrices
 from folding import BINDINGS, build, ops, weights
 
+from whet.backends.device import find_device
 from whet.backends.onnxruntime import runtime_fusions
 from whet.ir.execute import Executor
 from whet.ir.files import save_model
 from whet.ir.values import initializers
 from whet.ir.verify import verify
 from whet.passes.base import Coverage
-from whet.passes.quantization import quantize_dynamic
 from whet.passes.quantization.quantize_dynamic import QuantizeDynamic
 from whet.passes.workbench import Context, Workbench
 
@@ -134,13 +134,15 @@ def test_a_slower_kernel_is_declined_with_both_times() -> None:
     assert slow.asked == ["MatMul [2,64] x [64,32] dynamic per channel"] * 2
 
 
-def test_the_less_exact_grid_must_be_much_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantize_dynamic, "saturates", lambda: True)
+def test_the_less_exact_grid_must_be_much_faster() -> None:
+    device = find_device("x86-64-v3")
     for seven_bits, expected in ((0.9, "uint8 dynamic"), (0.5, "int7 dynamic")):
         times = {"float32": 2.0, "uint8": 1.0, "int7": seven_bits}
         prices = FakePrices(lambda _work, name, times=times: times[name])
         model = build(LINEAR, weights(w=(64, 32)))
-        coverage = apply(model, QuantizeDynamic(), Context(bindings=BINDINGS, prices=prices))
+        coverage = apply(
+            model, QuantizeDynamic(), Context(bindings=BINDINGS, prices=prices, device=device)
+        )
         assert coverage.damage[0].format == expected
 
 

@@ -10,6 +10,7 @@ from report_maker import make_report
 ROOT = Path(__file__).resolve().parents[3]
 FREE = {
     "versions", "fusions", "kernels", "kernels.*", "agreements[].binding", "provenance.files", "profile.binding",
+    "contest.refused",
     "steps[].coverage.declined", "steps[].coverage.near_misses", "steps[].coverage.proofs",
     "steps[].coverage.break_even", "steps[].coverage.spectra", "search.idle_candidates",
 }  # fmt: skip
