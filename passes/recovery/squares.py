@@ -4,36 +4,43 @@ A loss that compares many of them is bound by memory: each temporary is another 
 one of them, ŷ - y, and backward turns it into the gradient where it stands.
 """
 
-from typing import Any
+import functools
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["squared", "squared_distance"]
 
 
-def squared(x: torch.Tensor) -> torch.Tensor:
+def squared(x: "torch.Tensor") -> "torch.Tensor":
     """Return ||x||², added up in float32; of bfloat16, which no sum overflows, the norm is rounded to that type."""
+    import torch
+
     half = x.dtype == torch.float16
     norm: torch.Tensor = torch.linalg.vector_norm(x.float() if half else x)
     return norm.float().square()
 
 
-def squared_distance(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return ||ŷ - y||², to be differentiated once, in ŷ."""
-    distance: torch.Tensor = _Distance.apply(found, wanted)  # type: ignore[no-untyped-call]
+def squared_distance(found: "torch.Tensor", wanted: "torch.Tensor") -> "torch.Tensor":
+    """Return ||ŷ - y||² in float32, to be differentiated once, in ŷ."""
+    distance: torch.Tensor = _function().apply(found, wanted)
     return distance
 
 
-class _Distance(torch.autograd.Function):
-    """d/dŷ ||ŷ - y||² = 2 (ŷ - y)."""
+@functools.cache
+def _function() -> Any:
+    """Return d/dŷ ||ŷ - y||² = 2 (ŷ - y) as torch wants it."""
+    import torch
 
-    @staticmethod
-    def forward(context: Any, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """Keep the difference."""
-        context.difference = found.detach() - wanted.to(found.dtype)
-        return squared(context.difference)
+    class Distance(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            context.difference = found.detach() - wanted.to(found.dtype)
+            return squared(context.difference)
 
-    @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Scale the difference in its place."""
-        return context.difference.mul_(2 * gradients[0]), None
+        @staticmethod
+        def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return context.difference.mul_(2 * gradients[0]), None
+
+    return Distance

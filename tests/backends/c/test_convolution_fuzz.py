@@ -21,7 +21,7 @@ SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 @pytest.fixture(autouse=True)
 def _no_code_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> Any:
+    def missing(_device: object) -> Any:
         raise CompilerMissing("not asked for")
 
     monkeypatch.setattr(artifact, "find_toolchain", missing)

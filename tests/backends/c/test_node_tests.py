@@ -63,7 +63,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return found
 
 
-def _no_compiler() -> Any:
+def _no_compiler(_device: object) -> Any:
     raise CompilerMissing("not asked for")
 
 
