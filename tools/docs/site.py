@@ -119,6 +119,7 @@ def _navigation() -> list[Mapping[str, Any]]:
                 {"Experts": "sparsity_experts.md"},
                 {"Recovery": "sparsity_recovery.md"},
                 {"C99 for small devices": "target_c.md"},
+                {"TVM": "target_tvm.md"},
             ]
         },
         {"Passes": ["passes/index.md", *listed]},
