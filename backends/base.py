@@ -73,6 +73,8 @@ class Target(ABC):
     name: str
     timed: ClassVar[bool] = True
     """Whether milliseconds on this machine tell what a result is worth."""
+    own_source: ClassVar[bool] = True
+    """Whether source and result run in the same runtime, so that passes are to blame where the result is slower."""
     candidates: ClassVar[tuple[str, ...]] = ()
     """What a search tries at every site, where not all of the usual formats can be lowered."""
     counts_memory: ClassVar[bool] = False
@@ -207,12 +209,19 @@ def _c() -> Target:
     return C()
 
 
+def _tvm() -> Target:
+    from whet.backends.tvm.target import Tvm
+
+    return Tvm()
+
+
 _MAKERS: Mapping[str, Callable[[], Target]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "ort-mobile": _ort_mobile,
     "reference": _reference,
     "c": _c,
+    "tvm": _tvm,
 }
 """Each imports its target when asked: a process that runs one model needs one of them."""
 
