@@ -138,9 +138,7 @@ def test_names_and_a_file_of_weights(source: Path, tmp_path: Path) -> None:
 def test_options_are_checked(spelled: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         find_target(spelled)
-    with pytest.raises(
-        UnsupportedTarget, match="unknown target 'd'; known: onnxruntime, "
-    ):
+    with pytest.raises(UnsupportedTarget, match="unknown target 'd'; known: onnxruntime, "):
         find_target("d{name=x}")
 
 
