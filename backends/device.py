@@ -99,10 +99,10 @@ def _pi(name: str, core: str, *extensions: str) -> Device:
 
 
 def _board(name: str, core: str, ram: int, flash: int) -> Device:
-    return dataclasses.replace(DEVICES[core], name=name, ram=ram * 1024, flash=flash * 1024)
+    return dataclasses.replace(_CORES[core], name=name, ram=ram * 1024, flash=flash * 1024)
 
 
-DEVICES: dict[str, Device] = {
+_CORES: dict[str, Device] = {
     device.name: device
     for device in (
         _cortex("cortex-m0plus", "armv6-m"),
@@ -116,8 +116,8 @@ DEVICES: dict[str, Device] = {
         Device("x86-64-v4", ("x86_64", "avx2", "avx512f"), flags=("-march=x86-64-v4",)),
     )
 }  # fmt: skip
-"""What is known by name: processor cores and levels without limits, boards with the memory they have."""
-DEVICES |= {
+"""Processor cores and levels, which have no limits."""
+DEVICES: Mapping[str, Device] = _CORES | {
     board.name: board
     for board in (
         _board("rp2040", "cortex-m0plus", 264, 2048),
@@ -126,6 +126,7 @@ DEVICES |= {
         _board("stm32h743", "cortex-m7", 1024, 2048),
     )
 }
+"""What is known by name: these, and boards with the memory they have."""
 
 
 def find_device(spelled: "str | Path | Device") -> Device:

@@ -205,7 +205,7 @@ def _spell_out(node: onnx_ir.Node, version: int, model: onnx_ir.Model) -> None:
     """Let a node call ONNX's own definition of its operator."""
     proto = _definition(node, version)
     made = {name for inner in proto.node for name in inner.output}
-    wanted = [name for name, value in zip(proto.output, node.outputs, strict=False)]
+    wanted = list(proto.output)[: len(node.outputs)]
     if missing := [name for name in wanted if name not in made]:
         raise Mismatch(
             f"is an operator of opset {proto.opset_import[0].version}, and nothing defines its {missing[0]}"
@@ -312,7 +312,7 @@ def _fold_ranks(model: onnx_ir.Model) -> None:
 
 
 def _replace(value: onnx_ir.Value, array: Array, model: onnx_ir.Model) -> None:
-    tensor = onnx_ir.Tensor(array, name=f"{value.name}_known")
+    tensor = onnx_ir.tensor(array, name=f"{value.name}_known")
     made = onnx_ir.Value(
         name=tensor.name,
         const_value=tensor,
