@@ -96,7 +96,7 @@ def _open_newer(path: Path, options: Any, disabled: list[str]) -> Any:
 
 
 def _session(source: str | bytes, options: Any, disabled: Sequence[str] = ()) -> Any:
-    more = {"disabled_optimizers": list(disabled)} if disabled else {}
+    more: dict[str, Any] = {"disabled_optimizers": list(disabled)} if disabled else {}
     try:
         return onnxruntime.InferenceSession(
             source, options, providers=["CPUExecutionProvider"], **more

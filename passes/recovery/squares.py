@@ -35,12 +35,12 @@ def _function() -> Any:
 
     class Distance(torch.autograd.Function):
         @staticmethod
-        def forward(context: Any, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-            context.difference = found.detach() - wanted.to(found.dtype)
-            return squared(context.difference)
+        def forward(ctx: Any, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            ctx.difference = found.detach() - wanted.to(found.dtype)
+            return squared(ctx.difference)
 
         @staticmethod
-        def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-            return context.difference.mul_(2 * gradients[0]), None
+        def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return ctx.difference.mul_(2 * grad_outputs[0]), None
 
     return Distance
