@@ -207,12 +207,19 @@ def _c() -> Target:
     return C()
 
 
+def _tvm() -> Target:
+    from whet.backends.tvm.target import Tvm
+
+    return Tvm()
+
+
 _MAKERS: Mapping[str, Callable[[], Target]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "ort-mobile": _ort_mobile,
     "reference": _reference,
     "c": _c,
+    "tvm": _tvm,
 }
 """Each imports its target when asked: a process that runs one model needs one of them."""
 

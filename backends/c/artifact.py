@@ -10,7 +10,7 @@ import onnx_ir
 
 from whet.backends.c.check_program import main_source, makefile
 from whet.backends.c.emission import emit
-from whet.backends.c.facts import observe
+from whet.backends.facts import observe
 from whet.backends.c.header import header
 from whet.backends.c.plan import Footprint, Plan, make_plan
 from whet.backends.c.program import Program

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import onnx_ir
 
-from whet.backends.c.facts import Facts
+from whet.backends.facts import Facts
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.program import Program
 from whet.backends.c.registry import Decline, registered

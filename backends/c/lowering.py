@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir
 
-from whet.backends.c.facts import Facts
+from whet.backends.facts import Facts
 from whet.backends.c.forms import LAST, PLAIN, Form, Layout, to_last, to_plain
 from whet.backends.c.program import Buffer, Grid, Kernel, Parameter, Program, Step, Tensor
 from whet.backends.c.registry import Decline

@@ -74,7 +74,7 @@ class C(Target):
         seed: int,
     ) -> "tuple[Target, onnx_ir.Model]":
         """Fix every size; raises UsageError for one that neither the examples nor the user give."""
-        from whet.backends.c.sizes import fix_sizes
+        from whet.backends.sizes import fix_sizes
 
         return C(self._options, examples, seed, self._device), fix_sizes(model, examples, sizes)
 

@@ -44,7 +44,9 @@ class Facts:
         return found
 
 
-def observe(model: onnx_ir.Model, examples: Mapping[str, Array], seed: int) -> Facts:
+def observe(
+    model: onnx_ir.Model, examples: Mapping[str, Array], seed: int, target: str = "c"
+) -> Facts:
     """Run the model once with every value handed out; inputs are the examples, or drawn.
 
     Raises:
@@ -64,7 +66,7 @@ def observe(model: onnx_ir.Model, examples: Mapping[str, Array], seed: int) -> F
         )
     except CannotRun as error:
         raise UnsupportedTarget(
-            f"target 'c' takes shapes and expected outputs from ONNX Runtime, which refuses the model: {error}"
+            f"target '{target}' takes shapes and expected outputs from ONNX Runtime, which refuses the model: {error}"
         ) from error
     seen = {v: np.asarray(a) for v, a in zip(values, arrays, strict=True)}
     found = Facts(model, feeds, seen, _fixed(model), ())

@@ -1,4 +1,4 @@
-"""Bind every dynamic dimension: memory can only be planned for sizes that are known."""
+"""Bind every dynamic dimension: memory can only be planned, and loops cut to tiles, for sizes that are known."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,9 @@ from whet.ir.values import Array, dimensions
 __all__ = ["fix_sizes"]
 
 
-def fix_sizes(model: onnx_ir.Model, examples: Mapping[str, Array], sizes: Binding) -> onnx_ir.Model:
+def fix_sizes(
+    model: onnx_ir.Model, examples: Mapping[str, Array], sizes: Binding, target: str = "c"
+) -> onnx_ir.Model:
     """Return a copy whose sizes are those the user gave, or those of the examples.
 
     Raises:
@@ -28,7 +30,7 @@ def fix_sizes(model: onnx_ir.Model, examples: Mapping[str, Array], sizes: Bindin
     if missing:
         given = " ".join(f"--bind {n}=1" for n in missing)
         raise UsageError(
-            f"target 'c' plans all memory when it compiles, so every size must be known; the model leaves "
+            f"target '{target}' plans all memory when it compiles, so every size must be known; the model leaves "
             f"{', '.join(repr(n) for n in missing)} open: bind it, such as {given}"
         )
     copy = model.clone()

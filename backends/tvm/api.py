@@ -1,0 +1,18 @@
+"""The parts of TVM that are used, in one place: the package is an extra, and carries no types."""
+
+import importlib
+from typing import Any
+
+__all__ = ["Expr", "IRBuilder", "T", "relax", "s_tir", "te", "tirx", "topi", "tvm"]
+
+Expr = Any
+"""An expression of TIR or Relax."""
+
+tvm: Any = importlib.import_module("tvm")
+relax: Any = importlib.import_module("tvm.relax")
+te: Any = importlib.import_module("tvm.te")
+tirx: Any = importlib.import_module("tvm.tirx")
+topi: Any = importlib.import_module("tvm.topi")
+s_tir: Any = importlib.import_module("tvm.s_tir")
+T: Any = importlib.import_module("tvm.tirx.script.builder")
+IRBuilder: Any = importlib.import_module("tvm.script.ir_builder").IRBuilder

@@ -1,0 +1,63 @@
+"""Everything that a TVM artifact consists of, as files."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir
+
+from whet.backends.facts import Facts, observe
+from whet.backends.tvm.building import build
+from whet.backends.tvm.emission import emit
+from whet.backends.tvm.machine import Machine
+from whet.ir.array import Array
+
+__all__ = ["FILES", "write"]
+
+FILES = ("model.so", "model.npz", "model.json", "load.py", "check.npz")
+_LOADER = Path(__file__).parent / "load.py"
+
+
+def write(
+    model: onnx_ir.Model,
+    folder: Path,
+    machine: Machine,
+    *,
+    examples: Mapping[str, Array],
+    seed: int = 0,
+    compiler: str | None = None,
+) -> list[str]:
+    """Write a model of fixed sizes; nothing is written if it cannot be. Returns the names of the files.
+
+    Raises:
+        UnsupportedTarget: the model, with what would help.
+    """
+    facts = observe(model, examples, seed, "tvm")
+    emitted = emit(facts, machine)
+    build(emitted.module, machine, folder / "model.so", compiler)
+    # np.savez takes names as keywords: a weight may be called anything but "file".
+    np.savez(folder / "model.npz", allow_pickle=False, **emitted.weights)
+    shutil.copyfile(_LOADER, folder / "load.py")
+    inputs = [v for v in model.graph.inputs if v.const_value is None]
+    described = {
+        "inputs": _rows(facts, inputs),
+        "outputs": _rows(facts, model.graph.outputs),
+        "machine": dataclasses.asdict(machine),
+    }
+    (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n")
+    given = {f"x{k}": facts.array(v) for k, v in enumerate(inputs)}
+    found = {f"y{k}": a for k, a in enumerate(facts.expected)}
+    np.savez(folder / "check.npz", allow_pickle=False, **given, **found)
+    return list(FILES)
+
+
+def _rows(facts: Facts, values: Sequence[onnx_ir.Value]) -> list[dict[str, Any]]:
+    arrays = [facts.array(v) for v in values]
+    return [
+        {"name": v.name, "dtype": a.dtype.name, "shape": list(a.shape)}
+        for v, a in zip(values, arrays, strict=True)
+    ]

@@ -1,0 +1,132 @@
+"""Walk over a model's nodes in order and let their emitters write; whatever cannot be emitted is named all at once."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import onnx_ir
+
+from whet.backends.facts import Facts
+from whet.backends.tvm.api import relax
+from whet.backends.tvm.lowering import TYPES, Lowering
+from whet.backends.tvm.machine import Machine
+from whet.backends.tvm.registry import Decline, registered
+from whet.errors import UnsupportedTarget
+from whet.ir.array import Array
+
+__all__ = ["Emitted", "emit", "refusals"]
+
+_SHOWN = 6
+_ADVICE = {
+    "If": "only one branch can be kept: export the model without it",
+    "Loop": "export the model with the loop unrolled",
+    "Scan": "export the model with the loop unrolled",
+    "LSTM": "export the cell spelled out, one step at a time",
+    "GRU": "export the cell spelled out, one step at a time",
+    "RNN": "export the cell spelled out, one step at a time",
+    "NonZero": "its result has no fixed size",
+    "NonMaxSuppression": "its result has no fixed size; leave it to the caller",
+    "Unique": "its result has no fixed size",
+    "Compress": "its result has no fixed size",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Emitted:
+    """A model in Relax."""
+
+    module: Any
+    weights: Mapping[str, Array]
+    """The parameters behind the inputs, in order."""
+
+
+def refusals(model: onnx_ir.Model) -> list[str]:
+    """Name what no pass turns into what can be emitted: bodies, foreign domains, sizes that depend on data."""
+    found: Counter[tuple[str, str]] = Counter()
+    for node in model.graph:
+        foreign = (
+            node.domain not in {"", "ai.onnx"}
+            and (node.domain, node.op_type, "") not in model.functions
+        )
+        if foreign or node.op_type in _ADVICE:
+            found[node.domain, node.op_type] += 1
+    return [_refusal(domain, kind, count) for (domain, kind), count in found.items()]
+
+
+def _refusal(domain: str, kind: str, count: int) -> str:
+    name = f"{domain}.{kind}" if domain else kind
+    advice = _ADVICE.get(
+        kind, "no standard operator; compile from a model before such operators were chosen"
+    )
+    return f"{name} ({count} node{'s'[: count > 1]}): {advice}"
+
+
+def emit(facts: Facts, machine: Machine) -> Emitted:
+    """Return the Relax module of a model of fixed sizes.
+
+    Raises:
+        UnsupportedTarget: nodes that cannot be emitted, with what would help.
+    """
+    builder = relax.BlockBuilder()
+    with builder.function("main"):
+        with builder.dataflow():
+            try:
+                low = Lowering(facts, builder, machine)
+                declined = _walk(low)
+                parameters, outputs = low.finish() if not declined else ([], relax.Tuple([]))
+            except Decline as reason:
+                declined = {"the model": str(reason)}
+                parameters, outputs = [], relax.Tuple([])
+        builder.emit_func_output(outputs, params=parameters)
+    if declined:
+        raise UnsupportedTarget(_message(declined))
+    return Emitted(builder.get(), low.weights)
+
+
+def _walk(low: Lowering) -> dict[str, str]:
+    """Emit every node; return those that were declined, with the reasons."""
+    emitters = registered()
+    declined: dict[str, str] = {}
+    for node in low.facts.model.graph:
+        if node in low.done or all(v in low.facts.fixed for v in node.outputs):
+            continue
+        try:
+            _check(low, node)
+            if node.domain not in {"", "ai.onnx"} or node.op_type not in emitters:
+                raise Decline("there is no emitter for this operator")
+            emitters[node.op_type](low, node)
+        except Decline as reason:
+            declined[f"{node.op_type} '{node.name}'"] = str(reason)
+            _stand_in(low, node)
+    return declined
+
+
+def _check(low: Lowering, node: onnx_ir.Node) -> None:
+    for value in (*node.inputs, *node.outputs):
+        if value is None or not value.name:
+            continue
+        if low.dtype(value) not in TYPES:
+            raise Decline(
+                f"'{value.name}' is {low.dtype(value)}; numbers of 16 to 64 bits, integers and truth values "
+                "are supported"
+            )
+        if 0 in low.shape(value):
+            raise Decline(f"'{value.name}' has no elements: {low.shape(value)}")
+
+
+def _stand_in(low: Lowering, node: onnx_ir.Node) -> None:
+    """Let the nodes behind one that was declined be looked at too."""
+    for value in node.outputs:
+        if value.name:
+            dtype = low.dtype(value) if low.dtype(value) in TYPES else "float32"
+            low.define(value, relax.Var(value.name, relax.TensorType(low.shape(value), dtype)))
+
+
+def _message(declined: Mapping[str, str]) -> str:
+    listed = [f"{node}: {reason}" for node, reason in list(declined.items())[:_SHOWN]]
+    more = f"; and {len(declined) - _SHOWN} more" if len(declined) > _SHOWN else ""
+    return (
+        f"target 'tvm' cannot emit {len(declined)} node{'s'[: len(declined) > 1]}: {'; '.join(listed)}{more} "
+        "(docs/target_tvm.md lists what it can; --recipe auto rewrites more before it comes to that)"
+    )

@@ -1,0 +1,1 @@
+"""Kernels written in TIR, specialized to the sizes they are for."""

@@ -1,0 +1,187 @@
+"""Matrix products: a panel of prepacked columns against tiles of rows, sums in registers.
+
+The right matrix is stored panel by panel, ``[panels, inputs, width]``, so that a step of the innermost loop reads
+consecutive vectors (Goto and van de Geijn, Anatomy of high-performance matrix multiplication, 2008).
+"""
+
+from typing import Any
+
+import numpy as np
+
+from whet.backends.tvm.api import Expr, T, tirx
+from whet.backends.tvm.epilogue import Ending
+from whet.backends.tvm.kernels.writing import Tiling, each, function, scratch, tasks, up
+from whet.ir.array import Array
+
+__all__ = ["batched", "dense", "pack", "store"]
+
+_NEAR = 1 << 18
+"""Bytes of rows that stay in a core's own cache while the panels pass by."""
+
+
+def pack(matrix: Array, tiling: Tiling) -> Array:
+    """Return ``[inputs, outputs]`` as panels, the last one filled with zeros."""
+    inputs, outputs = matrix.shape
+    wide = np.zeros((inputs, tiling.panels * tiling.width), np.float32)
+    wide[:, :outputs] = matrix
+    return np.ascontiguousarray(
+        wide.reshape(inputs, tiling.panels, tiling.width).transpose(1, 0, 2)
+    )
+
+
+def store(
+    tiling: Tiling,
+    outputs: int,
+    panel: Expr,
+    write: Any,
+) -> None:
+    """Write ``write(vector, lane, column)`` for the columns of a panel that exist."""
+    lanes = tiling.lanes
+    for v in range(tiling.vectors):
+        start = panel * tiling.width + v * lanes
+        if outputs % tiling.width == 0:
+            with T.vectorized(0, lanes) as j:
+                write(v, j, start + j)
+            continue
+        with T.If(start + lanes <= outputs):
+            with T.Then():
+                with T.vectorized(0, lanes) as j:
+                    write(v, j, start + j)
+            with T.Else():
+                if outputs % lanes:
+                    with T.serial(0, outputs % lanes) as j:
+                        with T.If(start + j < outputs):
+                            with T.Then():
+                                write(v, j, start + j)
+                else:
+                    T.evaluate(0)
+
+
+def _chunks(rows: int, inputs: int, tiling: Tiling, threads: int) -> int:
+    """Return into how many parts the rows go, so that they stay near and all threads get as much."""
+    tiles = -(-rows // tiling.rows)
+    parts = max(1, min(tiles, -(-(rows * inputs * 4) // _NEAR)))
+    while parts * tiling.panels % threads and parts * tiling.panels < 8 * threads and parts < tiles:
+        parts += 1
+    return parts
+
+
+def dense(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    outputs: int,
+    tiling: Tiling,
+    ending: Ending,
+    threads: int,
+) -> Any:
+    """Return the kernel of rows times a packed matrix: arguments x, w, those of the ending, y."""
+    inputs = shapes[0][-1]
+    rows = int(np.prod(shapes[0][:-1], dtype=np.int64))
+    parts = _chunks(rows, inputs, tiling, threads)
+    tiles = -(-rows // tiling.rows)
+    own = -(-tiles // parts)  # tiles of a part
+    weights = (tiling.panels, inputs, tiling.width)
+
+    def block(x: Any, w: Any, more: Any, y: Any, panel: Expr, first: Expr, height: int) -> None:
+        tile = tiling.tile(height)
+        sums = tile.clear()
+        base = panel * (inputs * tiling.width)
+        with T.serial(0, inputs) as k:
+            tile.add(
+                sums,
+                lambda r: x[(first + r) * inputs + k],
+                lambda v: w[tirx.Ramp(base + k * tiling.width + v * tiling.lanes, 1, tiling.lanes)],
+            )
+        for r in range(height):
+
+            def write(v: int, j: Expr, column: Expr, r: int = r) -> None:
+                at = (first + r) * outputs + column
+                T.buffer_store(y, ending.apply(tile.read(sums, r, v, j), at, column, more), [at])
+
+            store(tiling, outputs, panel, write)
+
+    def body(x: Any, w: Any, *rest: Any) -> None:
+        *more, y = rest
+        with tasks(parts * tiling.panels, rows * inputs * outputs) as task:
+            part, panel = tirx.floordiv(task, tiling.panels), tirx.floormod(task, tiling.panels)
+            full = rows // tiling.rows
+            with T.serial(0, own) as i:
+                number = part * own + i
+                with T.If(number < full):
+                    with T.Then():
+                        block(x, w, more, y, panel, number * tiling.rows, tiling.rows)
+                    with T.Else():
+                        if rows % tiling.rows:
+                            with T.If(number == full):
+                                with T.Then():
+                                    block(x, w, more, y, panel, full * tiling.rows, rows % tiling.rows)
+                        else:
+                            T.evaluate(0)
+
+    arguments = [(shapes[0], "float32"), (weights, "float32"), *ending.arguments()]
+    return function("dense", [*arguments, (shapes[1], "float32")], body)
+
+
+def batched(
+    batch: int,
+    sizes: tuple[int, int, int],
+    strides: tuple[tuple[int, int], tuple[int, int]],
+    repeats: tuple[Any, Any],
+    arguments: list[tuple[tuple[int, ...], str]],
+    tiling: Tiling,
+    ending: Ending,
+) -> Any:
+    """Return the kernel of products of two tensors; the right one is packed while it runs.
+
+    ``sizes`` are rows, inputs, outputs; ``strides`` those of rows and columns of either operand; ``repeats`` maps the
+    number of a product to the first element of either.
+    """
+    rows, inputs, outputs = sizes
+    width = tiling.panels * tiling.width
+
+    def block(x: Any, w: Any, more: Any, y: Any, at: Any, height: int) -> None:
+        number, panel, first, start = at
+        tile = tiling.tile(height)
+        sums = tile.clear()
+        with T.serial(0, inputs) as k:
+            tile.add(
+                sums,
+                lambda r: x[start + (first + r) * strides[0][0] + k * strides[0][1]],
+                lambda v: w[
+                    tirx.Ramp(k * width + panel * tiling.width + v * tiling.lanes, 1, tiling.lanes)
+                ],
+            )
+        for r in range(height):
+
+            def write(v: int, j: Expr, column: Expr, r: int = r) -> None:
+                place = (number * rows + first + r) * outputs + column
+                T.buffer_store(y, ending.apply(tile.read(sums, r, v, j), place, column, more), [place])
+
+            store(tiling, outputs, panel, write)
+
+    def body(x: Any, b: Any, *rest: Any) -> None:
+        *more, y = rest
+        with tasks(batch, batch * rows * inputs * outputs) as number:
+            packed = scratch(inputs * width)
+            start = repeats[1](number)
+            with T.serial(0, inputs) as k:
+                each(
+                    outputs,
+                    tiling.lanes,
+                    lambda n: T.buffer_store(
+                        packed, b[start + k * strides[1][0] + n * strides[1][1]], [k * width + n]
+                    ),
+                )
+                if width > outputs:
+                    with T.serial(0, width - outputs) as n:
+                        T.buffer_store(packed, tirx.FloatImm("float32", 0.0), [k * width + outputs + n])
+            with T.serial(0, tiling.panels) as panel:
+                left = repeats[0](number)
+                full = rows // tiling.rows
+                with T.serial(0, full) as i:
+                    block(x, packed, more, y, (number, panel, i * tiling.rows, left), tiling.rows)
+                if rows % tiling.rows:
+                    rest_ = (number, panel, full * tiling.rows, left)
+                    block(x, packed, more, y, rest_, rows % tiling.rows)
+
+    assert up(outputs, tiling.lanes) <= width
+    return function("batched", arguments, body)

@@ -1,0 +1,136 @@
+"""What kernels are written with: functions of flat buffers, tiles of sums in registers, loops over tasks."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from whet.backends.tvm.api import Expr, IRBuilder, T, tirx
+from whet.backends.tvm.machine import Machine
+
+__all__ = ["Tile", "Tiling", "best_tiling", "each", "function", "scratch", "tasks", "up"]
+
+_SMALL = 1 << 15
+"""Multiplications that are done before a second thread has started."""
+
+
+def up(number: int, step: int) -> int:
+    """Round up to a multiple."""
+    return -(-number // step) * step
+
+
+def function(
+    name: str, arguments: Sequence[tuple[Sequence[int], str]], body: Callable[..., None]
+) -> Any:
+    """Return the function whose ``body`` is given each argument, shape and type, as a flat buffer."""
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            T.func_attr({"global_symbol": name, "tirx.noalias": True})
+            given = [
+                T.arg(f"b{k}", T.buffer(tuple(shape), dtype, layout=None))
+                for k, (shape, dtype) in enumerate(arguments)
+            ]
+            flat = [
+                T.decl_buffer((math.prod(shape),), dtype, data=buffer.data, layout=None)
+                for buffer, (shape, dtype) in zip(given, arguments, strict=True)
+            ]
+            body(*flat)
+    return builder.get()
+
+
+def scratch(size: int, dtype: str = "float32", *, registers: bool = False) -> Any:
+    """Return memory of the loop that is being written."""
+    return T.alloc_buffer((size,), dtype, scope="local" if registers else "global", layout=None)
+
+
+def tasks(count: int, work: float) -> Any:
+    """Return a loop over independent tasks, on all threads if the work is worth it."""
+    return T.parallel(0, count) if count > 1 and work > _SMALL else T.serial(0, count)
+
+
+def each(count: int, lanes: int, body: Callable[[Expr], None]) -> None:
+    """Write ``body`` for the numbers below ``count``: in vectors, the rest one by one."""
+    whole = count // lanes
+    if whole:
+        with T.serial(0, whole) as i:
+            with T.vectorized(0, lanes) as j:
+                body(i * lanes + j)
+    if count % lanes:
+        with T.serial(0, count % lanes) as j:
+            body(whole * lanes + j)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Sums of ``rows`` times ``vectors`` that stay in registers."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    def clear(self) -> Any:
+        """Return the sums, zero."""
+        sums = scratch(self.rows * self.vectors * self.lanes, registers=True)
+        zero = tirx.Broadcast(tirx.FloatImm("float32", 0.0), self.lanes)
+        for k in range(self.rows * self.vectors):
+            T.buffer_store(sums, zero, [self._at(k)])
+        return sums
+
+    def add(self, sums: Any, left: Callable[[int], Expr], right: Callable[[int], Expr]) -> None:
+        """Add the products of one element for each row with vectors of elements."""
+        vectors = [right(v) for v in range(self.vectors)]
+        for r in range(self.rows):
+            factor = tirx.Broadcast(left(r), self.lanes)
+            for v, vector in enumerate(vectors):
+                at = self._at(r * self.vectors + v)
+                T.buffer_store(sums, sums[at] + factor * vector, [at])
+
+    def read(self, sums: Any, row: int, vector: int, lane: Expr) -> Expr:
+        """Return one sum."""
+        return sums[(row * self.vectors + vector) * self.lanes + lane]
+
+    def _at(self, number: int) -> Expr:
+        return tirx.Ramp(number * self.lanes, 1, self.lanes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """How a product is cut."""
+
+    rows: int
+    vectors: int
+    lanes: int
+    panels: int
+    """Groups of ``vectors`` that cover all outputs."""
+
+    @property
+    def width(self) -> int:
+        """Return how many outputs a panel has."""
+        return self.vectors * self.lanes
+
+    def tile(self, rows: int) -> Tile:
+        """Return a tile of so many rows."""
+        return Tile(rows, self.vectors, self.lanes)
+
+
+def _cycles(rows: int, vectors: int) -> float:
+    """Return the cycles of one step: two multiplications or loads at a time, sums that wait four cycles for themselves."""
+    return max(rows * vectors / 2, (rows + vectors) / 2, 4) if rows else 0
+
+
+def best_tiling(rows: int, outputs: int, machine: Machine, even: bool = True) -> Tiling:
+    """Return the tiling with the fewest cycles; ``rows`` may be split evenly unless they come in lines (``even``)."""
+    lanes = machine.lanes
+    total = -(-outputs // lanes)
+    found: list[tuple[float, int, int]] = []
+    for vectors in range(1, min(total, 8) + 1):
+        most = min((machine.registers - vectors - 1) // vectors, rows)
+        if most < 1:
+            continue
+        tall = -(-rows // -(-rows // most)) if even else most
+        panels = -(-total // vectors)
+        cost = panels * (rows // tall * _cycles(tall, vectors) + _cycles(rows % tall, vectors))
+        found.append((cost, vectors, tall))
+    _, vectors, tall = min(found)
+    return Tiling(tall, vectors, lanes, -(-total // vectors))

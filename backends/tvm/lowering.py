@@ -1,0 +1,197 @@
+"""From the nodes of a model to Relax: what emitters see and write to.
+
+Every value exists as a tensor in the standard's order of axes (``PLAIN``), with channels last (``LAST``), or both; the
+other is made when somebody asks. Constants are parameters of the Relax function, laid out as the kernels read them.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir
+
+from whet.backends.facts import Facts
+from whet.backends.tvm.api import Expr, relax, te
+from whet.backends.tvm.machine import Machine
+from whet.backends.tvm.registry import Decline
+from whet.ir.array import Array
+from whet.ir.values import is_constant
+
+__all__ = ["LAST", "PLAIN", "TYPES", "Layout", "Lowering", "to_last", "to_plain"]
+
+Layout = Literal["plain", "last"]
+PLAIN: Layout = "plain"
+LAST: Layout = "last"
+TYPES = frozenset(
+    ["bool", "float16", "float32", "float64"]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+"""Element types that are computed with."""
+
+
+def to_last(rank: int) -> tuple[int, ...]:
+    """Return the order of axes that puts channels, axis 1, last."""
+    return (0, *range(2, rank), 1) if rank > 2 else tuple(range(rank))
+
+
+def to_plain(rank: int) -> tuple[int, ...]:
+    """Return the order of axes that puts channels back."""
+    return (0, rank - 1, *range(1, rank - 1)) if rank > 2 else tuple(range(rank))
+
+
+class Lowering:
+    """One model on its way to Relax."""
+
+    def __init__(self, facts: Facts, builder: Any, machine: Machine) -> None:
+        """Begin with the inputs."""
+        self.facts = facts
+        self.machine = machine
+        self.done: set[onnx_ir.Node] = set()
+        """Nodes that a kernel of another node computes."""
+        self.inputs: list[Any] = []
+        self.weights: dict[str, Array] = {}
+        """Constants by the name of their parameter, in order."""
+        self._builder = builder
+        self._parameters: dict[str, Any] = {}
+        self._forms: dict[onnx_ir.Value, dict[Layout, Any]] = {}
+        self._functions: dict[object, Any] = {}
+        for value in facts.model.graph.inputs:
+            if value.const_value is None:
+                self._enter(value)
+
+    # What emitters ask.
+
+    def shape(self, value: onnx_ir.Value | None) -> tuple[int, ...]:
+        """Return the shape of a value."""
+        assert value is not None
+        return tuple(int(d) for d in self.facts.array(value).shape)
+
+    def dtype(self, value: onnx_ir.Value | None) -> str:
+        """Return the element type of a value."""
+        assert value is not None
+        return self.facts.array(value).dtype.name
+
+    def known(self, value: onnx_ir.Value | None) -> Array | None:
+        """Return the elements of a value that does not depend on the inputs; None for all others."""
+        if value is None or not (is_constant(value) or value in self.facts.fixed):
+            return None
+        return self.facts.array(value)
+
+    def required(self, value: onnx_ir.Value | None, what: str) -> Array:
+        """Return the elements of a constant; raises Decline, which names it as ``what``."""
+        found = self.known(value)
+        if found is None:
+            raise Decline(f"{what} must be constant")
+        return found
+
+    def has(self, value: onnx_ir.Value, layout: Layout = PLAIN) -> bool:
+        """Tell whether a value was computed already, and is there in a layout."""
+        return layout in self._forms.get(value, {})
+
+    def tensor(self, value: onnx_ir.Value | None, layout: Layout = PLAIN) -> Any:
+        """Return a value in a layout; it is transposed if need be, at compile time where it is constant."""
+        assert value is not None
+        forms = self._forms.setdefault(value, {})
+        if layout in forms:
+            return forms[layout]
+        array = self.known(value)
+        rank = len(self.shape(value))
+        axes = to_last(rank) if layout == LAST else to_plain(rank)
+        if array is not None:
+            moved = array.transpose(axes) if layout == LAST else array
+            forms[layout] = self.constant(moved)
+        elif rank < 3:
+            forms[layout] = next(iter(forms.values()))
+        else:
+            from whet.backends.tvm.operators.movement import transposed
+
+            forms[layout] = self.te(transposed(axes), next(iter(forms.values())), name="transpose")
+        return forms[layout]
+
+    def layout(self, *values: onnx_ir.Value | None) -> Layout:
+        """Return the layout in which what is computed is there already."""
+        made = [self._forms[v] for v in values if v is not None and v in self._forms]
+        made = [forms for forms in made if not self._parameters_only(forms)]
+        return LAST if made and all(LAST in forms for forms in made) else PLAIN
+
+    def _parameters_only(self, forms: Mapping[Layout, Any]) -> bool:
+        return all(any(form is p for p in self._parameters.values()) for form in forms.values())
+
+    def sole_reader(self, value: onnx_ir.Value) -> onnx_ir.Node | None:
+        """Return the only node that reads a value; None if there are others or it is an output."""
+        uses = list(value.uses())
+        if value.is_graph_output() or len(uses) != 1:
+            return None
+        node = uses[0].node
+        return node if node.graph is self.facts.model.graph else None
+
+    # What emitters make.
+
+    def constant(self, array: Array) -> Any:
+        """Return a constant as a parameter of the function; equal ones are stored once."""
+        if array.dtype.name not in TYPES:
+            raise Decline(f"a constant is {array.dtype}, which is not supported")
+        kept = np.ascontiguousarray(array).reshape(array.shape)
+        digest = hashlib.sha256(kept.tobytes()).hexdigest()
+        key = f"{kept.dtype.name}{kept.shape}{digest}"
+        if key not in self._parameters:
+            name = f"w{len(self.weights)}"
+            self._parameters[key] = relax.Var(name, relax.TensorType(kept.shape, kept.dtype.name))
+            self.weights[name] = kept
+        return self._parameters[key]
+
+    def te(self, function: Callable[..., Any], *arguments: Any, name: str = "") -> Any:
+        """Return what a function of TE tensors makes of tensors."""
+        hint = {"primfunc_name_hint": name} if name else {}
+        return self._builder.emit_te(function, *arguments, **hint)
+
+    def call(
+        self,
+        key: object,
+        make: Callable[[], Any],
+        arguments: Sequence[Any],
+        shape: Sequence[int],
+        dtype: str = "float32",
+    ) -> Any:
+        """Return the result of a kernel; those of equal ``key`` are one function."""
+        if key not in self._functions:
+            function = make().without_attr("global_symbol").with_attr("op_pattern", 8)
+            name = str(key[0]) if isinstance(key, tuple) and key else "kernel"
+            self._functions[key] = self._builder.add_func(function, name)
+        result = relax.TensorType(tuple(shape), dtype)
+        return self._builder.emit(relax.call_tir(self._functions[key], list(arguments), result))
+
+    def reshaped(self, tensor: Any, shape: Sequence[int]) -> Any:
+        """Return a view of the same elements in another shape."""
+        return self._builder.emit(relax.op.reshape(tensor, tuple(shape)))
+
+    def define(self, value: onnx_ir.Value, tensor: Any, layout: Layout = PLAIN) -> None:
+        """Say which tensor a value is."""
+        self._forms.setdefault(value, {})[layout] = tensor
+
+    def finish(self) -> tuple[list[Any], Any]:
+        """Return the parameters, inputs first, and the outputs."""
+        used: set[int] = set()
+        outputs: list[Any] = []
+        given = [*self.inputs, *self._parameters.values()]
+        for value in self.facts.model.graph.outputs:
+            tensor = self.tensor(value)
+            if any(tensor is p for p in given) or id(tensor) in used:
+                tensor = self.te(_copy, tensor, name="copy")
+            used.add(id(tensor))
+            outputs.append(self._builder.emit_output(tensor))
+        return [*self.inputs, *self._parameters.values()], relax.Tuple(outputs)
+
+    def _enter(self, value: onnx_ir.Value) -> None:
+        array = self.facts.array(value)
+        if array.dtype.name not in TYPES:
+            raise Decline(f"input '{value.name}' is {array.dtype}, which is not supported")
+        kind = relax.TensorType(tuple(array.shape), array.dtype.name)
+        variable = relax.Var(f"x{len(self.inputs)}", kind)
+        self.inputs.append(variable)
+        self._forms[value] = {PLAIN: variable}
+
+
+def _copy(x: Expr) -> Expr:
+    return te.compute(x.shape, lambda *i: x(*i), name="copy")

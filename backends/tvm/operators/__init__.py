@@ -1,0 +1,1 @@
+"""Emitters, found by looking."""

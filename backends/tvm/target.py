@@ -1,0 +1,143 @@
+"""Lower to TVM: a library of kernels made for one processor, its weights, and a loader."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from whet.backends.base import Runner, RuntimeOptions, Target
+from whet.errors import UnsupportedTarget, UsageError
+from whet.ir.array import Array
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    from whet.passes.base import Pass
+    from whet.passes.pipeline import Fixpoint
+
+__all__ = ["Tvm"]
+
+_OPTIONS = {"cpu": "", "triple": "", "features": "", "threads": "", "cc": ""}
+_WHERE = "pip install 'whet[tvm]'"
+
+
+class Tvm(Target):
+    """TVM: Relax, kernels in TIR for the sizes of this model, LLVM.
+
+    Options: ``cpu``, ``triple`` and ``features`` are LLVM's names of another processor, ``cc`` links for it;
+    ``threads`` is how many the work is divided for.
+    """
+
+    name = "tvm"
+    candidates: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        options: Mapping[str, str] | None = None,
+        examples: Mapping[str, Array] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Take options, and the inputs that the loader's check is to run."""
+        self._options = {**_OPTIONS, **(options or {})}
+        self._examples = dict(examples or {})
+        self._seed = seed
+
+    def configured(self, options: Mapping[str, str]) -> Target:
+        """Return the target with options; raises UsageError."""
+        for key, value in options.items():
+            if key not in _OPTIONS:
+                raise UsageError(f"target 'tvm' has no option '{key}'; known: {', '.join(_OPTIONS)}")
+            if key == "threads" and not (value.isdigit() and int(value)):
+                raise UsageError(f"threads is '{value}', expected 1 or more")
+        return Tvm({**self._options, **options}, self._examples, self._seed)
+
+    def settle(
+        self,
+        model: "onnx_ir.Model",
+        examples: Mapping[str, Array],
+        sizes: Mapping[str, int],
+        seed: int,
+    ) -> "tuple[Target, onnx_ir.Model]":
+        """Fix every size; raises UsageError for one that neither the examples nor the user give."""
+        from whet.backends.sizes import fix_sizes
+
+        return Tvm(self._options, examples, seed), fix_sizes(model, examples, sizes, self.name)
+
+    def fixed_sizes(self, sizes: Mapping[str, int]) -> Mapping[str, int]:
+        """Return none: all are fixed."""
+        return {}
+
+    def legalize(self) -> "tuple[Pass | Fixpoint, ...]":
+        """Return the exact passes: attention lifted, batch norms folded, functions in one spelling, shapes worked out."""
+        from whet.passes.recipes import exact
+
+        return (exact(),)
+
+    def refuses(self, model: "onnx_ir.Model") -> list[str]:
+        """Name what no pass removes and no emitter takes; the rest shows when the rewritten model is emitted."""
+        if importlib.util.find_spec("tvm") is None:
+            return [f"TVM is not installed: {_WHERE}"]
+        from whet.backends.tvm.emission import refusals
+
+        return refusals(model)
+
+    def lower(self, model: "onnx_ir.Model", folder: Path) -> list[str]:
+        """Write ``model.onnx``, which tools read, and the library that computes the same."""
+        if importlib.util.find_spec("tvm") is None:
+            raise UnsupportedTarget(f"TVM is not installed: {_WHERE}")
+        from whet.backends.onnxruntime import lean
+        from whet.backends.tvm.artifact import write
+        from whet.backends.tvm.machine import find_machine
+        from whet.ir.saving import save_model
+
+        own = self._options
+        compiler = own["cc"] or next(filter(None, map(shutil.which, ("g++", "gcc", "cc", "clang"))), None)
+        if compiler is None:
+            raise UnsupportedTarget("target 'tvm' links its library with a C compiler, and there is none: install gcc")
+        threads = int(own["threads"] or os.cpu_count() or 1)
+        machine = find_machine(own["cpu"], own["triple"], own["features"], threads)
+        written = write(
+            model, folder, machine, examples=self._examples, seed=self._seed, compiler=compiler
+        )
+        save_model(lean(model), folder / "model.onnx")
+        kept = {"model.onnx", *written}
+        more = sorted(path.name for path in folder.iterdir() if path.name not in kept)
+        return ["model.onnx", *written, *more]
+
+    def open(self, path: Path, options: RuntimeOptions) -> Runner:
+        """Load the library beside a model file; a file without it is lowered first."""
+        from whet.backends.tvm.runner import LibraryRunner
+
+        folder = path if path.is_dir() else path.parent
+        if (folder / "model.so").is_file():
+            return LibraryRunner(folder, options.threads)
+        from whet.ir.files import load_model
+        from whet.ir.prepare import normalize
+
+        with tempfile.TemporaryDirectory() as scratch:
+            target, model = self.settle(normalize(load_model(path)), {}, {}, 0)
+            target.lower(model, Path(scratch))
+            return LibraryRunner(Path(scratch), options.threads)
+
+    def weigh(self, folder: Path, files: Sequence[str]) -> int:
+        """Return the bytes of what runs: library, weights, loader."""
+        needed = ("model.so", "model.npz", "model.json", "load.py")
+        return sum((folder / name).stat().st_size for name in needed)
+
+    def idle(self) -> str:
+        """Return why a library made for another processor cannot be tried here."""
+        if self._options["triple"]:
+            return f"it is made for {self._options['triple']}"
+        return ""
+
+    def versions(self) -> dict[str, str]:
+        """Return TVM's version."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return {"tvm": version("apache-tvm")}
+        except PackageNotFoundError:
+            return {"tvm": "none"}
