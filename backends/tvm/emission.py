@@ -111,7 +111,7 @@ def _check(low: Lowering, node: onnx_ir.Node) -> None:
                 f"'{value.name}' is {low.dtype(value)}; numbers of 16 to 64 bits, integers and truth values "
                 "are supported"
             )
-        if 0 in low.shape(value):
+        if 0 in low.shape(value) and low.known(value) is None:
             raise Decline(f"'{value.name}' has no elements: {low.shape(value)}")
 
 

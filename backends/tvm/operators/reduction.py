@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir
 
-from whet.backends.tvm.api import Expr, te, tirx, topi
+from whet.backends.tvm.api import Expr, te, tirx
 from whet.backends.tvm.lowering import Lowering
 from whet.backends.tvm.mathematics import exp
 from whet.backends.tvm.operators.elementwise import converted
@@ -77,7 +77,7 @@ def emit_reduce(low: Lowering, node: onnx_ir.Node) -> None:
 
 
 def _product(x: Expr, axis: Expr) -> Expr:
-    return topi.reduction.te.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t))(x, axis=axis)
+    return tirx.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t))(x, axis=axis)
 
 
 def _fold(
