@@ -5,7 +5,7 @@ from typing import Any
 
 from whet.backends.tvm.api import relax, s_tir, tvm
 from whet.backends.tvm.machine import Machine
-from whet.backends.tvm.scheduling import schedule_all
+from whet.backends.tvm.scheduling import mark_kernels, schedule_all
 
 __all__ = ["build"]
 
@@ -15,8 +15,8 @@ def build(module: Any, machine: Machine, path: Path, compiler: str | None = None
     passes = relax.transform
     target = machine.target()
     with target, tvm.transform.PassContext(opt_level=3):
-        for step in (passes.AnnotateTIROpPattern(), passes.FuseOps(), passes.FuseTIR()):
-            module = step(module)
+        module = mark_kernels(passes.AnnotateTIROpPattern()(module))
+        module = passes.FuseTIR()(passes.FuseOps()(module))
         module = schedule_all(module, machine)
         module = s_tir.transform.ConvertSSA()(module)
         executable = relax.build(module, target=target, relax_pipeline=_to_machine(passes))

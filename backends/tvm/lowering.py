@@ -156,7 +156,7 @@ class Lowering:
     ) -> Any:
         """Return the result of a kernel; those of equal ``key`` are one function."""
         if key not in self._functions:
-            function = make().without_attr("global_symbol").with_attr("op_pattern", 8)
+            function = make().without_attr("global_symbol").with_attr("whet.kernel", 1)
             name = str(key[0]) if isinstance(key, tuple) and key else "kernel"
             self._functions[key] = self._builder.add_func(function, name)
         result = relax.TensorType(tuple(shape), dtype)

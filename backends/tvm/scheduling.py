@@ -10,12 +10,24 @@ from typing import Any
 from whet.backends.tvm.api import s_tir, tirx, tvm
 from whet.backends.tvm.machine import Machine
 
-__all__ = ["schedule_all"]
+__all__ = ["mark_kernels", "schedule_all"]
 
 _SMALL = 1 << 14
 """Elements that are computed before a second thread has started."""
 _FREE = 4
 """Readers that may each compute a value anew."""
+
+
+_OPAQUE = 8
+"""TVM's number for what nothing may be fused with."""
+
+
+def mark_kernels(module: Any) -> Any:
+    """Return the module with the functions that have loops of their own kept apart from fusion."""
+    for name, function in list(module.functions.items()):
+        if isinstance(function, tirx.PrimFunc) and _written(function):
+            module.update_func(name, function.with_attr("op_pattern", _OPAQUE))
+    return module
 
 
 def schedule_all(module: Any, machine: Machine) -> Any:
@@ -27,9 +39,9 @@ def schedule_all(module: Any, machine: Machine) -> Any:
 
 
 def _written(function: Any) -> bool:
-    """Tell whether a function is a kernel with loops of its own."""
-    return function.attrs is not None and int(function.attrs.get("op_pattern", 0)) == 8 and (
-        not isinstance(function.body, s_tir.SBlockRealize if hasattr(s_tir, "SBlockRealize") else tirx.SBlockRealize)
+    """Tell whether a function has loops of its own: it is a kernel, or TVM made it without blocks."""
+    return "whet.kernel" in (function.attrs or {}) or not isinstance(
+        function.body, s_tir.SBlockRealize
     )
 
 

@@ -8,7 +8,6 @@ import dataclasses
 from typing import Any
 
 from whet.backends.tvm.api import Expr, T, tirx
-from whet.backends.tvm.kernels.product import store
 from whet.backends.tvm.kernels.rows import fold
 from whet.backends.tvm.kernels.writing import Tiling, best_tiling, each, function, scratch, tasks, up
 from whet.backends.tvm.machine import Machine
@@ -83,11 +82,11 @@ def attention(s: Sizes, q: Heads, k: Heads, v: Heads, y: Heads, machine: Machine
                 packed = scratch(s.keys * deep)
                 _widen(s, vb, v, packed, (sample, theirs), deep, lanes)
             table = scratch(rows * wide)
-            factors = scratch(rows, registers=True)
+            factors = scratch(rows)
 
             def tile(first: Expr, height: int) -> None:
                 _score(s, (qb, q), turned, mask, table, (sample, head, first), height, scores)
-                for r in range(height):
+                with T.serial(0, height) as r:
                     _soften(s, table, r * wide, factors, r, lanes)
 
                 def value(i: Expr, n: Expr) -> Expr:
@@ -104,13 +103,12 @@ def attention(s: Sizes, q: Heads, k: Heads, v: Heads, y: Heads, machine: Machine
                             lambda r: table[r * wide + i],
                             lambda n: value(i, panel * values.width + n * lanes),
                         )
-                    for r in range(height):
 
-                        def write(n: int, j: Expr, column: Expr, r: int = r) -> None:
-                            place = y.row(sample, head, first + r) + column
-                            T.buffer_store(yb, block.read(sums, r, n, j) * factors[r], [place])
+                    def write(r: Expr, column: Expr, total: Expr) -> None:
+                        place = y.row(sample, head, first + r) + column
+                        T.buffer_store(yb, total * factors[r], [place])
 
-                        store(values, s.width, panel, write)
+                    block.finish(sums, s.width, panel, write)
 
             with T.serial(0, own // rows) as i:
                 first = part * own + i * rows
@@ -190,14 +188,13 @@ def _score(
                     tirx.Ramp(d * wide + panel * tiling.width + n * tiling.lanes, 1, tiling.lanes)
                 ],
             )
-        for r in range(height):
 
-            def write(n: int, j: Expr, column: Expr, r: int = r) -> None:
-                value = block.read(sums, r, n, j) * tirx.FloatImm("float32", s.scale)
-                value = _masked(s, value, mask, (sample, head, first + r, column))
-                T.buffer_store(table, value, [r * wide + column])
+        def write(r: Expr, column: Expr, total: Expr) -> None:
+            value = total * tirx.FloatImm("float32", s.scale)
+            value = _masked(s, value, mask, (sample, head, first + r, column))
+            T.buffer_store(table, value, [r * wide + column])
 
-            store(tiling, s.keys, panel, write)
+        block.finish(sums, s.keys, panel, write)
 
 
 def _masked(s: Sizes, value: Expr, mask: list[Any], at: tuple[Expr, ...]) -> Expr:
@@ -219,11 +216,13 @@ def _masked(s: Sizes, value: Expr, mask: list[Any], at: tuple[Expr, ...]) -> Exp
     return value
 
 
-def _soften(s: Sizes, table: Any, base: int, factors: Any, row: int, lanes: int) -> None:
-    """Replace a row of scores by exponentials, and note what to divide by."""
+def _soften(s: Sizes, table: Any, base: Expr, factors: Any, row: Expr, lanes: int) -> None:
+    """Replace a row of scores by exponentials, and note what to divide by; what sees no key is zero."""
     top = fold(s.keys, lanes, _LOWEST, tirx.max, lambda i: table[base + i])
     each(
         s.keys, lanes, lambda i: T.buffer_store(table, exp(table[base + i] - top), [base + i])
     )
     total = fold(s.keys, lanes, 0.0, lambda a, b: a + b, lambda i: table[base + i])
-    T.buffer_store(factors, tirx.FloatImm("float32", 1.0) / total, [row])
+    one, none = tirx.FloatImm("float32", 1.0), tirx.FloatImm("float32", 0.0)
+    seen = top > tirx.FloatImm("float32", _LOWEST / 2)
+    T.buffer_store(factors, tirx.Select(seen, one / total, none), [row])

@@ -12,7 +12,6 @@ import numpy as np
 
 from whet.backends.tvm.api import Expr, T, tirx
 from whet.backends.tvm.epilogue import Ending
-from whet.backends.tvm.kernels.product import store
 from whet.backends.tvm.kernels.writing import Tiling, best_tiling, each, function, scratch, tasks
 from whet.backends.tvm.machine import Machine
 from whet.ir.array import Array
@@ -134,16 +133,15 @@ def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> 
                             pixel,
                             lambda v: weights[tirx.Ramp(at + v * tiling.lanes, 1, tiling.lanes)],
                         )
-                for r in range(height * breadth):
-                    row = (sample * w.y.result + first + line + r // breadth) * w.x.result
 
-                    def write(v: int, j: Expr, c: Expr, r: int = r, row: Expr = row) -> None:
-                        channel = group * own + c
-                        place = (row + column + r % breadth) * w.outputs + channel
-                        value = ending.apply(part.read(sums, r, v, j), place, channel, more)
-                        T.buffer_store(y, value, [place])
+                def write(r: Expr, c: Expr, value: Expr) -> None:
+                    down, right = tirx.floordiv(r, breadth), tirx.floormod(r, breadth)
+                    row = (sample * w.y.result + first + line + down) * w.x.result
+                    channel = group * own + c
+                    place = (row + column + right) * w.outputs + channel
+                    T.buffer_store(y, ending.apply(value, place, channel, more), [place])
 
-                    store(tiling, own, panel, write)
+                part.finish(sums, own, panel, write)
 
             def strip(panel: Expr, line: Expr, height: int) -> None:
                 if w.x.result >= width:
@@ -243,14 +241,12 @@ def depthwise(w: Window, ending: Ending, machine: Machine) -> Any:
                             sums, sums[place] + near[tirx.Ramp(start, 1, lanes)] * factor, [place]
                         )
                 row = (sample * w.y.result + first + line) * w.x.result + column
-                for r in range(count):
 
-                    def write(v: int, j: Expr, c: Expr, r: int = r) -> None:
-                        place = (row + r) * w.outputs + c
-                        value = ending.apply(part.read(sums, r, v, j), place, c, more)
-                        T.buffer_store(y, value, [place])
+                def write(r: Expr, c: Expr, value: Expr) -> None:
+                    place = (row + r) * w.outputs + c
+                    T.buffer_store(y, ending.apply(value, place, c, more), [place])
 
-                    store(tiling, w.outputs, vector, write)
+                part.finish(sums, w.outputs, vector, write)
 
             with T.serial(0, lines) as line, T.serial(0, vectors) as vector:
                 with T.serial(0, w.x.result // breadth) as i:

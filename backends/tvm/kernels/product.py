@@ -13,7 +13,7 @@ from whet.backends.tvm.epilogue import Ending
 from whet.backends.tvm.kernels.writing import Tiling, each, function, scratch, tasks, up
 from whet.ir.array import Array
 
-__all__ = ["batched", "dense", "pack", "store"]
+__all__ = ["batched", "dense", "pack"]
 
 _NEAR = 1 << 18
 """Bytes of rows that stay in a core's own cache while the panels pass by."""
@@ -27,34 +27,6 @@ def pack(matrix: Array, tiling: Tiling) -> Array:
     return np.ascontiguousarray(
         wide.reshape(inputs, tiling.panels, tiling.width).transpose(1, 0, 2)
     )
-
-
-def store(
-    tiling: Tiling,
-    outputs: int,
-    panel: Expr,
-    write: Any,
-) -> None:
-    """Write ``write(vector, lane, column)`` for the columns of a panel that exist."""
-    lanes = tiling.lanes
-    for v in range(tiling.vectors):
-        start = panel * tiling.width + v * lanes
-        if outputs % tiling.width == 0:
-            with T.vectorized(0, lanes) as j:
-                write(v, j, start + j)
-            continue
-        with T.If(start + lanes <= outputs):
-            with T.Then():
-                with T.vectorized(0, lanes) as j:
-                    write(v, j, start + j)
-            with T.Else():
-                if outputs % lanes:
-                    with T.serial(0, outputs % lanes) as j:
-                        with T.If(start + j < outputs):
-                            with T.Then():
-                                write(v, j, start + j)
-                else:
-                    T.evaluate(0)
 
 
 def _chunks(rows: int, inputs: int, tiling: Tiling, threads: int) -> int:
@@ -91,13 +63,12 @@ def dense(
                 lambda r: x[(first + r) * inputs + k],
                 lambda v: w[tirx.Ramp(base + k * tiling.width + v * tiling.lanes, 1, tiling.lanes)],
             )
-        for r in range(height):
 
-            def write(v: int, j: Expr, column: Expr, r: int = r) -> None:
-                at = (first + r) * outputs + column
-                T.buffer_store(y, ending.apply(tile.read(sums, r, v, j), at, column, more), [at])
+        def write(r: Expr, column: Expr, value: Expr) -> None:
+            at = (first + r) * outputs + column
+            T.buffer_store(y, ending.apply(value, at, column, more), [at])
 
-            store(tiling, outputs, panel, write)
+        tile.finish(sums, outputs, panel, write)
 
     def body(x: Any, w: Any, *rest: Any) -> None:
         *more, y = rest
@@ -150,13 +121,12 @@ def batched(
                     tirx.Ramp(k * width + panel * tiling.width + v * tiling.lanes, 1, tiling.lanes)
                 ],
             )
-        for r in range(height):
 
-            def write(v: int, j: Expr, column: Expr, r: int = r) -> None:
-                place = (number * rows + first + r) * outputs + column
-                T.buffer_store(y, ending.apply(tile.read(sums, r, v, j), place, column, more), [place])
+        def write(r: Expr, column: Expr, value: Expr) -> None:
+            place = (number * rows + first + r) * outputs + column
+            T.buffer_store(y, ending.apply(value, place, column, more), [place])
 
-            store(tiling, outputs, panel, write)
+        tile.finish(sums, outputs, panel, write)
 
     def body(x: Any, b: Any, *rest: Any) -> None:
         *more, y = rest

@@ -86,9 +86,37 @@ class Tile:
                 at = self._at(r * self.vectors + v)
                 T.buffer_store(sums, sums[at] + factor * vector, [at])
 
-    def read(self, sums: Any, row: int, vector: int, lane: Expr) -> Expr:
-        """Return one sum."""
-        return sums[(row * self.vectors + vector) * self.lanes + lane]
+    def finish(
+        self, sums: Any, outputs: int, panel: Expr, write: Callable[[Expr, Expr, Expr], None]
+    ) -> None:
+        """Write ``write(row, column, sum)`` for the columns of a panel that exist.
+
+        The sums leave their registers first: so this is a loop and not a line for each of them.
+        """
+        width = self.vectors * self.lanes
+        left = scratch(self.rows * width)
+        for k in range(self.rows * self.vectors):
+            T.buffer_store(left, sums[self._at(k)], [self._at(k)])
+        with T.serial(0, self.rows) as r, T.serial(0, self.vectors) as v:
+            base = (r * self.vectors + v) * self.lanes
+            start = panel * width + v * self.lanes
+            if outputs % width == 0:
+                self._vector(lambda j: write(r, start + j, left[base + j]))
+                return
+            with T.If(start + self.lanes <= outputs):
+                with T.Then():
+                    self._vector(lambda j: write(r, start + j, left[base + j]))
+                with T.Else():
+                    if outputs % self.lanes == 0:
+                        T.evaluate(0)
+                    else:
+                        with T.If(start < outputs), T.Then():
+                            with T.serial(0, outputs % self.lanes) as j:
+                                write(r, start + j, left[base + j])
+
+    def _vector(self, write: Callable[[Expr], None]) -> None:
+        with T.vectorized(0, self.lanes) as j:
+            write(j)
 
     def _at(self, number: int) -> Expr:
         return tirx.Ramp(number * self.lanes, 1, self.lanes)

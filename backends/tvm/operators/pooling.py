@@ -141,7 +141,7 @@ def emit_global(low: Lowering, node: onnx_ir.Node) -> None:
         low.define(node.outputs[0], low.reshaped(x, (shape[0], *ones, shape[1])), LAST)
 
 
-@emits("Resize", "Upsample", note="nearest, linear and cubic; fixed sizes")
+@emits("Resize", "Upsample", note="nearest, linear and cubic; fixed sizes; no antialias")
 def emit_resize(low: Lowering, node: onnx_ir.Node) -> None:
     """Sample each axis anew: a sum of a few elements with fixed weights, axis by axis."""
     shape, result = low.shape(node.inputs[0]), low.shape(node.outputs[0])
@@ -150,6 +150,8 @@ def emit_resize(low: Lowering, node: onnx_ir.Node) -> None:
         raise Decline(f"mode '{mode}' is not supported")
     if attribute_string(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         raise Decline("tf_crop_and_resize is not supported")
+    if attribute_int(node, "antialias", 0):
+        raise Decline("antialias=1 is not supported")
     dtype = low.dtype(node.outputs[0])
     x = low.tensor(node.inputs[0])
     scales = _scales(low, node, shape, result)
@@ -226,15 +228,13 @@ def _samples(
         }
         picked = np.clip(rounding[rule](at), 0, size - 1).astype(np.int32)
         return picked[:, None], np.ones((wanted, 1), np.float32)
-    shrink = min(scale, 1.0) if attribute_int(node, "antialias", 0) else 1.0
-    reach = (1.0 if mode == "linear" else 2.0) / shrink
+    reach = 1 if mode == "linear" else 2
     first = np.floor(at - reach).astype(np.int64) + 1
-    taps = int(np.ceil(2 * reach))
-    places = first[:, None] + np.arange(taps)
-    away = np.abs(at[:, None] - places) * shrink
+    places = first[:, None] + np.arange(2 * reach)
+    away = np.abs(at[:, None] - places)
     cubic = attribute_float(node, "cubic_coeff_a", -0.75)
     weights = np.maximum(1 - away, 0) if mode == "linear" else _cubic(away, cubic)
-    if attribute_int(node, "exclude_outside", 0) or (shrink < 1):
+    if attribute_int(node, "exclude_outside", 0):
         weights = np.where((places >= 0) & (places < size), weights, 0)
     weights = weights / weights.sum(axis=1, keepdims=True)
     return np.clip(places, 0, size - 1), weights
@@ -256,7 +256,7 @@ def _places(node: onnx_ir.Node, size: int, wanted: int, scale: float) -> Array:
     if mode == "asymmetric":
         return number / scale
     if mode == "align_corners":
-        return number * (size - 1) / (wanted - 1) if wanted > 1 else number * 0
+        return number * (size - 1) / (scale * size - 1) if wanted > 1 else number * 0
     if mode == "pytorch_half_pixel" and wanted == 1:
         return number * 0 - 0.5
     if mode == "half_pixel_symmetric":

@@ -121,15 +121,19 @@ def _sum_of_products(
     a: Expr, b: Expr, left: tuple[int, ...], right: tuple[int, ...], result: tuple[int, ...], dtype: str
 ) -> Expr:
     k = te.reduce_axis((0, left[-1]), "k")
+    wide = "float32" if dtype == "float16" else dtype
 
     def one(*i: Expr) -> Expr:
         row = i[-1 if len(right) == 1 else -2] if len(left) > 1 else None
         lead = i[: len(i) - (len(left) > 1) - (len(right) > 1)]
         x = broadcast(a, (*lead, row, k) if row is not None else (k,))
         y = broadcast(b, (*lead, k, i[-1]) if len(right) > 1 else (k,))
-        return te.sum(converted(x, dtype) * converted(y, dtype), axis=k)
+        return te.sum(converted(x, wide) * converted(y, wide), axis=k)
 
-    return te.compute(result, one, name="matmul")
+    found = te.compute(result, one, name="matmul")
+    if wide == dtype:
+        return found
+    return te.compute(result, lambda *i: converted(found(*i), dtype), name="rounded")
 
 
 @emits("Gemm")
