@@ -28,7 +28,6 @@ def _to_machine(passes: Any) -> Any:
     """Return the passes that plan memory and make instructions for the virtual machine."""
     return tvm.transform.Sequential(
         [
-            passes.RewriteDataflowReshape(),
             passes.ToNonDataflow(),
             passes.RemovePurityChecking(),
             passes.CallTIRRewrite(),

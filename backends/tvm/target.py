@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Tvm"]
 
 _OPTIONS = {"cpu": "", "triple": "", "features": "", "threads": "", "cc": ""}
+_ORDER = 1e-4
+"""Relative error of outputs whose sums run in another order, and whose exponentials are polynomials."""
+_STEP = 2e-2
+"""The same where sums are rounded to a grid."""
 _WHERE = "pip install 'whet[tvm]'"
 
 
@@ -132,6 +136,11 @@ class Tvm(Target):
         if self._options["triple"]:
             return f"it is made for {self._options['triple']}"
         return ""
+
+    def rounding(self, model: "onnx_ir.Model") -> float:
+        """Return what another order of sums amounts to; with quantized activations, one step of a grid."""
+        steps = {"QuantizeLinear", "DynamicQuantizeLinear"}
+        return _STEP if any(node.op_type in steps for node in model.graph) else _ORDER
 
     def versions(self) -> dict[str, str]:
         """Return TVM's version."""

@@ -129,6 +129,8 @@ def quick(line: str) -> list[str]:
 def test_a_line_runs(place: Path, line: str) -> None:
     if ":make" in line:  # a module
         pytest.importorskip("torch")
+    if "--target tvm" in line:
+        pytest.importorskip("tvm")
     arguments = quick(line)
     found = CliRunner().invoke(app, arguments)
     allowed = {0, 3} if BUDGET & set(arguments) else {0}
@@ -144,6 +146,8 @@ def python_pages() -> list[Path]:
 @pytest.mark.parametrize("page", python_pages(), ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(place: Path, page: Path) -> None:
     torch = pytest.importorskip("torch")
+    if page.name == "target_tvm.md":
+        pytest.importorskip("tvm")
     rng = np.random.default_rng(0)
     images = rng.standard_normal((32, 64)).astype(np.float32)
     names = {

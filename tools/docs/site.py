@@ -120,6 +120,7 @@ def _navigation() -> list[Mapping[str, Any]]:
                 {"Recovery": "sparsity_recovery.md"},
                 {"Devices": "devices.md"},
                 {"C99 for small devices": "target_c.md"},
+                {"TVM": "target_tvm.md"},
             ]
         },
         {"Passes": ["passes/index.md", *listed]},

@@ -8,7 +8,7 @@ from typing import Any
 from whet.backends.tvm.api import Expr, IRBuilder, T, tirx
 from whet.backends.tvm.machine import Machine
 
-__all__ = ["Tile", "Tiling", "best_tiling", "each", "function", "scratch", "tasks", "up"]
+__all__ = ["Tile", "Tiling", "best_tiling", "cycles", "each", "function", "scratch", "tasks", "up"]
 
 _SMALL = 1 << 15
 """Multiplications that are done before a second thread has started."""
@@ -142,7 +142,7 @@ class Tiling:
         return Tile(rows, self.vectors, self.lanes)
 
 
-def _cycles(rows: int, vectors: int) -> float:
+def cycles(rows: int, vectors: int) -> float:
     """Return the cycles of one step: two multiplications or loads at a time, sums that wait four cycles for themselves."""
     return max(rows * vectors / 2, (rows + vectors) / 2, 4) if rows else 0
 
@@ -158,7 +158,7 @@ def best_tiling(rows: int, outputs: int, machine: Machine, even: bool = True) ->
             continue
         tall = -(-rows // -(-rows // most)) if even else most
         panels = -(-total // vectors)
-        cost = panels * (rows // tall * _cycles(tall, vectors) + _cycles(rows % tall, vectors))
+        cost = panels * (rows // tall * cycles(tall, vectors) + cycles(rows % tall, vectors))
         found.append((cost, vectors, tall))
     _, vectors, tall = min(found)
     return Tiling(tall, vectors, lanes, -(-total // vectors))

@@ -1,13 +1,15 @@
 """MatMul, Gemm and Einsum."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir
 
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.epilogue import find_ending
+from whet.backends.tvm.epilogue import Ending, find_ending
 from whet.backends.tvm.kernels.product import batched, dense, pack
+from whet.backends.tvm.kernels.sparse import find_blocks, sparse
 from whet.backends.tvm.kernels.writing import best_tiling
 from whet.backends.tvm.lowering import PLAIN, Lowering
 from whet.backends.tvm.operators.arithmetic import broadcast
@@ -42,18 +44,20 @@ def emit_dense(
     """Multiply the rows of ``x`` with a constant matrix ``[inputs, outputs]``, and do what follows."""
     outputs = matrix.shape[1]
     rows = math.prod(shape[:-1])
-    tiling = best_tiling(rows, outputs, low.machine)
-    result, ending = find_ending(low, node, PLAIN, tiling.panels * tiling.width, bias)
-    weights = low.constant(pack(matrix, tiling))
     shapes = (shape, (*shape[:-1], outputs))
-    key = ("dense", shapes, tiling, ending)
-    made = low.call(
-        key,
-        lambda: dense(shapes, outputs, tiling, ending, low.machine.threads),
-        [x, weights, *ending.tensors],
-        shapes[1],
-    )
-    low.define(result, made)
+    blocks = find_blocks(matrix, rows, low.machine)
+    tiling = blocks.tiling if blocks else best_tiling(rows, outputs, low.machine)
+    result, ending = find_ending(low, node, PLAIN, tiling.panels * tiling.width, bias)
+    threads = low.machine.threads
+    if blocks is None:
+        weights = [low.constant(pack(matrix, tiling))]
+        key: tuple[object, ...] = ("dense", shapes, tiling, ending)
+        make = lambda: dense(shapes, outputs, tiling, ending, threads)  # noqa: E731
+    else:
+        weights = [low.constant(a) for a in (blocks.values, blocks.places, blocks.starts)]
+        key = ("sparse", shapes, tiling, blocks.count, ending)
+        make = lambda: sparse(shapes, (tiling, blocks.count), ending, threads)  # noqa: E731
+    low.define(result, low.call(key, make, [x, *weights, *ending.tensors], shapes[1]))
 
 
 def _batched(low: Lowering, node: onnx_ir.Node) -> None:
@@ -67,10 +71,9 @@ def _batched(low: Lowering, node: onnx_ir.Node) -> None:
     starts = tuple(_starts(shape[:-2], batch, math.prod(shape[-2:])) for shape in (a, b))
     tiling = best_tiling(m, n, low.machine)
     vector = len(left) == 1 or len(right) == 1
-    value, ending = (node.outputs[0], None) if vector else find_ending(low, node, PLAIN, tiling.panels * tiling.width)
-    from whet.backends.tvm.epilogue import Ending
-
-    ending = ending or Ending()
+    value, ending = node.outputs[0], Ending()
+    if not vector:
+        value, ending = find_ending(low, node, PLAIN, tiling.panels * tiling.width)
     arguments = [(left, "float32"), (right, "float32"), *ending.arguments(), (result, "float32")]
     key = ("batched", left, right, tiling, ending)
     made = low.call(
@@ -84,7 +87,9 @@ def _batched(low: Lowering, node: onnx_ir.Node) -> None:
     low.define(value, made)
 
 
-def _starts(own: tuple[int, ...], batch: tuple[int, ...], size: int):  # type: ignore[no-untyped-def]
+def _starts(
+    own: tuple[int, ...], batch: tuple[int, ...], size: int
+) -> Callable[[Expr], Expr]:
     """Return what maps the number of a product to where an operand's matrix begins."""
     padded = (1,) * (len(batch) - len(own)) + own
     if math.prod(padded) == 1:
@@ -199,7 +204,7 @@ def emit_integer(low: Lowering, node: onnx_ir.Node) -> None:
     low.define(node.outputs[0], low.te(multiplied, *tensors, name="matmul_integer"))
 
 
-def _shifted(x: Expr, zero: Expr | None):  # type: ignore[no-untyped-def]
+def _shifted(x: Expr, zero: Expr) -> Callable[..., Expr]:
     def one(*i: Expr) -> Expr:
         value = tirx.Cast("int32", x(*i))
         if zero is None:

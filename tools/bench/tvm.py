@@ -1,0 +1,149 @@
+"""TVM against ONNX Runtime, same threads, same run: ResNet-20 and all-MiniLM-L6-v2 in float32, nothing tuned.
+
+``python -m whet.tools.bench.tvm [--assets FOLDER] [--only NAME …] [--keep FOLDER] [--json FILE]``; with ``--keep``
+artifacts stay in a folder, and a second run only measures.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from whet.backends.base import RuntimeOptions
+from whet.backends.measure import compare_speed
+from whet.backends.worker import Worker
+from whet.comparison import relative_error
+from whet.compiler import compile
+from whet.ir.values import Array
+from whet.tools.bench.quantization.minilm_models import export
+from whet.tools.bench.quantization.resnet import RESNET20
+
+__all__ = ["LIMIT", "Row", "main", "measure"]
+
+LIMIT = 2.0
+"""TVM's time may be so many times ONNX Runtime's."""
+_CASES: Mapping[str, Sequence[Mapping[str, int]]] = {
+    "resnet20": ({"batch": 1}, {"batch": 16}, {"batch": 128}),
+    "minilm": ({"batch": 1, "seq": 32}, {"batch": 1, "seq": 128}, {"batch": 8, "seq": 128}),
+}
+
+
+@dataclasses.dataclass
+class Row:
+    """One model at one size."""
+
+    model: str
+    sizes: Mapping[str, int]
+    compile_seconds: float
+    source_ms: float
+    """ONNX Runtime with all optimizations, on the source."""
+    rewritten_ms: float
+    """The same, on what TVM was given."""
+    tvm_ms: float
+    error: float
+
+    @property
+    def ratio(self) -> float:
+        """Return TVM's time over the better of ONNX Runtime's."""
+        return self.tvm_ms / min(self.source_ms, self.rewritten_ms)
+
+
+def _feeds(name: str, sizes: Mapping[str, int]) -> dict[str, Array]:
+    draw = np.random.default_rng(0)
+    if name == "resnet20":
+        return {"x": draw.standard_normal((sizes["batch"], 3, 32, 32)).astype(np.float32)}
+    ids = draw.integers(1000, 20000, (sizes["batch"], sizes["seq"]))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def _source(name: str, assets: Path, folder: Path) -> Path:
+    if name == "resnet20":
+        return assets / RESNET20.file
+    path = folder / "minilm.onnx"
+    if not path.exists():
+        export(path)
+    return path
+
+
+def measure(name: str, sizes: Mapping[str, int], assets: Path, folder: Path, threads: int) -> Row:
+    """Compile one model for one size unless that was done, and time it."""
+    source = _source(name, assets, folder)
+    spelled = "-".join(f"{k}{v}" for k, v in sizes.items())
+    out = folder / f"{name}-{spelled}"
+    note = out / "seconds.json"
+    if not note.exists():
+        start = time.perf_counter()
+        target = f"tvm{{threads={threads}}}"
+        compile(
+            source, recipe="exact", target=target, sizes=sizes, measure=False, threads=threads,
+            output=out, page=False,
+        )  # fmt: skip
+        note.write_text(json.dumps(time.perf_counter() - start))
+    feeds = _feeds(name, sizes)
+    options = RuntimeOptions(threads=threads)
+    with (
+        Worker(source, options) as first,
+        Worker(out / "model.onnx", options) as second,
+        Worker(out, options, "tvm") as third,
+    ):
+        workers = (first, second, third)
+        expected, found = first.run(feeds), third.run(feeds)
+        error = max(relative_error(e, f)[0] for e, f in zip(expected, found, strict=True))
+        times = compare_speed(workers, [feeds] * 3)
+    return Row(name, dict(sizes), json.loads(note.read_text()), *(t.median for t in times), error)
+
+
+def _rows(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    for name, cases in _CASES.items():
+        if options.only and name not in options.only:
+            continue
+        for sizes in cases:
+            yield measure(name, sizes, options.assets, folder, options.threads)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 1 if TVM is too slow somewhere."""
+    parser = argparse.ArgumentParser(prog="python -m whet.tools.bench.tvm", description=__doc__)
+    parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
+    parser.add_argument("--only", nargs="*", choices=list(_CASES))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = list(_rows(options, folder))
+    _show(rows)
+    if options.json is not None:
+        options.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+    return int(any(row.ratio > LIMIT for row in rows))
+
+
+def _show(rows: Sequence[Row]) -> None:
+    table = Table(box=None)
+    table.add_column("model")
+    for head in ("sizes", "compile s", "ORT ms", "ORT, rewritten", "TVM ms", "ratio", "error"):
+        table.add_column(head, justify="right")
+    for row in rows:
+        table.add_row(
+            row.model,
+            " ".join(f"{k}={v}" for k, v in row.sizes.items()),
+            f"{row.compile_seconds:.1f}",
+            *(f"{ms:.3g}" for ms in (row.source_ms, row.rewritten_ms, row.tvm_ms)),
+            f"{row.ratio:.2f}",
+            f"{row.error:.0e}",
+        )
+    Console(width=118).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
