@@ -10,13 +10,13 @@ import onnx_ir
 
 from whet.backends.c.check_program import main_source, makefile
 from whet.backends.c.emission import emit
-from whet.backends.facts import observe
 from whet.backends.c.header import header
 from whet.backends.c.plan import Footprint, Plan, make_plan
 from whet.backends.c.program import Program
 from whet.backends.c.sources import Names, mathematics, name_all, source, weight_blob
 from whet.backends.c.toolchain import find_toolchain
 from whet.backends.device import Device, host
+from whet.backends.facts import observe
 from whet.ir.array import Array
 from whet.ir.execute import CannotRun
 

@@ -1,17 +1,16 @@
 """Walk over a model's nodes in order and let their emitters write; whatever cannot be emitted is named all at once."""
 
-from collections import Counter
 from collections.abc import Mapping
 
 import onnx_ir
 
-from whet.backends.facts import Facts
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.program import Program
 from whet.backends.c.registry import Decline, registered
+from whet.backends.facts import Facts
 from whet.errors import UnsupportedTarget
 
-__all__ = ["emit", "refusals"]
+__all__ = ["emit"]
 
 _SHOWN = 6
 _TYPES = {
@@ -19,37 +18,6 @@ _TYPES = {
     onnx_ir.DataType.INT8, onnx_ir.DataType.INT16, onnx_ir.DataType.INT32, onnx_ir.DataType.INT64,
     onnx_ir.DataType.UINT8, onnx_ir.DataType.UINT16, onnx_ir.DataType.UINT32, onnx_ir.DataType.UINT64,
 }  # fmt: skip
-_ADVICE = {
-    "If": "only one branch can be kept: export the model without it",
-    "Loop": "export the model with the loop unrolled",
-    "Scan": "export the model with the loop unrolled",
-    "LSTM": "export the cell spelled out, one step at a time",
-    "GRU": "export the cell spelled out, one step at a time",
-    "RNN": "export the cell spelled out, one step at a time",
-    "NonZero": "its result has no fixed size",
-    "NonMaxSuppression": "its result has no fixed size; leave it to the caller",
-}
-
-
-def refusals(model: onnx_ir.Model) -> list[str]:
-    """Name what no pass turns into what can be emitted: bodies, foreign domains, sizes that depend on data."""
-    found: Counter[tuple[str, str]] = Counter()
-    for node in model.graph:
-        foreign = (
-            node.domain not in {"", "ai.onnx"}
-            and (node.domain, node.op_type, "") not in model.functions
-        )
-        if foreign or node.op_type in _ADVICE:
-            found[node.domain, node.op_type] += 1
-    return [_refusal(domain, kind, count) for (domain, kind), count in found.items()]
-
-
-def _refusal(domain: str, kind: str, count: int) -> str:
-    name = f"{domain}.{kind}" if domain else kind
-    advice = _ADVICE.get(
-        kind, "no standard operator; compile from a model before such operators were chosen"
-    )
-    return f"{name} ({count} node{'s'[: count > 1]}): {advice}"
 
 
 def emit(facts: Facts) -> Program:

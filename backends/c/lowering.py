@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir
 
-from whet.backends.facts import Facts
 from whet.backends.c.forms import LAST, PLAIN, Form, Layout, to_last, to_plain
 from whet.backends.c.program import Buffer, Grid, Kernel, Parameter, Program, Step, Tensor
 from whet.backends.c.registry import Decline
 from whet.backends.c.spelling import C_TYPES
+from whet.backends.facts import Facts
 from whet.ir.array import Array
 from whet.ir.values import is_constant
 

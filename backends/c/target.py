@@ -90,7 +90,7 @@ class C(Target):
 
     def refuses(self, model: "onnx_ir.Model") -> list[str]:
         """Name what no pass removes and no emitter takes; the rest shows when the rewritten model is emitted."""
-        from whet.backends.c.emission import refusals
+        from whet.backends.refusals import refusals
 
         return refusals(model)
 

@@ -161,15 +161,12 @@ def _parametric(node: onnx_ir.Node) -> Activation:
     bodies: Mapping[str, Callable[[Expr], Expr]] = {
         "Elu": lambda v: tirx.Select(v < _c(v, 0), _c(v, a) * (exp(v) - _c(v, 1)), v),
         "Celu": lambda v: (
-            tirx.max(v, _c(v, 0))
-            + tirx.min(_c(v, 0), _c(v, a) * (exp(v / _c(v, a)) - _c(v, 1)))
+            tirx.max(v, _c(v, 0)) + tirx.min(_c(v, 0), _c(v, a) * (exp(v / _c(v, a)) - _c(v, 1)))
         ),
         "LeakyRelu": lambda v: tirx.Select(v < _c(v, 0), v * _c(v, a), v),
         "ThresholdedRelu": lambda v: tirx.Select(v > _c(v, a), v, _c(v, 0)),
         "HardSigmoid": lambda v: tirx.max(_c(v, 0), tirx.min(_c(v, 1), v * _c(v, a) + _c(v, b))),
-        "Selu": lambda v: (
-            _c(v, b) * tirx.Select(v > _c(v, 0), v, _c(v, a) * (exp(v) - _c(v, 1)))
-        ),
+        "Selu": lambda v: _c(v, b) * tirx.Select(v > _c(v, 0), v, _c(v, a) * (exp(v) - _c(v, 1))),
         "Swish": lambda v: v * sigmoid(v * _c(v, a)),
     }
     body = bodies[kind]

@@ -20,8 +20,9 @@ def build(module: Any, machine: Machine, path: Path, compiler: str | None = None
         module = schedule_all(module, machine)
         module = s_tir.transform.ConvertSSA()(module)
         executable = relax.build(module, target=target, relax_pipeline=_to_machine(passes))
-    options = {"cc": compiler} if compiler else {}
-    executable.export_library(str(path), **options)
+    linker = {"cc": compiler} if compiler else {}
+    # Names of temporary files would make every library a different one.
+    executable.export_library(str(path), options=["-s"], **linker)
 
 
 def _to_machine(passes: Any) -> Any:

@@ -127,7 +127,9 @@ def _binary(
     if known is not None and wide[axis] == channels == known.size:
         add(key, "channel", apply, low.constant(_padded(known.reshape(-1), padded)), (padded,))
         return True
-    if low.shape(other) != shape or not (is_constant(other) or known is not None or _there(low, other)):
+    if low.shape(other) != shape or not (
+        is_constant(other) or known is not None or _there(low, other)
+    ):
         return False
     tensor = low.tensor(other, layout)
     moved = shape if layout != LAST else (shape[0], *shape[2:], shape[1])

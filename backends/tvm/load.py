@@ -78,9 +78,7 @@ def main(arguments: list[str]) -> int:
     model = Model(folder)
     with np.load(arguments[1], allow_pickle=False) as given:
         found = model.run({name: given[name] for name in given.files})
-    np.savez(
-        arguments[2], **{row["name"]: y for row, y in zip(model.outputs, found, strict=True)}
-    )
+    np.savez(arguments[2], **{row["name"]: y for row, y in zip(model.outputs, found, strict=True)})
     return 0
 
 

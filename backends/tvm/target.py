@@ -25,7 +25,6 @@ _ORDER = 1e-4
 """Relative error of outputs whose sums run in another order, and whose exponentials are polynomials."""
 _STEP = 2e-2
 """The same where sums are rounded to a grid."""
-_WHERE = "pip install 'whet[tvm]'"
 
 
 class Tvm(Target):
@@ -53,7 +52,9 @@ class Tvm(Target):
         """Return the target with options; raises UsageError."""
         for key, value in options.items():
             if key not in _OPTIONS:
-                raise UsageError(f"target 'tvm' has no option '{key}'; known: {', '.join(_OPTIONS)}")
+                raise UsageError(
+                    f"target 'tvm' has no option '{key}'; known: {', '.join(_OPTIONS)}"
+                )
             if key == "threads" and not (value.isdigit() and int(value)):
                 raise UsageError(f"threads is '{value}', expected 1 or more")
         return Tvm({**self._options, **options}, self._examples, self._seed)
@@ -65,9 +66,13 @@ class Tvm(Target):
         sizes: Mapping[str, int],
         seed: int,
     ) -> "tuple[Target, onnx_ir.Model]":
-        """Fix every size; raises UsageError for one that neither the examples nor the user give."""
+        """Fix every size; raises UsageError for one that neither the examples nor the user give.
+
+        Raises UnsupportedTarget where TVM is not installed.
+        """
         from whet.backends.sizes import fix_sizes
 
+        _find()
         return Tvm(self._options, examples, seed), fix_sizes(model, examples, sizes, self.name)
 
     def fixed_sizes(self, sizes: Mapping[str, int]) -> Mapping[str, int]:
@@ -75,32 +80,33 @@ class Tvm(Target):
         return {}
 
     def legalize(self) -> "tuple[Pass | Fixpoint, ...]":
-        """Return the exact passes: attention lifted, batch norms folded, functions in one spelling, shapes worked out."""
+        """Return the exact passes: attention lifted, batch norms folded, shapes worked out."""
         from whet.passes.recipes import exact
 
         return (exact(),)
 
     def refuses(self, model: "onnx_ir.Model") -> list[str]:
         """Name what no pass removes and no emitter takes; the rest shows when the rewritten model is emitted."""
-        if importlib.util.find_spec("tvm") is None:
-            return [f"TVM is not installed: {_WHERE}"]
-        from whet.backends.tvm.emission import refusals
+        from whet.backends.refusals import refusals
 
         return refusals(model)
 
     def lower(self, model: "onnx_ir.Model", folder: Path) -> list[str]:
         """Write ``model.onnx``, which tools read, and the library that computes the same."""
-        if importlib.util.find_spec("tvm") is None:
-            raise UnsupportedTarget(f"TVM is not installed: {_WHERE}")
+        _find()
         from whet.backends.onnxruntime import lean
         from whet.backends.tvm.artifact import write
         from whet.backends.tvm.machine import find_machine
         from whet.ir.saving import save_model
 
         own = self._options
-        compiler = own["cc"] or next(filter(None, map(shutil.which, ("g++", "gcc", "cc", "clang"))), None)
+        compiler = own["cc"] or next(
+            filter(None, map(shutil.which, ("g++", "gcc", "cc", "clang"))), None
+        )
         if compiler is None:
-            raise UnsupportedTarget("target 'tvm' links its library with a C compiler, and there is none: install gcc")
+            raise UnsupportedTarget(
+                "target 'tvm' links its library with a C compiler, and there is none: install gcc"
+            )
         threads = int(own["threads"] or os.cpu_count() or 1)
         machine = find_machine(own["cpu"], own["triple"], own["features"], threads)
         written = write(
@@ -150,3 +156,10 @@ class Tvm(Target):
             return {"tvm": version("apache-tvm")}
         except PackageNotFoundError:
             return {"tvm": "none"}
+
+
+def _find() -> None:
+    if importlib.util.find_spec("tvm") is None:
+        raise UnsupportedTarget(
+            "target 'tvm' needs TVM, which is not installed: pip install 'whet[tvm]'"
+        )

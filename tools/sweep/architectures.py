@@ -196,9 +196,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
         serve(
             options.names,
             lambda name: dataclasses.asdict(
-                check_architecture(
-                    name, options.recipe, not options.no_measure, options.target
-                )
+                check_architecture(name, options.recipe, not options.no_measure, options.target)
             ),
         )
         return 0
@@ -258,9 +256,10 @@ def _show(rows: Sequence[Row]) -> None:
             console.print(f"{row.name}: {note}", highlight=False)
     done = [row for row in rows if not row.failure]
     ratios = [r.ms_after / r.ms_before for r in done if r.ms_before > 0]
+    limit = max((row.limit for row in rows), default=EXACT_LIMIT)
     console.print(
         f"{len(done)} of {len(rows)} captured and compiled; {sum(r.good for r in rows)} within "
-        f"{max((r.limit for r in rows), default=EXACT_LIMIT):.0e} of the source; {sum(r.eager_error <= EAGER_LIMIT for r in done)} within "
+        f"{limit:.0e} of the source; {sum(r.eager_error <= EAGER_LIMIT for r in done)} within "
         f"{EAGER_LIMIT:.0e} of eager PyTorch; twin within {EAGER_LIMIT:.0e}: "
         f"{sum(r.twin_error <= EAGER_LIMIT for r in done)}"
         + (f"; time ratio, geometric mean {np.exp(np.mean(np.log(ratios))):.3f}" if ratios else "")

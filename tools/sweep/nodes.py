@@ -1,7 +1,7 @@
 """ONNX's backend node tests through a target: what passes, what is declined, what is wrong.
 
-``python -m whet.tools.sweep.nodes [--target tvm] [--jobs 2] [--json FILE] [NAME …]`` runs those whose operators the target
-has, each in a child process that is replaced if it dies; 1 if any result is wrong.
+``python -m whet.tools.sweep.nodes [--target tvm] [--jobs 2] [--json FILE] [NAME …]`` runs those whose operators the
+target has, each in a child process that is replaced if it dies; 1 if any result is wrong.
 """
 
 import argparse

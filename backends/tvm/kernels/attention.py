@@ -9,7 +9,15 @@ from typing import Any
 
 from whet.backends.tvm.api import Expr, T, tirx
 from whet.backends.tvm.kernels.rows import fold
-from whet.backends.tvm.kernels.writing import Tiling, best_tiling, each, function, scratch, tasks, up
+from whet.backends.tvm.kernels.writing import (
+    Tiling,
+    best_tiling,
+    each,
+    function,
+    scratch,
+    tasks,
+    up,
+)
 from whet.backends.tvm.machine import Machine
 from whet.backends.tvm.mathematics import exp, tanh
 
@@ -117,9 +125,8 @@ def attention(s: Sizes, q: Heads, k: Heads, v: Heads, y: Heads, machine: Machine
                         tile(first, rows)
                     with T.Else():
                         if s.queries % rows:
-                            with T.If(first < s.queries):
-                                with T.Then():
-                                    tile(first, s.queries % rows)
+                            with T.If(first < s.queries), T.Then():
+                                tile(first, s.queries % rows)
                         else:
                             T.evaluate(0)
 
@@ -140,13 +147,11 @@ def _parts(s: Sizes, rows: int, threads: int) -> int:
 
 def _turn(s: Sizes, kb: Any, k: Heads, turned: Any, who: tuple[Expr, Expr], wide: int) -> None:
     """Store keys so that consecutive ones follow each other."""
-    with T.serial(0, s.keys) as i:
-        with T.serial(0, s.size) as d:
-            T.buffer_store(turned, kb[k.row(*who, i) + d], [d * wide + i])
+    with T.serial(0, s.keys) as i, T.serial(0, s.size) as d:
+        T.buffer_store(turned, kb[k.row(*who, i) + d], [d * wide + i])
     if wide > s.keys:
-        with T.serial(0, s.size) as d:
-            with T.serial(0, wide - s.keys) as i:
-                T.buffer_store(turned, tirx.FloatImm("float32", 0.0), [d * wide + s.keys + i])
+        with T.serial(0, s.size) as d, T.serial(0, wide - s.keys) as i:
+            T.buffer_store(turned, tirx.FloatImm("float32", 0.0), [d * wide + s.keys + i])
 
 
 def _widen(
@@ -219,9 +224,7 @@ def _masked(s: Sizes, value: Expr, mask: list[Any], at: tuple[Expr, ...]) -> Exp
 def _soften(s: Sizes, table: Any, base: Expr, factors: Any, row: Expr, lanes: int) -> None:
     """Replace a row of scores by exponentials, and note what to divide by; what sees no key is zero."""
     top = fold(s.keys, lanes, _LOWEST, tirx.max, lambda i: table[base + i])
-    each(
-        s.keys, lanes, lambda i: T.buffer_store(table, exp(table[base + i] - top), [base + i])
-    )
+    each(s.keys, lanes, lambda i: T.buffer_store(table, exp(table[base + i] - top), [base + i]))
     total = fold(s.keys, lanes, 0.0, lambda a, b: a + b, lambda i: table[base + i])
     one, none = tirx.FloatImm("float32", 1.0), tirx.FloatImm("float32", 0.0)
     seen = top > tirx.FloatImm("float32", _LOWEST / 2)

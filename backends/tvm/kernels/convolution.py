@@ -1,7 +1,8 @@
 """Convolutions with channels last: pixels are the rows of a product whose depth is the window times the channels.
 
-A task copies the lines it needs, with the border, into memory of its own; tiles of pixels times vectors of channels stay
-in registers while the window passes (Georganas et al., Anatomy of high-performance deep learning convolutions, 2018).
+A task copies the lines it needs, with the border, into memory of its own; tiles of pixels times vectors of channels
+stay in registers while the window passes (Georganas et al., Anatomy of high-performance deep learning
+convolutions, 2018).
 """
 
 import dataclasses
@@ -16,7 +17,15 @@ from whet.backends.tvm.kernels.writing import Tiling, best_tiling, each, functio
 from whet.backends.tvm.machine import Machine
 from whet.ir.array import Array
 
-__all__ = ["Axis", "Window", "convolution", "depthwise", "pack_depthwise", "pack_window", "window_tiling"]
+__all__ = [
+    "Axis",
+    "Window",
+    "convolution",
+    "depthwise",
+    "pack_depthwise",
+    "pack_window",
+    "window_tiling",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +88,7 @@ def pack_window(weights: Array, groups: int, tiling: Tiling) -> Array:
 
 
 def _lines(w: Window, machine: Machine) -> int:
-    """Return how many lines of the result a task computes: few enough to stay near, so many that all threads get as much."""
+    """Return how many lines a task computes: few enough to stay near, so many that all threads get as much."""
     found = [n for n in range(1, w.y.result + 1) if w.y.result % n == 0]
     line = (w.x.result * w.x.stride + w.x.reach) * w.depth * 4
 
@@ -113,26 +122,36 @@ def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> 
             sample = tirx.floordiv(task, blocks * w.groups)
             near = scratch(tall * wide * w.depth)
             first = block * lines
-            _copy(w, x, near, (sample, group, first * w.y.stride - w.y.before), (tall, wide), machine.lanes)
+            _copy(
+                w,
+                x,
+                near,
+                (sample, group, first * w.y.stride - w.y.before),
+                (tall, wide),
+                machine.lanes,
+            )
 
             def tile(panel: Expr, line: Expr, column: Expr, height: int, breadth: int) -> None:
                 part = tiling.tile(height * breadth)
                 sums = part.clear()
                 base = (group * tiling.panels + panel) * (window * tiling.width)
-                with T.serial(0, w.y.kernel) as ky, T.serial(0, w.x.kernel) as kx:
-                    with T.serial(0, w.depth) as c:
-                        at = base + ((ky * w.x.kernel + kx) * w.depth + c) * tiling.width
+                with (
+                    T.serial(0, w.y.kernel) as ky,
+                    T.serial(0, w.x.kernel) as kx,
+                    T.serial(0, w.depth) as c,
+                ):
+                    at = base + ((ky * w.x.kernel + kx) * w.depth + c) * tiling.width
 
-                        def pixel(r: int) -> Expr:
-                            py = (line + r // breadth) * w.y.stride + ky * w.y.dilation
-                            px = (column + r % breadth) * w.x.stride + kx * w.x.dilation
-                            return near[(py * wide + px) * w.depth + c]
+                    def pixel(r: int) -> Expr:
+                        py = (line + r // breadth) * w.y.stride + ky * w.y.dilation
+                        px = (column + r % breadth) * w.x.stride + kx * w.x.dilation
+                        return near[(py * wide + px) * w.depth + c]
 
-                        part.add(
-                            sums,
-                            pixel,
-                            lambda v: weights[tirx.Ramp(at + v * tiling.lanes, 1, tiling.lanes)],
-                        )
+                    part.add(
+                        sums,
+                        pixel,
+                        lambda v: weights[tirx.Ramp(at + v * tiling.lanes, 1, tiling.lanes)],
+                    )
 
                 def write(r: Expr, c: Expr, value: Expr) -> None:
                     down, right = tirx.floordiv(r, breadth), tirx.floormod(r, breadth)
@@ -206,7 +225,7 @@ def pack_depthwise(weights: Array, lanes: int) -> Array:
 
 
 def depthwise(w: Window, ending: Ending, machine: Machine) -> Any:
-    """Return the kernel of one filter for each channel, channels in vectors: arguments as :func:`convolution` has them."""
+    """Return the kernel of one filter for each channel, channels in vectors: arguments x, weights, the ending's, y."""
     lanes = machine.lanes
     one = dataclasses.replace(w, groups=1)
     lines = _lines(one, machine)
@@ -224,7 +243,14 @@ def depthwise(w: Window, ending: Ending, machine: Machine) -> Any:
             block, sample = tirx.floormod(task, blocks), tirx.floordiv(task, blocks)
             near = scratch(tall * wide * w.inputs + lanes)
             first = block * lines
-            _copy(one, x, near, (sample, tirx.const(0, "int32"), first * w.y.stride - w.y.before), (tall, wide), lanes)
+            _copy(
+                one,
+                x,
+                near,
+                (sample, tirx.const(0, "int32"), first * w.y.stride - w.y.before),
+                (tall, wide),
+                lanes,
+            )
 
             def tile(vector: Expr, line: Expr, column: Expr, count: int) -> None:
                 part = tiling.tile(count)
@@ -264,4 +290,6 @@ def window_tiling(w: Window, machine: Machine) -> Tiling:
     """Return the tiling for lines of pixels."""
     own = w.outputs // w.groups
     pixels = w.x.result * w.y.result
-    return best_tiling(min(w.x.result, pixels) if w.x.result > 8 else pixels, own, machine, even=w.x.result > 8)
+    return best_tiling(
+        min(w.x.result, pixels) if w.x.result > 8 else pixels, own, machine, even=w.x.result > 8
+    )

@@ -82,9 +82,8 @@ def dense(
                         block(x, w, more, y, panel, number * tiling.rows, tiling.rows)
                     with T.Else():
                         if rows % tiling.rows:
-                            with T.If(number == full):
-                                with T.Then():
-                                    block(x, w, more, y, panel, full * tiling.rows, rows % tiling.rows)
+                            with T.If(number == full), T.Then():
+                                block(x, w, more, y, panel, full * tiling.rows, rows % tiling.rows)
                         else:
                             T.evaluate(0)
 
@@ -143,7 +142,9 @@ def batched(
                 )
                 if width > outputs:
                     with T.serial(0, width - outputs) as n:
-                        T.buffer_store(packed, tirx.FloatImm("float32", 0.0), [k * width + outputs + n])
+                        T.buffer_store(
+                            packed, tirx.FloatImm("float32", 0.0), [k * width + outputs + n]
+                        )
             with T.serial(0, tiling.panels) as panel:
                 left = repeats[0](number)
                 full = rows // tiling.rows

@@ -21,15 +21,14 @@ def fold(
     combine: Callable[[Expr, Expr], Expr],
     value: Callable[[Expr], Expr],
 ) -> Expr:
-    """Write what combines ``value`` of the numbers below ``size``, in as many parts as a vector has; return the result."""
+    """Write what combines ``value`` of the numbers below ``size``, part by part of a vector; return the result."""
     parts = scratch(lanes, registers=True)
     first = tirx.FloatImm("float32", start)
     T.buffer_store(parts, tirx.Broadcast(first, lanes), [tirx.Ramp(0, 1, lanes)])
     whole = size // lanes
     if whole:
-        with T.serial(0, whole) as i:
-            with T.vectorized(0, lanes) as j:
-                T.buffer_store(parts, combine(parts[j], value(i * lanes + j)), [j])
+        with T.serial(0, whole) as i, T.vectorized(0, lanes) as j:
+            T.buffer_store(parts, combine(parts[j], value(i * lanes + j)), [j])
     total = scratch(1, registers=True)
     T.buffer_store(total, first, [0])
     if whole:
@@ -99,7 +98,11 @@ def normalized(
         with tasks(rows, rows * size * 4) as row:
             base = row * size
             zero = tirx.FloatImm("float32", 0.0)
-            mean = _kept(fold(size, lanes, 0.0, _sum, lambda i: x[base + i]) * share) if centred else zero
+            mean = (
+                _kept(fold(size, lanes, 0.0, _sum, lambda i: x[base + i]) * share)
+                if centred
+                else zero
+            )
 
             def away(i: Expr) -> Expr:
                 return x[base + i] - mean if centred else x[base + i]

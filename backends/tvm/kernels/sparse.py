@@ -1,8 +1,8 @@
 """Products with a constant matrix that is mostly zeros: only blocks that hold something are stored and multiplied.
 
-A block is one input times the outputs of a panel. Which blocks there are is known when the model is compiled, so they are
-chosen as wide as pays: two vectors that are often zero together share a panel. A tile of rows is turned first, so that
-what a block multiplies lies together.
+A block is one input times the outputs of a panel. Which blocks there are is known when the model is compiled, so they
+are chosen as wide as pays: two vectors that are often zero together share a panel. A tile of rows is turned first, so
+that what a block multiplies lies together.
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ def sparse(
     ending: Ending,
     threads: int,
 ) -> Any:
-    """Return the kernel for a tiling and a number of blocks: arguments x, values, places, starts, those of the ending, y."""
+    """Return the kernel for a tiling and a number of blocks: arguments x, values, places, starts, the ending's, y."""
     tiling, count = blocks
     inputs, outputs = shapes[0][-1], shapes[1][-1]
     rows = math.prod(shapes[0][:-1])

@@ -23,19 +23,18 @@ def function(
     name: str, arguments: Sequence[tuple[Sequence[int], str]], body: Callable[..., None]
 ) -> Any:
     """Return the function whose ``body`` is given each argument, shape and type, as a flat buffer."""
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(name)
-            T.func_attr({"global_symbol": name, "tirx.noalias": True})
-            given = [
-                T.arg(f"b{k}", T.buffer(tuple(shape), dtype, layout=None))
-                for k, (shape, dtype) in enumerate(arguments)
-            ]
-            flat = [
-                T.decl_buffer((math.prod(shape),), dtype, data=buffer.data, layout=None)
-                for buffer, (shape, dtype) in zip(given, arguments, strict=True)
-            ]
-            body(*flat)
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        given = [
+            T.arg(f"b{k}", T.buffer(tuple(shape), dtype, layout=None))
+            for k, (shape, dtype) in enumerate(arguments)
+        ]
+        flat = [
+            T.decl_buffer((math.prod(shape),), dtype, data=buffer.data, layout=None)
+            for buffer, (shape, dtype) in zip(given, arguments, strict=True)
+        ]
+        body(*flat)
     return builder.get()
 
 
@@ -53,9 +52,8 @@ def each(count: int, lanes: int, body: Callable[[Expr], None]) -> None:
     """Write ``body`` for the numbers below ``count``: in vectors, the rest one by one."""
     whole = count // lanes
     if whole:
-        with T.serial(0, whole) as i:
-            with T.vectorized(0, lanes) as j:
-                body(i * lanes + j)
+        with T.serial(0, whole) as i, T.vectorized(0, lanes) as j:
+            body(i * lanes + j)
     if count % lanes:
         with T.serial(0, count % lanes) as j:
             body(whole * lanes + j)
@@ -110,9 +108,9 @@ class Tile:
                     if outputs % self.lanes == 0:
                         T.evaluate(0)
                     else:
-                        with T.If(start < outputs), T.Then():
-                            with T.serial(0, outputs % self.lanes) as j:
-                                write(r, start + j, left[base + j])
+                        rest = T.serial(0, outputs % self.lanes)
+                        with T.If(start < outputs), T.Then(), rest as j:
+                            write(r, start + j, left[base + j])
 
     def _vector(self, write: Callable[[Expr], None]) -> None:
         with T.vectorized(0, self.lanes) as j:
@@ -143,12 +141,12 @@ class Tiling:
 
 
 def cycles(rows: int, vectors: int) -> float:
-    """Return the cycles of one step: two multiplications or loads at a time, sums that wait four cycles for themselves."""
+    """Return the cycles of one step: two products or loads at a time, sums that wait four cycles for themselves."""
     return max(rows * vectors / 2, (rows + vectors) / 2, 4) if rows else 0
 
 
 def best_tiling(rows: int, outputs: int, machine: Machine, even: bool = True) -> Tiling:
-    """Return the tiling with the fewest cycles; ``rows`` may be split evenly unless they come in lines (``even``)."""
+    """Return the tiling with the fewest cycles; rows may be split evenly unless they come in lines (``even``)."""
     lanes = machine.lanes
     total = -(-outputs // lanes)
     found: list[tuple[float, int, int]] = []

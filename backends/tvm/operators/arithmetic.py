@@ -111,14 +111,21 @@ def emit_binary(low: Lowering, node: onnx_ir.Node) -> None:
         return found / tirx.const(count, dtype) if kind == "Mean" else found
 
     exponent = low.known(node.inputs[1]) if kind == "Pow" else None
-    if exponent is not None and exponent.size == 1 and exponent.item() in (2, 0.5) and dtype == "float32":
+    if (
+        exponent is not None
+        and exponent.size == 1
+        and exponent.item() in (2, 0.5)
+        and dtype == "float32"
+    ):
         number = tirx.FloatImm("float32", float(exponent.item()))
         shape, own = low.shape(node.outputs[0]), low.shape(node.inputs[0])
         if shape == own:
             layout = low.layout(node.inputs[0])
             x = low.tensor(node.inputs[0], layout)
             made = low.te(
-                lambda x: te.compute(x.shape, lambda *i: _power(x(*i), number), name="pow"), x, name="pow"
+                lambda x: te.compute(x.shape, lambda *i: _power(x(*i), number), name="pow"),
+                x,
+                name="pow",
             )
             low.define(node.outputs[0], made, layout)
             return

@@ -34,12 +34,16 @@ def emit_attention(low: Lowering, node: onnx_ir.Node) -> None:
     """Compute softmax(scale Q Kᵀ + mask) V."""
     inputs = [*node.inputs, *[None] * 7][:7]
     if any(v is not None for v in inputs[4:]):
-        raise Decline("past keys and values, or lengths of them, are not supported: export without a cache")
+        raise Decline(
+            "past keys and values, or lengths of them, are not supported: export without a cache"
+        )
     if any(v.name and (list(v.uses()) or v.is_graph_output()) for v in node.outputs[1:]):
         raise Decline("keys, values and scores are not handed out")
     if any(low.dtype(v) != "float32" for v in inputs[:3]):
         raise Decline(f"{low.dtype(inputs[0])} elements, only float32 is supported")
-    q, (batch, heads, queries, size) = _heads(low.shape(inputs[0]), attribute_int(node, "q_num_heads", 0))
+    q, (batch, heads, queries, size) = _heads(
+        low.shape(inputs[0]), attribute_int(node, "q_num_heads", 0)
+    )
     count = attribute_int(node, "kv_num_heads", 0)
     k, (_, theirs, keys, _) = _heads(low.shape(inputs[1]), count)
     v, (_, _, _, width) = _heads(low.shape(inputs[2]), count)
@@ -110,7 +114,9 @@ def emit_rotary(low: Lowering, node: onnx_ir.Node) -> None:
             step = 1 if mixed else half
             other = tirx.if_then_else(second, i[-1] - step, i[-1] + step)
             partner = x(*i[:-1], tirx.min(other, shape[-1] - 1))
-            found = x(*i) * c + tirx.Select(second, partner * s, tirx.const(0, str(s.ty)) - partner * s)
+            found = x(*i) * c + tirx.Select(
+                second, partner * s, tirx.const(0, str(s.ty)) - partner * s
+            )
             return found if turned == size else tirx.if_then_else(d < turned, found, x(*i))
 
         return te.compute(shape, one, name="rotary")

@@ -63,7 +63,11 @@ def emit_convolution(low: Lowering, node: onnx_ir.Node) -> None:
     axes = [
         Axis(s, r, k, *rest)
         for s, r, k, rest in zip(
-            shape[2:], result[2:], kernel[2:], pads(node, shape[2:], kernel[2:], result[2:]), strict=True
+            shape[2:],
+            result[2:],
+            kernel[2:],
+            pads(node, shape[2:], kernel[2:], result[2:]),
+            strict=True,
         )
     ]
     y, x = axes if len(axes) == 2 else (Axis(1, 1, 1, 1, 1, 0), axes[0])
@@ -129,7 +133,9 @@ def _plain(low: Lowering, node: onnx_ir.Node) -> None:
             )
 
         product = te.compute(result, one, name="conv")
-        return te.compute(result, lambda *i: product(*i) + b[0](i[1]), name="bias") if b else product
+        return (
+            te.compute(result, lambda *i: product(*i) + b[0](i[1]), name="bias") if b else product
+        )
 
     tensors = [low.tensor(v) for v in node.inputs if v is not None]
     low.define(node.outputs[0], low.te(whole, *tensors, name="conv"))
@@ -165,7 +171,9 @@ def emit_transposed(low: Lowering, node: onnx_ir.Node) -> None:
             )
 
         product = te.compute(result, one, name="conv_transpose")
-        return te.compute(result, lambda *i: product(*i) + b[0](i[1]), name="bias") if b else product
+        return (
+            te.compute(result, lambda *i: product(*i) + b[0](i[1]), name="bias") if b else product
+        )
 
     tensors = [low.tensor(v) for v in node.inputs if v is not None]
     low.define(node.outputs[0], low.te(whole, *tensors, name="conv_transpose"))
@@ -210,7 +218,11 @@ def emit_integer(low: Lowering, node: onnx_ir.Node) -> None:
 
         def number(value: Expr, zero: Expr | None) -> Expr:
             found = tirx.Cast("int32", value)
-            return found if zero is None else found - tirx.Cast("int32", zero(*([0] * len(zero.shape))))
+            return (
+                found
+                if zero is None
+                else found - tirx.Cast("int32", zero(*([0] * len(zero.shape))))
+            )
 
         def one(*i: Expr) -> Expr:
             at = [n * s + k * d - p for n, k, (s, d, p) in zip(i[2:], ks, steps, strict=True)]

@@ -59,7 +59,10 @@ def converted(x: Expr, target: str) -> Expr:
     return tirx.Cast(target, x)
 
 
-@emits("QuantizeLinear", note="one scale for all or for each slice of an axis; integers of 8 or 16 bits")
+@emits(
+    "QuantizeLinear",
+    note="one scale for all or for each slice of an axis; integers of 8 or 16 bits",
+)
 def emit_quantize(low: Lowering, node: onnx_ir.Node) -> None:
     """Round to a grid, ties to even."""
     target = low.dtype(node.outputs[0])
@@ -73,7 +76,9 @@ def emit_quantize(low: Lowering, node: onnx_ir.Node) -> None:
     def quantized(x: Expr, scale: Expr, *zero: Expr) -> Expr:
         def one(*i: Expr) -> Expr:
             at = () if axis is None else (i[axis],)
-            steps = tirx.nearbyint(tirx.Cast("float32", x(*i)) / tirx.Cast("float32", _of(scale, at)))
+            steps = tirx.nearbyint(
+                tirx.Cast("float32", x(*i)) / tirx.Cast("float32", _of(scale, at))
+            )
             if zero:
                 steps = steps + tirx.Cast("float32", _of(zero[0], at))
             bounded = tirx.max(tirx.min(steps, float(limits.max)), float(limits.min))
@@ -98,7 +103,9 @@ def emit_dequantize(low: Lowering, node: onnx_ir.Node) -> None:
             steps = tirx.Cast("int32", x(*i))
             if zero:
                 steps = steps - tirx.Cast("int32", _of(zero[0], at))
-            return tirx.Cast(target, tirx.Cast("float32", steps) * tirx.Cast("float32", _of(scale, at)))
+            return tirx.Cast(
+                target, tirx.Cast("float32", steps) * tirx.Cast("float32", _of(scale, at))
+            )
 
         return te.compute(x.shape, one, name="dequantize")
 
@@ -132,7 +139,9 @@ def emit_dynamic(low: Lowering, node: onnx_ir.Node) -> None:
         zero = tirx.FloatImm("float32", 0.0)
         return te.compute(
             (),
-            lambda: (tirx.max(top(), zero) - tirx.min(bottom(), zero)) / tirx.FloatImm("float32", 255.0),
+            lambda: (
+                (tirx.max(top(), zero) - tirx.min(bottom(), zero)) / tirx.FloatImm("float32", 255.0)
+            ),
             name="scale",
         )
 

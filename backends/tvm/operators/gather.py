@@ -92,7 +92,9 @@ def emit_scatter_elements(low: Lowering, node: onnx_ir.Node) -> None:
     low.define(
         node.outputs[0],
         low.te(
-            lambda x, at, new: topi.scatter_elements(x, at, new, axis, reduction), *tensors, name="scatter"
+            lambda x, at, new: topi.scatter_elements(x, at, new, axis, reduction),
+            *tensors,
+            name="scatter",
         ),
     )
 
@@ -153,7 +155,9 @@ def emit_topk(low: Lowering, node: onnx_ir.Node) -> None:
             other, own = x(*i[:axis], k, *i[axis + 1 :]), x(*i)
             first = other > own if largest else other < own
             before = tirx.any(first, tirx.all(other == own, k < i[axis]))
-            return te.sum(tirx.Select(before, tirx.const(1, "int32"), tirx.const(0, "int32")), axis=k)
+            return te.sum(
+                tirx.Select(before, tirx.const(1, "int32"), tirx.const(0, "int32")), axis=k
+            )
 
         return te.compute(shape, one, name="ranks")
 

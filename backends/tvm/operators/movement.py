@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.lowering import LAST, PLAIN, Lowering, to_last
+from whet.backends.tvm.lowering import LAST, PLAIN, Lowering, to_last, to_plain
 from whet.backends.tvm.operators.arithmetic import broadcast
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.values import attribute_float, attribute_int, attribute_ints, attribute_string
@@ -56,6 +56,9 @@ def emit_transpose(low: Lowering, node: onnx_ir.Node) -> None:
         low.define(node.outputs[0], low.tensor(source, LAST))
         return
     x = low.tensor(source)
+    if len(shape) == 4 and axes == to_plain(4):
+        low.define(node.outputs[0], x, LAST)
+        return
     moved = [a for a in axes if shape[a] > 1]
     if moved == sorted(moved):
         low.define(node.outputs[0], low.reshaped(x, low.shape(node.outputs[0])))
@@ -73,7 +76,9 @@ def emit_repeat(low: Lowering, node: onnx_ir.Node) -> None:
         if node.op_type == "Expand":
             return te.compute(shape, lambda *i: broadcast(x, i), name="expand")
         at = [i for i in range(len(own))]
-        return te.compute(shape, lambda *i: x(*(tirx.floormod(i[a], own[a]) for a in at)), name="tile")
+        return te.compute(
+            shape, lambda *i: x(*(tirx.floormod(i[a], own[a]) for a in at)), name="tile"
+        )
 
     low.define(node.outputs[0], low.te(repeated, low.tensor(node.inputs[0]), name="repeat"))
 
@@ -176,7 +181,11 @@ def emit_pad(low: Lowering, node: onnx_ir.Node) -> None:
         before[axis] = pads[number]
     mode = attribute_string(node, "mode", "constant")
     dtype = low.dtype(node.outputs[0])
-    fill = low.known(inputs[2]) if inputs[2] is not None else np.array(attribute_float(node, "value", 0.0))
+    fill = (
+        low.known(inputs[2])
+        if inputs[2] is not None
+        else np.array(attribute_float(node, "value", 0.0))
+    )
     if fill is None:
         raise Decline("the value to pad with must be constant")
     number = tirx.const(fill.reshape(-1)[0].item(), dtype)
@@ -224,7 +233,15 @@ def emit_depth(low: Lowering, node: onnx_ir.Node) -> None:
     low.define(node.outputs[0], low.reshaped(moved, low.shape(node.outputs[0])))
 
 
-@emits("Shape", "Size", "ConstantOfShape", "EyeLike", "Range", "Constant", note="folded when the model is compiled")
+@emits(
+    "Shape",
+    "Size",
+    "ConstantOfShape",
+    "EyeLike",
+    "Range",
+    "Constant",
+    note="folded when the model is compiled",
+)
 def emit_fixed(low: Lowering, node: onnx_ir.Node) -> None:
     """Take what was seen: sizes are fixed, so that it never changes."""
     if node.op_type == "Range":
@@ -271,7 +288,9 @@ def emit_reverse(low: Lowering, node: onnx_ir.Node) -> None:
 
 def _crop(low: Lowering, node: onnx_ir.Node) -> None:
     shape, result = low.shape(node.inputs[0]), low.shape(node.outputs[0])
-    offset = [(d - r) // 2 if d >= r else -((r - d) // 2) for d, r in zip(shape, result, strict=True)]
+    offset = [
+        (d - r) // 2 if d >= r else -((r - d) // 2) for d, r in zip(shape, result, strict=True)
+    ]
     dtype = low.dtype(node.outputs[0])
 
     def cropped(x: Expr) -> Expr:

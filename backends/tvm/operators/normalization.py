@@ -23,7 +23,9 @@ def emit_softmax(low: Lowering, node: onnx_ir.Node) -> None:
     log = node.op_type == "LogSoftmax"
     if dtype == "float32" and axis == len(shape) - 1:
         key = ("softmax", shape, log)
-        made = low.call(key, lambda: softmax(shape, low.machine, log=log), [low.tensor(node.inputs[0])], shape)
+        made = low.call(
+            key, lambda: softmax(shape, low.machine, log=log), [low.tensor(node.inputs[0])], shape
+        )
         low.define(node.outputs[0], made)
         return
 
@@ -41,14 +43,21 @@ def emit_softmax(low: Lowering, node: onnx_ir.Node) -> None:
         total = te.compute(rest, lambda *i: te.sum(shifted(*along(i, m)), axis=m), name="total")
         if log:
             return te.compute(
-                shape, lambda *i: x(*i) - top(*without(i)) - tirx.log(total(*without(i))), name="end"
+                shape,
+                lambda *i: x(*i) - top(*without(i)) - tirx.log(total(*without(i))),
+                name="end",
             )
         return te.compute(shape, lambda *i: shifted(*i) / total(*without(i)), name="end")
 
     low.define(node.outputs[0], low.te(whole, low.tensor(node.inputs[0]), name="softmax"))
 
 
-@emits("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", note="float32; one output")
+@emits(
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    note="float32; one output",
+)
 def emit_norm(low: Lowering, node: onnx_ir.Node) -> None:
     """Bring the last axes to a mean of zero, or not, and a mean square of one."""
     shape = low.shape(node.inputs[0])
@@ -105,7 +114,9 @@ def emit_batch_norm(low: Lowering, node: onnx_ir.Node) -> None:
         return te.compute(x.shape, one, name="batch_norm")
 
     x = low.tensor(node.inputs[0], layout)
-    low.define(node.outputs[0], low.te(whole, x, scale, bias, mean, variance, name="batch_norm"), layout)
+    low.define(
+        node.outputs[0], low.te(whole, x, scale, bias, mean, variance, name="batch_norm"), layout
+    )
 
 
 @emits("InstanceNormalization", "GroupNormalization", note="float32")
@@ -115,7 +126,11 @@ def emit_group_norm(low: Lowering, node: onnx_ir.Node) -> None:
     if low.dtype(node.inputs[0]) != "float32":
         raise Decline(f"{low.dtype(node.inputs[0])} elements, only float32 is supported")
     channels = shape[1]
-    groups = channels if node.op_type == "InstanceNormalization" else attribute_int(node, "num_groups", 1)
+    groups = (
+        channels
+        if node.op_type == "InstanceNormalization"
+        else attribute_int(node, "num_groups", 1)
+    )
     size = math.prod(shape[1:]) // groups
     epsilon = attribute_float(node, "epsilon", 1e-5)
     key = ("norm", shape, size, epsilon, True, 0)

@@ -49,7 +49,11 @@ def emit_pool(low: Lowering, node: onnx_ir.Node) -> None:
             at = places(i)
             value = x(*i[:start], *at, *i[start + len(kernel) :])
             if kind == "LpPool":
-                value = tirx.abs(value) if power == 1 else tirx.power(tirx.abs(value), tirx.const(power, dtype))
+                value = (
+                    tirx.abs(value)
+                    if power == 1
+                    else tirx.power(tirx.abs(value), tirx.const(power, dtype))
+                )
             value = tirx.if_then_else(inside(i), value, lowest)
             return (te.max if kind == "MaxPool" else te.sum)(value, axis=ks)
 
@@ -59,7 +63,9 @@ def emit_pool(low: Lowering, node: onnx_ir.Node) -> None:
             return found
         if kind == "LpPool":
             root = 1 / power
-            return te.compute(final, lambda *i: tirx.power(found(*i), tirx.const(root, dtype)), name="root")
+            return te.compute(
+                final, lambda *i: tirx.power(found(*i), tirx.const(root, dtype)), name="root"
+            )
 
         def mean(*i: Expr) -> Expr:
             count: Expr = None
@@ -123,7 +129,11 @@ def emit_global(low: Lowering, node: onnx_ir.Node) -> None:
         def one(n: Expr, c: Expr) -> Expr:
             value = x(n, *ks, c) if layout == LAST else x(n, c, *ks)
             if kind == "GlobalLpPool":
-                value = tirx.abs(value) if power == 1 else tirx.power(tirx.abs(value), tirx.const(power, dtype))
+                value = (
+                    tirx.abs(value)
+                    if power == 1
+                    else tirx.power(tirx.abs(value), tirx.const(power, dtype))
+                )
             return (te.max if kind == "GlobalMaxPool" else te.sum)(value, axis=ks)
 
         found = te.compute(shape[:2], one, name="pool")
@@ -132,7 +142,9 @@ def emit_global(low: Lowering, node: onnx_ir.Node) -> None:
         if kind == "GlobalLpPool":
             root = tirx.const(1 / power, dtype)
             return te.compute(shape[:2], lambda n, c: tirx.power(found(n, c), root), name="root")
-        return te.compute(shape[:2], lambda n, c: found(n, c) / tirx.const(count, dtype), name="mean")
+        return te.compute(
+            shape[:2], lambda n, c: found(n, c) / tirx.const(count, dtype), name="mean"
+        )
 
     x = low.te(whole, low.tensor(node.inputs[0], layout), name=kind.lower())
     ones = (1,) * (len(shape) - 2)
@@ -148,7 +160,10 @@ def emit_resize(low: Lowering, node: onnx_ir.Node) -> None:
     mode = attribute_string(node, "mode", "nearest")
     if mode not in ("nearest", "linear", "cubic"):
         raise Decline(f"mode '{mode}' is not supported")
-    if attribute_string(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+    if (
+        attribute_string(node, "coordinate_transformation_mode", "half_pixel")
+        == "tf_crop_and_resize"
+    ):
         raise Decline("tf_crop_and_resize is not supported")
     if attribute_int(node, "antialias", 0):
         raise Decline("antialias=1 is not supported")
@@ -166,7 +181,13 @@ def emit_resize(low: Lowering, node: onnx_ir.Node) -> None:
 
 
 def _resampled(
-    low: Lowering, x: Expr, axis: int, shape: tuple[int, ...], places: Array, weights: Array, dtype: str
+    low: Lowering,
+    x: Expr,
+    axis: int,
+    shape: tuple[int, ...],
+    places: Array,
+    weights: Array,
+    dtype: str,
 ) -> Expr:
     taps = places.shape[1]
 

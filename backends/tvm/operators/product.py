@@ -79,7 +79,13 @@ def _batched(low: Lowering, node: onnx_ir.Node) -> None:
     made = low.call(
         key,
         lambda: batched(
-            math.prod(batch), (m, k, n), ((k, 1), (n, 1)), (starts[0], starts[1]), arguments, tiling, ending
+            math.prod(batch),
+            (m, k, n),
+            ((k, 1), (n, 1)),
+            (starts[0], starts[1]),
+            arguments,
+            tiling,
+            ending,
         ),
         [low.tensor(node.inputs[0]), low.tensor(node.inputs[1]), *ending.tensors],
         result,
@@ -87,9 +93,7 @@ def _batched(low: Lowering, node: onnx_ir.Node) -> None:
     low.define(value, made)
 
 
-def _starts(
-    own: tuple[int, ...], batch: tuple[int, ...], size: int
-) -> Callable[[Expr], Expr]:
+def _starts(own: tuple[int, ...], batch: tuple[int, ...], size: int) -> Callable[[Expr], Expr]:
     """Return what maps the number of a product to where an operand's matrix begins."""
     padded = (1,) * (len(batch) - len(own)) + own
     if math.prod(padded) == 1:
@@ -123,7 +127,12 @@ def _plain_matmul(low: Lowering, node: onnx_ir.Node) -> None:
 
 
 def _sum_of_products(
-    a: Expr, b: Expr, left: tuple[int, ...], right: tuple[int, ...], result: tuple[int, ...], dtype: str
+    a: Expr,
+    b: Expr,
+    left: tuple[int, ...],
+    right: tuple[int, ...],
+    result: tuple[int, ...],
+    dtype: str,
 ) -> Expr:
     k = te.reduce_axis((0, left[-1]), "k")
     wide = "float32" if dtype == "float16" else dtype
@@ -149,7 +158,9 @@ def emit_gemm(low: Lowering, node: onnx_ir.Node) -> None:
     added = node.inputs[2] if len(node.inputs) > 2 else None
     matrix, bias = low.known(node.inputs[1]), low.known(added)
     outputs = low.shape(node.outputs[0])[1]
-    rowlike = added is None or (bias is not None and bias.size in (1, outputs) and bias.shape[-1:] in ((1,), (outputs,), ()))
+    rowlike = added is None or (
+        bias is not None and bias.size in (1, outputs) and bias.shape[-1:] in ((1,), (outputs,), ())
+    )
     single = low.dtype(node.outputs[0]) == "float32"
     if not single or matrix is None or across[0] or not rowlike:
         _plain_gemm(low, node, across, alpha, beta)
@@ -159,7 +170,9 @@ def emit_gemm(low: Lowering, node: onnx_ir.Node) -> None:
     emit_dense(low, node, low.tensor(node.inputs[0]), low.shape(node.inputs[0]), scaled, row)
 
 
-def _plain_gemm(low: Lowering, node: onnx_ir.Node, across: tuple[bool, bool], alpha: float, beta: float) -> None:
+def _plain_gemm(
+    low: Lowering, node: onnx_ir.Node, across: tuple[bool, bool], alpha: float, beta: float
+) -> None:
     dtype = low.dtype(node.outputs[0])
     result = low.shape(node.outputs[0])
     depth = low.shape(node.inputs[0])[0 if across[0] else 1]
@@ -168,7 +181,9 @@ def _plain_gemm(low: Lowering, node: onnx_ir.Node, across: tuple[bool, bool], al
         k = te.reduce_axis((0, depth), "k")
 
         def one(i: Expr, j: Expr) -> Expr:
-            return te.sum((a(k, i) if across[0] else a(i, k)) * (b(j, k) if across[1] else b(k, j)), axis=k)
+            return te.sum(
+                (a(k, i) if across[0] else a(i, k)) * (b(j, k) if across[1] else b(k, j)), axis=k
+            )
 
         product = te.compute(result, one, name="gemm")
 
@@ -224,7 +239,11 @@ def emit_einsum(low: Lowering, node: onnx_ir.Node) -> None:
     terms = sides[0].split(",")
     if any(len(set(t)) < len(t) for t in terms):
         raise Decline(f"equation '{equation}' repeats a letter in one operand")
-    sizes = {c: d for t, v in zip(terms, node.inputs, strict=True) for c, d in zip(t, low.shape(v), strict=True)}
+    sizes = {
+        c: d
+        for t, v in zip(terms, node.inputs, strict=True)
+        for c, d in zip(t, low.shape(v), strict=True)
+    }
     inner = [c for c in sizes if c not in sides[1]]
 
     def summed(*xs: Expr) -> Expr:

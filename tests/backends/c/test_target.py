@@ -139,7 +139,7 @@ def test_options_are_checked(spelled: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         find_target(spelled)
     with pytest.raises(
-        UnsupportedTarget, match="unknown target 'd'; known: onnxruntime, reference, c"
+        UnsupportedTarget, match="unknown target 'd'; known: onnxruntime, reference, c, tvm"
     ):
         find_target("d{name=x}")
 

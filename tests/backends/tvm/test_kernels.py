@@ -7,7 +7,9 @@ import pytest
 from tvm_models import draw, parsed, same
 
 
-@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 5, 3), (7, 33, 17), (37, 64, 100), (130, 16, 48)])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"), [(1, 5, 3), (7, 33, 17), (37, 64, 100), (130, 16, 48)]
+)
 def test_a_product_with_bias_gelu_and_residual(
     tmp_path: Path, rows: int, inputs: int, outputs: int
 ) -> None:

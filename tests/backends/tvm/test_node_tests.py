@@ -3,7 +3,6 @@
 import warnings
 from typing import Any
 
-
 import tvm_models  # skips where TVM is missing
 
 from whet.backends.tvm.registry import registered
@@ -33,5 +32,3 @@ def test_nothing_is_wrong_and_all_operators_are_there() -> None:
     passed = [o for o in outcomes if not o.declined]
     assert len(passed) >= 0.85 * len(outcomes), [o.name for o in outcomes if o.declined]
     assert all("target 'tvm'" in o.declined for o in outcomes if o.declined)
-
-

@@ -39,7 +39,13 @@ def network(path: Path, kind: str = "Relu") -> Path:
 
 
 def build(source: Path, out: Path, **options: Any) -> whet.Artifact:
-    given = {"recipe": "exact", "target": "tvm", "sizes": {"batch": 2}, "page": False, "measure": False}
+    given = {
+        "recipe": "exact",
+        "target": "tvm",
+        "sizes": {"batch": 2},
+        "page": False,
+        "measure": False,
+    }
     return whet.compile(str(source), output=out, **{**given, **options})
 
 
@@ -59,20 +65,48 @@ def test_an_artifact_runs_like_any_other_and_alone(tmp_path: Path) -> None:
     np.savez(alone / "x.npz", x=x)
     places = [p for p in sys.path if (Path(p) / "tvm" / "__init__.py").is_file()]
     code = (
-        "import sys; sys.modules['whet'] = None; sys.path[:0] = %r; import runpy; "
-        "sys.argv = ['load.py', *sys.argv[1:]]; runpy.run_path('load.py', run_name='__main__')" % places
+        f"import sys; sys.modules['whet'] = None; sys.path[:0] = {places!r}; import runpy; "
+        "sys.argv = ['load.py', *sys.argv[1:]]; runpy.run_path('load.py', run_name='__main__')"
     )
     for arguments in ((), (".", "x.npz", "y.npz")):
         done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], cwd=alone, capture_output=True, text=True, check=False
+            [sys.executable, "-c", code, *arguments],
+            cwd=alone,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(alone / "y.npz")["y"], got)
 
 
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = network(tmp_path / "net.onnx")
+    for name in ("a", "b"):
+        build(source, tmp_path / name, allow_noop=True)
+    for name in ("model.so", "model.npz", "load.py", "whet.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_another_machine(tmp_path: Path) -> None:
+    if shutil.which("aarch64-linux-gnu-gcc") is None:
+        pytest.skip(
+            "aarch64-linux-gnu-gcc is not installed (apt-get install gcc-aarch64-linux-gnu)"
+        )
+    target = "tvm{triple=aarch64-linux-gnu,cc=aarch64-linux-gnu-gcc,threads=2}"
+    made = build(network(tmp_path / "net.onnx"), tmp_path / "out", target=target, allow_noop=True)
+    assert made.report is not None
+    assert any("aarch64-linux-gnu" in note for note in made.report.notes)
+    header = (tmp_path / "out" / "model.so").read_bytes()[:20]
+    assert header[:4] == b"\x7fELF"
+    assert int.from_bytes(header[18:20], "little") == 183  # EM_AARCH64
+
+
 def test_sizes_must_be_known(tmp_path: Path) -> None:
     source = network(tmp_path / "net.onnx")
-    with pytest.raises(UsageError, match=r"target 'tvm' plans all memory .* bind it, such as --bind batch=1"):
+    with pytest.raises(
+        UsageError, match=r"target 'tvm' plans all memory .* bind it, such as --bind batch=1"
+    ):
         build(source, tmp_path / "out", sizes={})
 
 
@@ -99,7 +133,9 @@ def test_plainer_processors_compute_the_same(tmp_path: Path) -> None:
     model = parsed(text, {"w": draw(7, 5, 3, 3)})
     found = []
     for cpu in ("haswell", "x86-64"):
-        got, want = both(model, tmp_path / cpu, {"x": draw(1, 5, 9, 9)}, f"tvm{{cpu={cpu},threads=1}}")
+        got, want = both(
+            model, tmp_path / cpu, {"x": draw(1, 5, 9, 9)}, f"tvm{{cpu={cpu},threads=1}}"
+        )
         np.testing.assert_allclose(got[0], want[0], rtol=1e-4, atol=1e-5)
         found.append(json.loads((tmp_path / cpu / "model.json").read_text())["machine"]["lanes"])
     assert found == [8, 4]
