@@ -34,7 +34,7 @@ def test_blocks_of_zeros_are_left_out(tmp_path: Path, rows: int, wide: int) -> N
     model = parsed(text, {"w": matrix, "c": draw(128)})
     same(model, tmp_path, {"x": draw(rows, 48)})
     weights = np.load(tmp_path / "model.npz")
-    assert max(w.size for w in weights.values()) < 0.3 * matrix.size
+    assert max(w.size for w in weights.values()) < 0.5 * matrix.size
 
 
 @pytest.mark.parametrize("text", [
