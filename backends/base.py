@@ -73,6 +73,8 @@ class Target(ABC):
     name: str
     timed: ClassVar[bool] = True
     """Whether milliseconds on this machine tell what a result is worth."""
+    own_source: ClassVar[bool] = True
+    """Whether source and result run in the same runtime, so that passes are to blame where the result is slower."""
     candidates: ClassVar[tuple[str, ...]] = ()
     """What a search tries at every site, where not all of the usual formats can be lowered."""
     counts_memory: ClassVar[bool] = False

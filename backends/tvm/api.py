@@ -1,6 +1,7 @@
 """The parts of TVM that are used, in one place: the package is an extra, and carries no types."""
 
 import importlib
+import os
 from typing import Any
 
 __all__ = ["Expr", "IRBuilder", "T", "relax", "s_tir", "te", "tirx", "topi", "tvm"]
@@ -8,6 +9,8 @@ __all__ = ["Expr", "IRBuilder", "T", "relax", "s_tir", "te", "tirx", "topi", "tv
 Expr = Any
 """An expression of TIR or Relax."""
 
+# Without it TVM imports torch, where there is one, and compiles an extension for it.
+os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
 tvm: Any = importlib.import_module("tvm")
 relax: Any = importlib.import_module("tvm.relax")
 te: Any = importlib.import_module("tvm.te")

@@ -22,6 +22,8 @@ class Model:
         """Load the library and its weights; ``threads`` is taken when the first model is loaded, 0 leaves it to TVM."""
         if threads:
             os.environ.setdefault("TVM_NUM_THREADS", str(threads))
+        # Without it TVM imports torch, where there is one, and compiles an extension for it.
+        os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
         import tvm  # type: ignore[import-not-found,unused-ignore]  # pyright: ignore[reportMissingImports]
         from tvm import relax  # type: ignore[import-not-found,unused-ignore]  # pyright: ignore
 

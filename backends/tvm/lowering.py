@@ -16,9 +16,9 @@ from whet.backends.tvm.api import Expr, relax, te
 from whet.backends.tvm.machine import Machine
 from whet.backends.tvm.registry import Decline
 from whet.ir.array import Array
-from whet.ir.values import is_constant
+from whet.ir.values import attribute_ints, is_constant
 
-__all__ = ["LAST", "PLAIN", "TYPES", "Layout", "Lowering", "to_last", "to_plain"]
+__all__ = ["LAST", "PLAIN", "TYPES", "Layout", "Lowering", "ints", "to_last", "to_plain"]
 
 Layout = Literal["plain", "last"]
 PLAIN: Layout = "plain"
@@ -28,6 +28,13 @@ TYPES = frozenset(
     + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 )
 """Element types that are computed with."""
+
+
+def ints(node: onnx_ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    """Return a list-of-integers attribute or its default."""
+    found = attribute_ints(node, name, default)
+    assert found is not None
+    return tuple(int(n) for n in found)
 
 
 def to_last(rank: int) -> tuple[int, ...]:

@@ -94,7 +94,7 @@ def erf(x: Expr) -> Expr:
         far = let(tirx.abs(v), lambda z: _f(1.0) - _tail(z))
         series = (1 / 216, -1 / 42, 1 / 10, -1 / 3, 1.0)
         near = let(v * v, lambda s: _horner(s, series)) * v * _f(2 / math.sqrt(math.pi))
-        signed = tirx.Select(v < _f(0.0), _f(0.0) - far, far)
+        signed = let(far, lambda q: tirx.Select(v < _f(0.0), _f(0.0) - q, q))
         return tirx.Select(tirx.abs(v) < _f(0.35), near, signed)
 
     return let(x, both)

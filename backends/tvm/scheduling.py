@@ -47,7 +47,10 @@ def _written(function: Any) -> bool:
 
 def _scheduled(function: Any, machine: Machine) -> Any:
     sch = s_tir.Schedule(tvm.IRModule({"main": function}))
-    root = sch.get_sblock("root")
+    try:
+        root = sch.get_sblock("root")
+    except s_tir.schedule.ScheduleError:
+        return function  # TVM wrote loops without blocks
     for block in sch.get_child_blocks(root)[:-1]:
         if not _reduces(sch, block) and len(sch.get_consumers(block)) <= _FREE:
             try:

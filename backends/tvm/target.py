@@ -35,7 +35,7 @@ class Tvm(Target):
     """
 
     name = "tvm"
-    candidates: ClassVar[tuple[str, ...]] = ()
+    own_source: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -138,7 +138,7 @@ class Realizer:
         workers = [scene.before, after]
         together = setting.turns is None
         times = compare_speed(workers, [feeds, feeds], together=together)
-        if not setting.target.timed:
+        if not setting.target.timed or not setting.target.own_source:
             setting.notes.append(
                 f"times are of this machine, ONNX Runtime against {setting.target.name}; nothing was decided by them"
             )

@@ -49,6 +49,8 @@ def cases(operators: Sequence[str]) -> Iterator[Any]:
         warnings.simplefilter("ignore")  # numpy's, while onnx generates the cases
         found = load_model_tests(kind="node")
     for case in found:
+        assert case.model is not None
+        assert case.data_sets is not None
         nodes = case.model.graph.node
         if all(n.op_type in operators and n.domain in {"", "ai.onnx"} for n in nodes):
             kinds = np.ndarray | np.generic | onnx.TensorProto
@@ -84,6 +86,8 @@ def _run(model: onnx.ModelProto, feeds: Mapping[str, Array], name: str) -> list[
 
 
 def _difference(case: Any, found: Sequence[Array], expected: Sequence[Array]) -> str:
+    got: Any
+    want: Any
     for got, want in zip(found, expected, strict=False):
         if got.dtype != want.dtype:
             return f"{got.dtype} instead of {want.dtype}"

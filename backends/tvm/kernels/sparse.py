@@ -50,14 +50,14 @@ def find_blocks(matrix: Array, rows: int, machine: Machine) -> Blocks | None:
     total = -(-outputs // lanes)
     padded = np.zeros((inputs, total * lanes), np.float32)
     padded[:, :outputs] = matrix
-    filled = padded.reshape(inputs, total, lanes).any(axis=2)
+    filled: Array = np.any(padded.reshape(inputs, total, lanes) != 0, axis=2)
     plain = best_tiling(rows, outputs, machine)
     dense = plain.panels * inputs * math.ceil(rows / plain.rows) * cycles(plain.rows, plain.vectors)
     found: list[tuple[float, int, int]] = []
     for vectors in (1, 2, 4):
         if total % vectors:
             continue
-        steps = int(filled.reshape(inputs, -1, vectors).any(axis=2).sum())
+        steps = int(np.any(filled.reshape(inputs, -1, vectors), axis=2).sum())
         most = min((machine.registers - vectors - 1) // vectors, rows)
         tall = -(-rows // -(-rows // most))
         found.append((steps * math.ceil(rows / tall) * cycles(tall, vectors), vectors, tall))
@@ -70,8 +70,8 @@ def find_blocks(matrix: Array, rows: int, machine: Machine) -> Blocks | None:
 
 def _blocks(padded: Array, filled: Array, tiling: Tiling) -> Blocks:
     inputs = padded.shape[0]
-    there = filled.reshape(inputs, tiling.panels, tiling.vectors).any(axis=2).T
-    there[:, 0] |= ~there.any(axis=1)  # a panel of zeros keeps one block
+    there: Array = np.any(filled.reshape(inputs, tiling.panels, tiling.vectors), axis=2).T
+    there[:, 0] |= ~np.any(there, axis=1)  # a panel of zeros keeps one block
     panels, places = np.nonzero(there)
     starts = np.searchsorted(panels, np.arange(tiling.panels + 1))
     values = padded.reshape(inputs, tiling.panels, tiling.width)[places, panels]

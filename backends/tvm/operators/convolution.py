@@ -17,10 +17,10 @@ from whet.backends.tvm.kernels.convolution import (
 )
 from whet.backends.tvm.kernels.product import dense, pack
 from whet.backends.tvm.kernels.writing import best_tiling
-from whet.backends.tvm.lowering import LAST, Lowering
+from whet.backends.tvm.lowering import LAST, Lowering, ints
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.array import Array
-from whet.ir.values import attribute_int, attribute_ints, attribute_string
+from whet.ir.values import attribute_int, attribute_string
 
 __all__ = ["emit_convolution", "pads"]
 
@@ -30,9 +30,9 @@ def pads(
 ) -> list[tuple[int, int, int]]:
     """Return stride, dilation and border in front, for each direction in space."""
     count = len(size)
-    strides = attribute_ints(node, "strides", (1,) * count)
-    dilations = attribute_ints(node, "dilations", (1,) * count)
-    borders = attribute_ints(node, "pads", (0,) * 2 * count)
+    strides = ints(node, "strides", (1,) * count)
+    dilations = ints(node, "dilations", (1,) * count)
+    borders = ints(node, "pads", (0,) * 2 * count)
     auto = attribute_string(node, "auto_pad", "NOTSET")
     found: list[tuple[int, int, int]] = []
     for axis in range(count):
@@ -147,8 +147,8 @@ def emit_transposed(low: Lowering, node: onnx_ir.Node) -> None:
     shape, kernel = low.shape(node.inputs[0]), low.shape(node.inputs[1])
     result, dtype = low.shape(node.outputs[0]), low.dtype(node.outputs[0])
     groups, count = attribute_int(node, "group", 1), len(shape) - 2
-    strides = attribute_ints(node, "strides", (1,) * count)
-    dilations = attribute_ints(node, "dilations", (1,) * count)
+    strides = ints(node, "strides", (1,) * count)
+    dilations = ints(node, "dilations", (1,) * count)
     before = _transposed_pads(node, shape[2:], kernel[2:], result[2:])
     own, depth = kernel[1], shape[1] // groups
 
@@ -183,12 +183,12 @@ def _transposed_pads(
     node: onnx_ir.Node, size: tuple[int, ...], kernel: tuple[int, ...], result: tuple[int, ...]
 ) -> list[int]:
     count = len(size)
-    strides = attribute_ints(node, "strides", (1,) * count)
-    dilations = attribute_ints(node, "dilations", (1,) * count)
-    extra = attribute_ints(node, "output_padding", (0,) * count)
+    strides = ints(node, "strides", (1,) * count)
+    dilations = ints(node, "dilations", (1,) * count)
+    extra = ints(node, "output_padding", (0,) * count)
     auto = attribute_string(node, "auto_pad", "NOTSET")
     if auto == "NOTSET" and "output_shape" not in node.attributes:
-        return [int(p) for p in attribute_ints(node, "pads", (0,) * 2 * count)[:count]]
+        return [int(p) for p in ints(node, "pads", (0,) * 2 * count)[:count]]
     if auto == "VALID":
         return [0] * count
     found: list[int] = []

@@ -7,10 +7,10 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.lowering import LAST, PLAIN, Lowering, to_last, to_plain
+from whet.backends.tvm.lowering import LAST, PLAIN, Lowering, ints, to_last, to_plain
 from whet.backends.tvm.operators.arithmetic import broadcast
 from whet.backends.tvm.registry import Decline, emits
-from whet.ir.values import attribute_float, attribute_int, attribute_ints, attribute_string
+from whet.ir.values import attribute_float, attribute_int, attribute_string
 
 __all__ = ["transposed"]
 
@@ -49,8 +49,8 @@ def emit_transpose(low: Lowering, node: onnx_ir.Node) -> None:
     """Put axes into another order; where only axes of one element move, nothing is copied."""
     source = node.inputs[0]
     shape = low.shape(source)
-    axes = attribute_ints(node, "perm", tuple(reversed(range(len(shape)))))
-    axes = tuple(int(a) for a in axes)
+    turned = tuple(reversed(range(len(shape))))
+    axes = tuple(int(a) for a in ints(node, "perm", turned))
     assert source is not None
     if len(shape) > 2 and axes == to_last(len(shape)) and low.layout(source) == LAST:
         low.define(node.outputs[0], low.tensor(source, LAST))
@@ -121,14 +121,14 @@ def emit_slice(low: Lowering, node: onnx_ir.Node) -> None:
         if value is not None:
             given.append([int(n) for n in low.required(value, name).reshape(-1)])
         else:
-            given.append([int(n) for n in attribute_ints(node, name, ())])
+            given.append([int(n) for n in ints(node, name, ())])
     starts, ends, axes, steps = given
     axes = [a % len(shape) for a in (axes or range(len(starts)))]
     steps = steps or [1] * len(starts)
-    place: dict[int, tuple[int, int]] = {}
+    at: dict[int, tuple[int, int]] = {}
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        place[axis] = (slice(start, end, step).indices(shape[axis])[0], step)
-    _taken(low, node, node.inputs[0], node.outputs[0], place)
+        at[axis] = (slice(start, end, step).indices(shape[axis])[0], step)
+    _taken(low, node, node.inputs[0], node.outputs[0], at)
 
 
 def _taken(
@@ -173,7 +173,7 @@ def emit_pad(low: Lowering, node: onnx_ir.Node) -> None:
     shape, result = low.shape(node.inputs[0]), low.shape(node.outputs[0])
     inputs = [*node.inputs, None, None, None]
     pads = [int(n) for n in low.required(inputs[1], "pads").reshape(-1)] if inputs[1] is not None \
-        else [int(n) for n in attribute_ints(node, "pads", ())]  # fmt: skip
+        else [int(n) for n in ints(node, "pads", ())]  # fmt: skip
     axes = [int(a) % len(shape) for a in low.required(inputs[3], "axes").reshape(-1)] if inputs[3] is not None \
         else list(range(len(shape)))  # fmt: skip
     before = [0] * len(shape)

@@ -6,11 +6,11 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.lowering import LAST, Lowering, to_last
+from whet.backends.tvm.lowering import LAST, Lowering, ints, to_last
 from whet.backends.tvm.operators.convolution import pads
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.array import Array
-from whet.ir.values import attribute_float, attribute_int, attribute_ints, attribute_string
+from whet.ir.values import attribute_float, attribute_int, attribute_string
 
 __all__ = ["emit_pool", "emit_resize"]
 
@@ -22,7 +22,7 @@ def emit_pool(low: Lowering, node: onnx_ir.Node) -> None:
         raise Decline("indices are not handed out")
     kind, dtype = node.op_type, low.dtype(node.outputs[0])
     shape, result = low.shape(node.inputs[0]), low.shape(node.outputs[0])
-    kernel = tuple(int(k) for k in attribute_ints(node, "kernel_shape", ()))
+    kernel = tuple(int(k) for k in ints(node, "kernel_shape", ()))
     steps = pads(node, shape[2:], kernel, result[2:])
     padded = attribute_int(node, "count_include_pad", 0) != 0
     power = attribute_int(node, "p", 2)
@@ -92,7 +92,7 @@ def _borders(
 ) -> tuple[list[int], list[int]]:
     """Return from where to where the pixels go, with the border; a window that is rounded up may reach beyond."""
     count = len(kernel)
-    given = attribute_ints(node, "pads", (0,) * 2 * count)
+    given = ints(node, "pads", (0,) * 2 * count)
     auto = attribute_string(node, "auto_pad", "NOTSET")
     first = [-p for _, _, p in steps]
     last: list[int] = []
@@ -217,7 +217,7 @@ def _scales(
         value = node.inputs[1] if len(node.inputs) > 1 else None
     else:
         value = node.inputs[2] if len(node.inputs) > 2 else None
-    axes = [int(a) % len(shape) for a in attribute_ints(node, "axes", tuple(range(len(shape))))]
+    axes = [int(a) % len(shape) for a in ints(node, "axes", tuple(range(len(shape))))]
     found = [r / s for r, s in zip(result, shape, strict=True)]
     known = low.required(value, "scales") if value is not None else None
     if known is not None and known.size:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 import onnx_ir
 
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.lowering import Lowering
+from whet.backends.tvm.lowering import Lowering, ints
 from whet.backends.tvm.mathematics import exp
 from whet.backends.tvm.operators.elementwise import converted
 from whet.backends.tvm.registry import Decline, emits
-from whet.ir.values import attribute_int, attribute_ints
+from whet.ir.values import attribute_int
 
 __all__ = ["emit_reduce"]
 
@@ -114,7 +114,7 @@ def _axes(low: Lowering, node: onnx_ir.Node, rank: int) -> tuple[int, ...]:
     if value is not None:
         found = [int(a) for a in low.required(value, "axes").reshape(-1)]
     else:
-        found = [int(a) for a in attribute_ints(node, "axes", ())]
+        found = [int(a) for a in ints(node, "axes", ())]
     if not found and attribute_int(node, "noop_with_empty_axes", 0) == 0:
         return tuple(range(rank))
     return tuple(sorted(a % rank for a in found))
