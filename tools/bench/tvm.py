@@ -121,7 +121,9 @@ def measure(name: str, sizes: Mapping[str, int], assets: Path, folder: Path, thr
         expected, found = first.run(feeds), third.run(feeds)
         error = max(relative_error(e, f)[0] for e, f in zip(expected, found, strict=True))
         times = compare_speed(workers, [feeds] * 3)
-    return Row(name, dict(sizes), json.loads(note.read_text()), *(t.median for t in times), error)
+    source_ms, rewritten_ms, tvm_ms = (t.median for t in times)
+    seconds = float(json.loads(note.read_text()))
+    return Row(name, dict(sizes), seconds, source_ms, rewritten_ms, tvm_ms, error)
 
 
 def _rows(options: argparse.Namespace, folder: Path) -> Iterator[Row]:

@@ -72,6 +72,8 @@ def check_case(case: Any, target: str) -> Outcome:
         except (UnsupportedTarget, CannotRun, WhetError) as error:
             outcome.declined = str(error)
             continue
+        except Exception as error:
+            return dataclasses.replace(outcome, wrong=f"{type(error).__name__}: {error}"[:300])
         outcome.declined = ""
         outcome.wrong = _difference(case, found, [_array(a) for a in expected])
         break

@@ -71,7 +71,7 @@ def find_blocks(matrix: Array, rows: int, machine: Machine) -> Blocks | None:
 def _blocks(padded: Array, filled: Array, tiling: Tiling) -> Blocks:
     inputs = padded.shape[0]
     there: Array = np.any(filled.reshape(inputs, tiling.panels, tiling.vectors), axis=2).T
-    there[:, 0] |= ~np.any(there, axis=1)  # a panel of zeros keeps one block
+    there[~np.any(there, axis=1), 0] = True  # a panel of zeros keeps one block
     panels, places = np.nonzero(there)
     starts = np.searchsorted(panels, np.arange(tiling.panels + 1))
     values = padded.reshape(inputs, tiling.panels, tiling.width)[places, panels]

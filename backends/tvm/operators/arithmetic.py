@@ -27,6 +27,15 @@ def _power(a: Expr, b: Expr) -> Expr:
     return tirx.Cast(str(a.ty), found)
 
 
+def _number(x: Expr) -> Expr:
+    """Return truth values as integers: LLVM compares those only."""
+    return tirx.Cast("int8", x) if str(x.ty) == "bool" else x
+
+
+def _remainder(a: Expr, b: Expr) -> Expr:
+    return a - tirx.trunc(a / b) * b
+
+
 BINARY: Mapping[str, Callable[[Expr, Expr], Expr]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
@@ -43,8 +52,8 @@ _OTHERS: Mapping[str, Callable[[Expr, Expr], Expr]] = {
     "Mean": lambda a, b: a + b,
     "And": tirx.all,
     "Or": tirx.any,
-    "Xor": lambda a, b: a != b,
-    "Equal": lambda a, b: a == b,
+    "Xor": lambda a, b: _number(a) != _number(b),
+    "Equal": lambda a, b: _number(a) == _number(b),
     "Less": lambda a, b: a < b,
     "LessOrEqual": lambda a, b: a <= b,
     "Greater": lambda a, b: a > b,
@@ -144,7 +153,7 @@ def emit_mod(low: Lowering, node: onnx_ir.Node) -> None:
     """Return the remainder: of the sign of the divisor, or of the dividend with ``fmod``."""
     if attribute_int(node, "fmod", 0):
         number = "float" in low.dtype(node.outputs[0])
-        combined(low, node, tirx.fmod if number else tirx.truncmod)
+        combined(low, node, _remainder if number else tirx.truncmod)
         return
     if "float" in low.dtype(node.outputs[0]):
         raise Decline("floats need fmod=1")

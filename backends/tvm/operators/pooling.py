@@ -1,8 +1,10 @@
 """Pools, and what changes the number of pixels."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir
 
 from whet.backends.tvm.api import Expr, te, tirx
@@ -13,6 +15,8 @@ from whet.ir.array import Array
 from whet.ir.values import attribute_float, attribute_int, attribute_string
 
 __all__ = ["emit_pool", "emit_resize"]
+
+_Numbers = npt.NDArray[np.float64]
 
 
 @emits("MaxPool", "AveragePool", "LpPool", note="without indices")
@@ -241,7 +245,7 @@ def _samples(
         rule = attribute_string(node, "nearest_mode", "round_prefer_floor")
         if node.op_type == "Upsample":
             rule = "floor"
-        rounding = {
+        rounding: dict[str, Callable[[_Numbers], _Numbers]] = {
             "round_prefer_floor": lambda v: np.ceil(v - 0.5),
             "round_prefer_ceil": lambda v: np.floor(v + 0.5),
             "floor": np.floor,
@@ -261,14 +265,14 @@ def _samples(
     return np.clip(places, 0, size - 1), weights
 
 
-def _cubic(away: Array, a: float) -> Array:
+def _cubic(away: _Numbers, a: float) -> _Numbers:
     """Return Keys' cubic convolution kernel (1981)."""
     near = ((a + 2) * away - (a + 3)) * away**2 + 1
     far = ((a * away - 5 * a) * away + 8 * a) * away - 4 * a
     return np.where(away <= 1, near, np.where(away < 2, far, 0))
 
 
-def _places(node: onnx_ir.Node, size: int, wanted: int, scale: float) -> Array:
+def _places(node: onnx_ir.Node, size: int, wanted: int, scale: float) -> _Numbers:
     """Return where each element of the result lies among those of the input."""
     mode = attribute_string(node, "coordinate_transformation_mode", "half_pixel")
     if node.op_type == "Upsample":

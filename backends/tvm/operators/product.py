@@ -165,8 +165,10 @@ def emit_gemm(low: Lowering, node: onnx_ir.Node) -> None:
     if not single or matrix is None or across[0] or not rowlike:
         _plain_gemm(low, node, across, alpha, beta)
         return
-    scaled = np.float32(alpha) * (matrix.T if across[1] else matrix)
-    row = None if bias is None else np.broadcast_to(np.float32(beta) * bias.reshape(-1), (outputs,))
+    scaled = np.multiply(alpha, matrix.T if across[1] else matrix, dtype=np.float32)
+    row = None
+    if bias is not None:
+        row = np.broadcast_to(np.multiply(beta, bias, dtype=np.float32).reshape(-1), (outputs,))
     emit_dense(low, node, low.tensor(node.inputs[0]), low.shape(node.inputs[0]), scaled, row)
 
 
