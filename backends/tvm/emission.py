@@ -35,19 +35,23 @@ def emit(facts: Facts, machine: Machine) -> Emitted:
         UnsupportedTarget: nodes that cannot be emitted, with what would help.
     """
     builder = relax.BlockBuilder()
+    weights: Mapping[str, Array] = {}
+    parameters: list[Any] = []
+    outputs = relax.Tuple([])
     with builder.function("main"):
         with builder.dataflow():
             try:
                 low = Lowering(facts, builder, machine)
                 declined = _walk(low)
-                parameters, outputs = low.finish() if not declined else ([], relax.Tuple([]))
+                if not declined:
+                    parameters, outputs = low.finish()
+                    weights = low.weights
             except Decline as reason:
                 declined = {"the model": str(reason)}
-                parameters, outputs = [], relax.Tuple([])
         builder.emit_func_output(outputs, params=parameters)
     if declined:
         raise UnsupportedTarget(_message(declined))
-    return Emitted(builder.get(), low.weights)
+    return Emitted(builder.get(), weights)
 
 
 def _walk(low: Lowering) -> dict[str, str]:

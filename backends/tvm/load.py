@@ -3,6 +3,7 @@
 ``python load.py FOLDER inputs.npz outputs.npz`` runs it once; without inputs it runs on the stored ones and compares.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -24,8 +25,8 @@ class Model:
             os.environ.setdefault("TVM_NUM_THREADS", str(threads))
         # Without it TVM imports torch, where there is one, and compiles an extension for it.
         os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
-        import tvm  # type: ignore[import-not-found,unused-ignore]  # pyright: ignore[reportMissingImports]
-        from tvm import relax  # type: ignore[import-not-found,unused-ignore]  # pyright: ignore
+        tvm: Any = importlib.import_module("tvm")
+        relax: Any = importlib.import_module("tvm.relax")
 
         folder = Path(folder)
         described: dict[str, Any] = json.loads((folder / "model.json").read_text())

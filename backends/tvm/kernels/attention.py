@@ -205,20 +205,26 @@ def _score(
 def _masked(s: Sizes, value: Expr, mask: list[Any], at: tuple[Expr, ...]) -> Expr:
     """Return a score as the softmax reads it; what is not seen is so low that its exponential is zero."""
     lowest = tirx.FloatImm("float32", _LOWEST)
-    if mask:
-        strides, step = [0] * 4, 1
-        for axis in reversed(range(4)):
-            strides[axis] = step if s.mask[axis] > 1 else 0
-            step *= s.mask[axis]
-        found = mask[0][sum((i * n for i, n in zip(at, strides, strict=True) if n), start=0)]
     if s.softcap:
         cap = tirx.FloatImm("float32", s.softcap)
         value = tanh(value / cap) * cap
     if mask:
+        found = mask[0][_place(s.mask, at)]
         value = tirx.Select(found, value, lowest) if s.truth else tirx.max(value + found, lowest)
     if s.causal is not None:
         value = tirx.Select(at[3] <= at[2] + s.causal, value, lowest)
     return value
+
+
+def _place(shape: tuple[int, ...], at: tuple[Expr, ...]) -> Expr:
+    """Return where a mask that is repeated along axes of one has the element for a place."""
+    found: Expr = 0
+    step = 1
+    for size, index in zip(reversed(shape), reversed(at), strict=True):
+        if size > 1:
+            found = found + index * step
+        step *= size
+    return found
 
 
 def _soften(s: Sizes, table: Any, base: Expr, factors: Any, row: Expr, lanes: int) -> None:
