@@ -46,6 +46,16 @@ def _abs(x: Expr) -> Expr:
     return x if str(x.ty).startswith("uint") else tirx.abs(x)
 
 
+def _is_nan(x: Expr) -> Expr:
+    """Look at the bits: TVM takes ``x != x`` for false."""
+    bits, limit = {"float16": (16, 0x7C00), "float32": (32, 0x7F800000)}.get(
+        str(x.ty), (64, 0x7FF0000000000000)
+    )
+    kind = f"int{bits}"
+    number = tirx.reinterpret(kind, x)
+    return (number & tirx.const((1 << (bits - 1)) - 1, kind)) > tirx.const(limit, kind)
+
+
 def _gelu_by_tanh(x: Expr) -> Expr:
     root = math.sqrt(2 / math.pi)
     return let(
@@ -73,7 +83,7 @@ _PLAIN: Mapping[str, Callable[[Expr], Expr]] = {
     "HardSwish": lambda x: let(
         x, lambda v: v * tirx.max(_c(v, 0), tirx.min(_c(v, 1), v * _c(v, 1 / 6) + _c(v, 0.5)))
     ),
-    "IsNaN": tirx.isnan,
+    "IsNaN": _is_nan,
     "Log": tirx.log,
     "Mish": lambda x: let(x, lambda v: v * tanh(_softplus(v))),
     "Neg": lambda x: _c(x, 0) - x,

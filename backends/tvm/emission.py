@@ -17,6 +17,8 @@ from whet.ir.array import Array
 __all__ = ["Emitted", "emit"]
 
 _SHOWN = 6
+_SMALL = ("FLOAT8", "FLOAT4", "BFLOAT", "INT4", "UINT4", "INT2", "UINT2")
+"""Types whose numbers NumPy does not have: their bits arrive as those of another type."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +78,10 @@ def _check(low: Lowering, node: onnx_ir.Node) -> None:
     for value in (*node.inputs, *node.outputs):
         if value is None or not value.name:
             continue
-        if low.dtype(value) not in TYPES:
+        kind = value.dtype.name if value.dtype is not None else low.dtype(value)
+        if low.dtype(value) not in TYPES or kind.startswith(_SMALL):
             raise Decline(
-                f"'{value.name}' is {low.dtype(value)}; numbers of 16 to 64 bits, integers and truth values "
+                f"'{value.name}' is {kind}; numbers of 16 to 64 bits, integers and truth values "
                 "are supported"
             )
         if 0 in low.shape(value) and low.known(value) is None:

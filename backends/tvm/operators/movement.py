@@ -40,6 +40,9 @@ def emit_identity(low: Lowering, node: onnx_ir.Node) -> None:
     """Pass the value on."""
     if len(node.outputs) > 1 and node.outputs[1].name:
         raise Decline("a mask is for training")
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    if mode is not None and np.any(low.required(mode, "training_mode")):
+        raise Decline("training_mode is true: export the model for inference")
     layout = low.layout(node.inputs[0])
     low.define(node.outputs[0], low.tensor(node.inputs[0], layout), layout)
 

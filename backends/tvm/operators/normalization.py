@@ -29,7 +29,20 @@ def emit_softmax(low: Lowering, node: onnx_ir.Node) -> None:
         low.define(node.outputs[0], made)
         return
 
-    def whole(x: Expr) -> Expr:
+    half = dtype == "float16"
+
+    def whole(given: Expr) -> Expr:
+        x = (
+            te.compute(shape, lambda *i: tirx.Cast("float32", given(*i)), name="wide")
+            if half
+            else given
+        )
+        found = computed(x)
+        if not half:
+            return found
+        return te.compute(shape, lambda *i: tirx.Cast("float16", found(*i)), name="rounded")
+
+    def computed(x: Expr) -> Expr:
         def along(i: tuple[Expr, ...], k: Expr) -> tuple[Expr, ...]:
             return (*i[:axis], k, *i[axis:])
 

@@ -10,6 +10,7 @@ import onnx_ir
 from whet.backends.tvm.api import Expr, te, tirx
 from whet.backends.tvm.lowering import LAST, Lowering, ints, to_last
 from whet.backends.tvm.operators.convolution import pads
+from whet.backends.tvm.operators.reduction import largest
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.array import Array
 from whet.ir.values import attribute_float, attribute_int, attribute_string
@@ -59,7 +60,7 @@ def emit_pool(low: Lowering, node: onnx_ir.Node) -> None:
                     else tirx.power(tirx.abs(value), tirx.const(power, dtype))
                 )
             value = tirx.if_then_else(inside(i), value, lowest)
-            return (te.max if kind == "MaxPool" else te.sum)(value, axis=ks)
+            return (largest if kind == "MaxPool" else te.sum)(value, axis=ks)
 
         final = tuple(result[a] for a in order)
         found = te.compute(final, one, name="window")
@@ -138,7 +139,7 @@ def emit_global(low: Lowering, node: onnx_ir.Node) -> None:
                     if power == 1
                     else tirx.power(tirx.abs(value), tirx.const(power, dtype))
                 )
-            return (te.max if kind == "GlobalMaxPool" else te.sum)(value, axis=ks)
+            return (largest if kind == "GlobalMaxPool" else te.sum)(value, axis=ks)
 
         found = te.compute(shape[:2], one, name="pool")
         if kind == "GlobalMaxPool":

@@ -12,7 +12,7 @@ from whet.backends.tvm.operators.elementwise import converted
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.values import attribute_int
 
-__all__ = ["emit_reduce"]
+__all__ = ["emit_reduce", "largest", "smallest"]
 
 
 def _same(x: Expr) -> Expr:
@@ -30,6 +30,8 @@ _BEHIND: Mapping[str, Callable[[Expr], Expr]] = {
     "ReduceLogSum": tirx.log,
     "ReduceLogSumExp": tirx.log,
 }
+_WIDE = {"int8": "int32", "uint8": "uint32", "float16": "float32"}
+"""What sums of a type are held in."""
 _NAMES = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
     "ReduceProd", "ReduceSum", "ReduceSumSquare",
@@ -55,9 +57,9 @@ def emit_reduce(low: Lowering, node: onnx_ir.Node) -> None:
     boolean = dtype == "bool"
     before = _BEFORE.get(kind, _same)
     behind = _BEHIND.get(kind, _same)
-    fold = {"ReduceMax": te.max, "ReduceMin": te.min, "ReduceProd": _product}.get(kind, te.sum)
+    fold = {"ReduceMax": largest, "ReduceMin": smallest, "ReduceProd": _product}.get(kind, te.sum)
     count = math.prod(shape[a] for a in axes)
-    wide = {"int8": "int32", "uint8": "uint32"}.get(dtype, dtype) if fold is te.sum else dtype
+    wide = _WIDE.get(dtype, dtype) if fold is te.sum else dtype
 
     def reduced(x: Expr) -> Expr:
         found = _fold(x, axes, fold, lambda v: before(converted(v, "int8" if boolean else wide)))
@@ -74,6 +76,27 @@ def emit_reduce(low: Lowering, node: onnx_ir.Node) -> None:
 
     x = low.te(reduced, low.tensor(node.inputs[0]), name=kind.lower())
     low.define(node.outputs[0], low.reshaped(x, result))
+
+
+def _limit(dtype: str, above: bool) -> Expr:
+    if "float" in dtype:
+        infinite = tirx.infinity(dtype)
+        return infinite if above else tirx.const(0, dtype) - infinite
+    return tirx.max_value(dtype) if above else tirx.min_value(dtype)
+
+
+def largest(x: Expr, axis: Expr) -> Expr:
+    """Return the largest element of axes; TVM's own knows none that is infinitely small."""
+    return tirx.comm_reducer(lambda a, b: tirx.max(a, b), lambda t: _limit(str(t), above=False))(
+        x, axis=axis
+    )
+
+
+def smallest(x: Expr, axis: Expr) -> Expr:
+    """Return the smallest element of axes."""
+    return tirx.comm_reducer(lambda a, b: tirx.min(a, b), lambda t: _limit(str(t), above=True))(
+        x, axis=axis
+    )
 
 
 def _product(x: Expr, axis: Expr) -> Expr:
@@ -98,7 +121,7 @@ def _log_sum_exp(low: Lowering, node: onnx_ir.Node, axes: tuple[int, ...]) -> No
     kept = [a for a in range(len(low.shape(node.inputs[0]))) if a not in axes]
 
     def whole(x: Expr) -> Expr:
-        top = _fold(x, axes, te.max, _same)
+        top = _fold(x, axes, largest, _same)
         shifted = te.compute(
             x.shape, lambda *i: exp(x(*i) - top(*(i[a] for a in kept))), name="shifted"
         )
@@ -130,7 +153,7 @@ def emit_arg(low: Lowering, node: onnx_ir.Node) -> None:
     size = shape[axis]
 
     def found(x: Expr) -> Expr:
-        extreme = _fold(x, (axis,), te.max if top else te.min, _same)
+        extreme = _fold(x, (axis,), largest if top else smallest, _same)
         k = te.reduce_axis((0, size), "k")
 
         def one(*i: Expr) -> Expr:
