@@ -57,7 +57,12 @@ def emit_reduce(low: Lowering, node: onnx_ir.Node) -> None:
     boolean = dtype == "bool"
     before = _BEFORE.get(kind, _same)
     behind = _BEHIND.get(kind, _same)
-    fold = {"ReduceMax": largest, "ReduceMin": smallest, "ReduceProd": _product}.get(kind, te.sum)
+    folds: Mapping[str, Callable[..., Expr]] = {
+        "ReduceMax": largest,
+        "ReduceMin": smallest,
+        "ReduceProd": _product,
+    }
+    fold = folds.get(kind, te.sum)
     count = math.prod(shape[a] for a in axes)
     wide = _WIDE.get(dtype, dtype) if fold is te.sum else dtype
 
