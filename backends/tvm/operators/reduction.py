@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import onnx_ir
 
@@ -32,6 +33,8 @@ _BEHIND: Mapping[str, Callable[[Expr], Expr]] = {
 }
 _WIDE = {"int8": "int32", "uint8": "uint32", "float16": "float32"}
 """What sums of a type are held in."""
+_total = cast("Callable[..., Expr]", te.sum)
+"""TVM says that its sum may be None, which it is not."""
 _NAMES = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
     "ReduceProd", "ReduceSum", "ReduceSumSquare",
@@ -62,9 +65,9 @@ def emit_reduce(low: Lowering, node: onnx_ir.Node) -> None:
         "ReduceMin": smallest,
         "ReduceProd": _product,
     }
-    fold = folds.get(kind, te.sum)
+    fold = folds.get(kind, _total)
     count = math.prod(shape[a] for a in axes)
-    wide = _WIDE.get(dtype, dtype) if fold is te.sum else dtype
+    wide = _WIDE.get(dtype, dtype) if fold is _total else dtype
 
     def reduced(x: Expr) -> Expr:
         found = _fold(x, axes, fold, lambda v: before(converted(v, "int8" if boolean else wide)))
@@ -130,7 +133,7 @@ def _log_sum_exp(low: Lowering, node: onnx_ir.Node, axes: tuple[int, ...]) -> No
         shifted = te.compute(
             x.shape, lambda *i: exp(x(*i) - top(*(i[a] for a in kept))), name="shifted"
         )
-        total = _fold(shifted, axes, te.sum, _same)
+        total = _fold(shifted, axes, _total, _same)
         return te.compute(total.shape, lambda *i: tirx.log(total(*i)) + top(*i), name="end")
 
     x = low.te(whole, low.tensor(node.inputs[0]), name="log_sum_exp")
