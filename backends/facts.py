@@ -43,6 +43,12 @@ class Facts:
         assert found is not None
         return found
 
+    def known(self, value: onnx_ir.Value | None) -> Array | None:
+        """Return the elements of a value that does not depend on the inputs; None for all others."""
+        if value is None or not (is_constant(value) or value in self.fixed):
+            return None
+        return self.array(value)
+
 
 def observe(
     model: onnx_ir.Model, examples: Mapping[str, Array], seed: int, target: str = "c"

@@ -1,18 +1,15 @@
 """Walk over a model's nodes in order and let their emitters write; whatever cannot be emitted is named all at once."""
 
-from collections.abc import Mapping
-
 import onnx_ir
 
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.program import Program
-from whet.backends.c.registry import Decline, registered
+from whet.backends.c.registry import Decline, refusal, registered
 from whet.backends.facts import Facts
 from whet.errors import UnsupportedTarget
 
 __all__ = ["emit"]
 
-_SHOWN = 6
 _TYPES = {
     onnx_ir.DataType.FLOAT, onnx_ir.DataType.BOOL,
     onnx_ir.DataType.INT8, onnx_ir.DataType.INT16, onnx_ir.DataType.INT32, onnx_ir.DataType.INT64,
@@ -47,7 +44,7 @@ def emit(facts: Facts) -> Program:
             del low.steps[before:]
             _stand_in(low, node)
     if declined:
-        raise UnsupportedTarget(_message(declined))
+        raise refusal(declined)
     try:
         return low.finish()
     except Decline as reason:
@@ -72,12 +69,3 @@ def _stand_in(low: Lowering, node: onnx_ir.Node) -> None:
         if value.name:
             array = low.facts.array(value)
             low.define(value, Tensor(array.shape, array.dtype, Buffer(value.name, array.nbytes)))
-
-
-def _message(declined: Mapping[str, str]) -> str:
-    listed = [f"{node}: {reason}" for node, reason in list(declined.items())[:_SHOWN]]
-    more = f"; and {len(declined) - _SHOWN} more" if len(declined) > _SHOWN else ""
-    return (
-        f"target 'c' cannot emit {len(declined)} node{'s'[: len(declined) > 1]}: {'; '.join(listed)}{more} "
-        "(docs/target_c.md lists what it can; --recipe auto rewrites more before it comes to that)"
-    )

@@ -16,7 +16,6 @@ from whet.backends.c.registry import Decline
 from whet.backends.c.spelling import C_TYPES
 from whet.backends.facts import Facts
 from whet.ir.array import Array
-from whet.ir.values import is_constant
 
 __all__ = ["Lowering"]
 
@@ -57,9 +56,7 @@ class Lowering:
 
     def known(self, value: onnx_ir.Value | None) -> Array | None:
         """Return the elements of a value that does not depend on the inputs; None for all others."""
-        if value is None or not (is_constant(value) or value in self.facts.fixed):
-            return None
-        return self.facts.array(value)
+        return self.facts.known(value)
 
     def required(self, value: onnx_ir.Value | None, what: str) -> Array:
         """Return the elements of a constant; raises Decline, which names it as ``what``."""

@@ -10,13 +10,11 @@ from whet.backends.facts import Facts
 from whet.backends.tvm.api import relax
 from whet.backends.tvm.lowering import TYPES, Lowering
 from whet.backends.tvm.machine import Machine
-from whet.backends.tvm.registry import Decline, registered
-from whet.errors import UnsupportedTarget
+from whet.backends.tvm.registry import Decline, refusal, registered
 from whet.ir.array import Array
 
 __all__ = ["Emitted", "emit"]
 
-_SHOWN = 6
 _SMALL = ("FLOAT8", "FLOAT4", "BFLOAT", "INT4", "UINT4", "INT2", "UINT2")
 """Types whose numbers NumPy does not have: their bits arrive as those of another type."""
 
@@ -52,7 +50,7 @@ def emit(facts: Facts, machine: Machine) -> Emitted:
                 declined = {"the model": str(reason)}
         builder.emit_func_output(outputs, params=parameters)
     if declined:
-        raise UnsupportedTarget(_message(declined))
+        raise refusal(declined)
     return Emitted(builder.get(), weights)
 
 
@@ -94,12 +92,3 @@ def _stand_in(low: Lowering, node: onnx_ir.Node) -> None:
         if value.name:
             dtype = low.dtype(value) if low.dtype(value) in TYPES else "float32"
             low.define(value, relax.Var(value.name, relax.TensorType(low.shape(value), dtype)))
-
-
-def _message(declined: Mapping[str, str]) -> str:
-    listed = [f"{node}: {reason}" for node, reason in list(declined.items())[:_SHOWN]]
-    more = f"; and {len(declined) - _SHOWN} more" if len(declined) > _SHOWN else ""
-    return (
-        f"target 'tvm' cannot emit {len(declined)} node{'s'[: len(declined) > 1]}: {'; '.join(listed)}{more} "
-        "(docs/target_tvm.md lists what it can; --recipe auto rewrites more before it comes to that)"
-    )

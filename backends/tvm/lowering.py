@@ -16,7 +16,7 @@ from whet.backends.tvm.api import Expr, relax, te
 from whet.backends.tvm.machine import Machine
 from whet.backends.tvm.registry import Decline
 from whet.ir.array import Array
-from whet.ir.values import attribute_ints, is_constant
+from whet.ir.values import attribute_ints
 
 __all__ = ["LAST", "PLAIN", "TYPES", "Layout", "Lowering", "ints", "to_last", "to_plain"]
 
@@ -81,9 +81,7 @@ class Lowering:
 
     def known(self, value: onnx_ir.Value | None) -> Array | None:
         """Return the elements of a value that does not depend on the inputs; None for all others."""
-        if value is None or not (is_constant(value) or value in self.facts.fixed):
-            return None
-        return self.facts.array(value)
+        return self.facts.known(value)
 
     def required(self, value: onnx_ir.Value | None, what: str) -> Array:
         """Return the elements of a constant; raises Decline, which names it as ``what``."""
