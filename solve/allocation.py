@@ -170,6 +170,8 @@ class Problem:
     decisions: tuple[Decision, ...]
     fixed_bytes: int = 0
     fixed_ms: float = 0.0
+    fixed_loss: float = 0.0
+    """Of what was done to the model before there was anything to decide."""
 
     def __post_init__(self) -> None:
         """Raise UsageError if names repeat or numbers of draws differ."""
@@ -182,8 +184,8 @@ class Problem:
             raise UsageError(f"directions have {draws[0]} and {draws[-1]} draws, expected the same")
 
     def loss(self, plan: Plan) -> float:
-        """Return the predicted loss, interactions included."""
-        diagonal = math.fsum(option.loss for option in self._taken(plan))
+        """Return the predicted loss, interactions and the fixed part included."""
+        diagonal = self.fixed_loss + math.fsum(option.loss for option in self._taken(plan))
         table = self.table
         if table.directions is None:
             return diagonal

@@ -220,9 +220,9 @@ class _Search:
         size = self.problem.fixed_bytes + float(table.bytes[taken].sum())
         ms = self.problem.fixed_ms + float(np.nansum(table.ms[taken]))
         self.totals: dict[Objective, float] = {
-            "loss": float(table.loss[taken].sum()) + pairs,
+            "loss": self.problem.fixed_loss + float(table.loss[taken].sum()) + pairs,
             "bytes": size,
             "ms": ms,
         }
-        least = float(np.abs(table.loss[taken]).sum()) + abs(pairs)
+        least = self.problem.fixed_loss + float(np.abs(table.loss[taken]).sum()) + abs(pairs)
         self.sizes: dict[Objective, float] = {"loss": least, "bytes": size, "ms": ms}

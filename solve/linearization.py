@@ -38,12 +38,13 @@ def linearize(
     table = problem.table
     columns: dict[Objective, Doubles] = {"loss": table.loss, "bytes": table.bytes, "ms": table.ms}
     fixed: dict[Objective, float] = {
-        "loss": 0.0,
+        "loss": problem.fixed_loss,
         "bytes": float(problem.fixed_bytes),
         "ms": problem.fixed_ms,
     }
     if at is not None and table.directions is not None:
-        columns["loss"], fixed["loss"] = _first_order(table.directions, problem, at)
+        columns["loss"], pairs = _first_order(table.directions, problem, at)
+        fixed["loss"] -= pairs
     limited: tuple[Objective, ...] = tuple(q for q in QUANTITIES if limits.of(q) is not None)
     usage = [columns[q] for q in limited]
     return Linearized(
@@ -64,4 +65,4 @@ def _first_order(directions: Doubles, problem: Problem, at: Plan) -> tuple[Doubl
     total = standing.sum(axis=0)
     own = [directions[problem.table.block(d)] @ v for d, v in enumerate(standing)]
     pairs = (float(total @ total) - float(np.square(standing).sum())) / 2
-    return np.asarray(problem.table.loss + directions @ total - np.concatenate(own)), -pairs
+    return np.asarray(problem.table.loss + directions @ total - np.concatenate(own)), pairs

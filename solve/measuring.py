@@ -82,6 +82,7 @@ class Yardstick:
         batches = tuple(_enough(itertools.chain(context.held_out, context.calibration)))
         self._loss = Loss(batches, (), runtime, target.spelled, categorical)
         self._source: Measurement | None = None
+        self._origin: onnx_ir.Model | None = None
 
     def source(self, model: onnx_ir.Model) -> Measurement:
         """Measure the model that all others are compared with, once; comes first."""
@@ -91,17 +92,21 @@ class Yardstick:
                 wanted = tuple(worker.run(feeds) for feeds in self._loss.batches)
                 self._loss = dataclasses.replace(self._loss, wanted=wanted)
                 self._source = self._seen(model, weight, worker, 0.0)
+            self._origin = model
         return self._source
+
+    def as_is(self, model: onnx_ir.Model) -> Measurement:
+        """Measure a model without a plan; the first one is the source."""
+        if self._source is None or model is self._origin:
+            return self.source(model)
+        return self._of(model)
 
     def whole(self, model: onnx_ir.Model, chosen: Sequence[Chosen], tail: Pipeline) -> Measurement:
         """Measure all there is, with a plan's pieces in place; ``tail`` chooses the runtime's operators."""
         made = _grafted(model, chosen)
         quick = dataclasses.replace(self._context, prove=False, watch=None, score=None)
         made, _ = tail.run(made, quick)
-        files, weight = self._lowered(made)
-        with opened(files, self._loss.runtime, self._target.spelled) as worker:
-            loss = self._loss.of([worker.run(feeds) for feeds in self._loss.batches])
-            return self._seen(made, weight, worker, loss)
+        return self._of(made)
 
     def losses(
         self, model: onnx_ir.Model, plans: Iterable[Sequence[Chosen]]
@@ -117,6 +122,12 @@ class Yardstick:
 
         for number, loss in enumerate(self._executor.map(self._loss, lowered())):
             yield Measurement(sizes[number], loss)
+
+    def _of(self, model: onnx_ir.Model) -> Measurement:
+        files, weight = self._lowered(model)
+        with opened(files, self._loss.runtime, self._target.spelled) as worker:
+            loss = self._loss.of([worker.run(feeds) for feeds in self._loss.batches])
+            return self._seen(model, weight, worker, loss)
 
     def _lowered(self, model: onnx_ir.Model) -> tuple[Files, int]:
         """Return the files, and what they weigh."""

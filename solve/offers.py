@@ -85,9 +85,7 @@ class Market:
             for group in self.groups
         ]
 
-    def problem(
-        self, directions: Doubles | None, fixed_bytes: int = 0, fixed_ms: float = 0.0
-    ) -> Problem:
+    def problem(self, directions: Doubles | None) -> Problem:
         """Return the choice to be made; ``directions`` ``[pieces, draws]`` belong to :attr:`pieces`."""
         decisions: list[Decision] = []
         start = 0
@@ -103,7 +101,7 @@ class Market:
                     loss = 0.5 * float(np.mean(along**2))
                 options.append(Option(offer.label, loss, offer.bytes, offer.ms, along))
             decisions.append(Decision(group.name, tuple(options)))
-        return Problem(tuple(decisions), fixed_bytes, fixed_ms)
+        return Problem(tuple(decisions))
 
     def chosen(self, choices: Sequence[int], losses: Sequence[float] = ()) -> tuple[Chosen, ...]:
         """Return the pieces of a plan in graph order, with what lies between integers."""

@@ -18,7 +18,7 @@ from whet.solve.measuring import Measurement
 from whet.solve.program import solve
 from whet.solve.trials import Trial, Trials
 
-__all__ = ["Found", "Search"]
+__all__ = ["AS_FAST", "Found", "Search"]
 
 _RANDOM = 16
 """Random mixtures that predictions are held against before anything is chosen."""
@@ -27,7 +27,7 @@ _ADDITIVE = 0.5
 _ROUNDS = 12
 _CORRECTIONS = 3
 """Plans that are measured for one limit on the loss, as long as measurements lead to others."""
-_AS_FAST = 1.03
+AS_FAST = 1.03
 """Without a limit on milliseconds a plan may take so much of the source's: within the doubt of a measurement."""
 _NEAR, _STEPS = 12, 3
 """Neighbours of a plan that are measured at a time, and how often."""
@@ -119,7 +119,7 @@ class Search:
         if given or unknown or not self._as_fast:
             return [wanted]
         assert self._source.ms is not None
-        return [self._source.ms * _AS_FAST, None]
+        return [self._source.ms * AS_FAST, None]
 
     def _nothing(self) -> Plan:
         """Return the plan that keeps every site as it is."""

@@ -1,7 +1,7 @@
 """What a search has found out so far, on disk: a search that was interrupted goes on where it was.
 
 A folder for each model, data, seed and machine holds the variants as models, directions, and measurements of plans. It
-lies in the cache of measurements; the two latest are kept.
+lies in the cache of measurements; the latest are kept.
 """
 
 import contextlib
@@ -28,8 +28,6 @@ from whet.solve.variants import Parts, Variant, take_apart
 
 __all__ = ["Store", "fingerprint"]
 
-_KEPT = 2
-
 
 def fingerprint(model: onnx_ir.Model, batches: Iterable[Mapping[str, Array]], *more: object) -> str:
     """Return what stands for a model, its data, and everything else that results depend on."""
@@ -45,14 +43,14 @@ def fingerprint(model: onnx_ir.Model, batches: Iterable[Mapping[str, Array]], *m
 class Store:
     """One folder; nothing is stored, and nothing found, where it cannot be written to."""
 
-    def __init__(self, parent: Path, key: str) -> None:
-        """Open the folder of one search, and let go of those that were opened longest ago."""
+    def __init__(self, parent: Path, key: str, kept: int) -> None:
+        """Open the folder of one search, and let go of those that were opened longest ago, all but ``kept``."""
         self._folder = parent / key
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             os.utime(self._folder)
             known = sorted(parent.iterdir(), key=lambda path: -path.stat().st_mtime)
-            for old in known[_KEPT:]:
+            for old in known[kept:]:
                 shutil.rmtree(old, ignore_errors=True)
 
     def variant(self, original: onnx_ir.Model, step: Pass) -> Variant | None:

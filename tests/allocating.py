@@ -28,7 +28,7 @@ def random_problem(
             ms = None if hidden else float(rng.uniform(0.1, 2))
             choices.append(Option(f"o{k}", loss, size * (count - k), ms, v if draws else None))
         made.append(Decision(f"d{d}", tuple(choices)))
-    return Problem(tuple(made), fixed_bytes=17, fixed_ms=0.25)
+    return Problem(tuple(made), fixed_bytes=17, fixed_ms=0.25, fixed_loss=0.125)
 
 
 def all_plans(problem: Problem) -> Iterator[Plan]:

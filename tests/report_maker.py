@@ -94,6 +94,11 @@ def _search(sites: list[str], rng: random.Random) -> dict[str, object]:
     ]  # fmt: skip
     return {
         "rank_correlation": 0.97, "source": numbers(), "missed": "", "best": trials[-1], "trials": trials,
+        "start": "prune-structure",
+        "starts": [
+            {"recipe": name, "seen": numbers(), "skipped": skipped, "best": None if skipped else numbers()}
+            for name, skipped in (("", ""), ("prune-structure", ""), ("drop-blocks", "too much is lost"))
+        ],
         "decisions": decisions, "idle_candidates": {"p": "why"}, "sites": sites, "labels": ["a", "b", "c"],
     }  # fmt: skip
 

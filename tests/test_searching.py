@@ -204,3 +204,58 @@ def test_sparse_factored_and_quantized_layers_are_mixed(digits, tmp_path) -> Non
     assert taken - {"keep"}
     assert report.metric is not None
     assert report.metric[0] - report.metric[1] < 0.03
+
+
+PRUNED = "prune-structure{ratio=0.4,multiple=1}"
+
+
+def test_a_smaller_network_is_a_start_where_formats_alone_do_not_reach(digits, tmp_path) -> None:
+    budget = whet.Budget(size="12.5%")
+    with pytest.raises(BudgetMissed) as caught:
+        compile(digits, budget=budget, output=tmp_path / "formats")
+    text = " ".join(str(caught.value.artifact.report).split())
+    assert "only formats were tried; --start" in text
+    artifact = compile(digits, budget=budget, start=(PRUNED,), output=tmp_path / "smaller")
+    report = artifact.report
+    assert report.after.bytes <= 0.125 * report.before.bytes
+    assert report.metric[0] - report.metric[1] < 0.1
+    assert report.search["start"] == PRUNED
+    names = [step.name for step in report.steps if step.coverage.changed]
+    assert names.index("prune-structure") < names.index("apply-plan")
+    source, start = report.search["starts"]
+    assert source["seen"]["loss"] == 0 < start["seen"]["loss"] < start["best"]["loss"]
+    assert report.search["source"] == source["seen"]
+    assert "Where the search began" in str(report)
+    record = json.loads((tmp_path / "smaller" / "report.json").read_text())
+    assert f"--start '{PRUNED}'" in record["provenance"]["command"]
+
+
+def test_a_start_that_cannot_win_is_not_searched(digits, tmp_path) -> None:
+    seen: list[str] = []
+    much = "prune-structure{ratio=0.8,multiple=1,most=0.9,limit=10}"
+    artifact = compile(
+        digits,
+        budget=whet.Budget(size="25%"),
+        start=much,
+        output=tmp_path / "out",
+        progress=seen.append,
+    )
+    search = artifact.report.search
+    assert search["start"] == ""
+    assert "loss is" in search["starts"][1]["skipped"]
+    assert search["starts"][1]["best"] is None
+    assert f"search: measure what {much} leaves" in seen
+    assert sum(m.startswith("candidates:") for m in seen) == 3
+
+
+def test_a_start_that_loses_too_much_is_not_searched(digits, tmp_path) -> None:
+    much = "prune-structure{ratio=0.9,multiple=1,most=0.95,limit=10}"
+    budget = whet.Budget(drop="0.5%")
+    artifact = compile(digits, budget=budget, minimize="size", start=much, output=tmp_path / "out")
+    (why,) = (s["skipped"] for s in artifact.report.search["starts"] if s["recipe"] == much)
+    assert "without a plan, the budget is 0.005" in why
+
+
+def test_unknown_starts_are_refused_at_once(digits) -> None:
+    with pytest.raises(UsageError, match="prune-structur"):
+        compile(digits, start="prune-structur", budget=whet.Budget(size="25%"))

@@ -23,9 +23,10 @@ from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
 from whet.metric import Metric
+from whet.offering import behind
 from whet.options import Data, Evaluate, read_max_ram
 from whet.passes.pipeline import Pipeline, Step
-from whet.passes.recipes import canonical, exact
+from whet.passes.recipes import canonical, exact, read_recipe
 from whet.passes.workbench import Context
 from whet.precision import judge_precision
 from whet.preparation import Prepared
@@ -34,7 +35,7 @@ from whet.realizing import Realizer
 from whet.report import Provenance
 from whet.reporting import make_report
 from whet.reproduction import reproduce
-from whet.searching import Searched, behind, search
+from whet.searching import Searched, Start, search
 from whet.setting import Result, Scene, Setting
 from whet.solve.apply_plan import ApplyPlan
 from whet.solve.grafting import Grafter
@@ -236,11 +237,9 @@ class Job:
         self, scene: Scene, realizer: Realizer, context: Context
     ) -> tuple[onnx_ir.Model, list[Step]]:
         """Rewrite exactly, find the best plan under the budget, put it in place with proof."""
-        model, steps = Pipeline((canonical(), exact())).run(scene.prepared.model, context)
         limits = self._options.budget.limits(scene.prepared.cost.bytes)
         self._searched = search(
-            model,
-            context,
+            self._starts(scene.prepared.model, context),
             self._target,
             self._options,
             limits,
@@ -248,9 +247,22 @@ class Job:
             better=partial(_publish, realizer),
             stamp=scene.metric.stamp,
         )
+        start = self._searched.begun.start
         tail = Pipeline((ApplyPlan(chosen=self._searched.chosen), *behind(self._target)))
-        model, more = tail.run(model, context)
-        return model, [*steps, *more]
+        model, more = tail.run(start.model, start.context)
+        return model, [*start.steps, *more]
+
+    def _starts(self, model: onnx_ir.Model, context: Context) -> list[Start]:
+        """Return the exact rewrites of the source, and what every recipe to begin with makes of them."""
+        model, steps = Pipeline((canonical(), exact())).run(model, context)
+        starts = [Start("", model, context, steps)]
+        for text in self._options.start:
+            recipe = read_recipe(text)
+            mine = dataclasses.replace(context, lineage={}, original=None)
+            pipeline = Pipeline((*recipe.stages, exact()), recipe.asked_for)
+            made, more = pipeline.run(model.clone(), mine)
+            starts.append(Start(text, made, mine, [*steps, *more]))
+        return starts
 
 
 def _publish(realizer: Realizer, model: onnx_ir.Model, trial: Trial, market: Market) -> None:

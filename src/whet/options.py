@@ -12,6 +12,7 @@ from whet.backends.device import Device, find_device
 from whet.budget import Budget, parse_bytes
 from whet.errors import UsageError
 from whet.ir.values import Array
+from whet.passes.recipes import read_recipe
 from whet.solve.allocation import Objective
 
 __all__ = ["Data", "Evaluate", "Options", "read_max_ram", "read_options"]
@@ -61,6 +62,9 @@ class Options:
     """Sizes for symbolic dimensions, used for the first binding and for timing."""
     candidates: str = "auto"
     """What a search tries at every site, as passes; ``auto`` is a list that suits most models."""
+    start: tuple[str, ...] = ()
+    """Recipes whose results a search begins at, beside the source's exact rewrites: what changes shapes, such as
+    ``prune-structure``, is no candidate of a site, but candidates can be tried at what it leaves behind."""
     minimize: str = "auto"
     """What a search makes small within the budget: loss, latency or size; ``auto`` is the loss, or with a limit on the
     drop the latency, or with limits on both the size."""
@@ -77,7 +81,11 @@ class Options:
     progress: Callable[[str], None] = lambda _message: None
 
     def __post_init__(self) -> None:
-        """Check how the result is to be run before any work is done."""
+        """Check how the result is to be run, and what a search begins at, before any work is done."""
+        start = (self.start,) if isinstance(self.start, str) else tuple(self.start)
+        object.__setattr__(self, "start", start)
+        for recipe in start:
+            read_recipe(recipe)
         RuntimeOptions(self.threads, self.optimization)
         _ = self.place
         read_max_ram(self.max_ram)

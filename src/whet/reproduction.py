@@ -49,6 +49,8 @@ def reproduce(
             value = getattr(options, name)
             words += [flag, "…" if isinstance(value, Device) else str(value)]
     words += [flag for name, (flag, value) in _SWITCHES.items() if getattr(options, name) is value]
+    for start in options.start:
+        words += ["--start", start]
     for key, size in options.sizes.items():
         words += ["--bind", f"{key}={size}"]
     for key, entry in options.session.items():

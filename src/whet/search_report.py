@@ -13,6 +13,7 @@ from whet.printing import new_table, titled
 __all__ = ["searched"]
 
 _DECISIONS, _TRIALS = 12, 10
+_HINT = "only formats were tried; --start 'prune-structure{ratio=0.25}' also begins at a smaller network"
 
 
 def searched(record: Mapping[str, Any]) -> Group:
@@ -26,7 +27,32 @@ def searched(record: Mapping[str, Any]) -> Group:
     )
     if record["missed"]:
         words.append(f"the budget is missed: {record['missed']}\n", style="yellow")
-    return Group(_decisions(record["decisions"]), _trials(trials), words)
+        if len(record["starts"]) == 1:
+            words.append(f"{_HINT}\n")
+    first = [_starts(record)] if len(record["starts"]) > 1 else []
+    return Group(*first, _decisions(record["decisions"]), _trials(trials), words)
+
+
+def _starts(record: Mapping[str, Any]) -> Group:
+    table = new_table()
+    table.add_column("start", overflow="fold")
+    for name in ("bytes", "ms", "loss", "best bytes", "best ms", "best loss"):
+        table.add_column(name, justify="right")
+    table.add_column("", overflow="fold")
+    for start in record["starts"]:
+        taken = "taken" if start["recipe"] == record["start"] else ""
+        name = escape(start["recipe"]) or "the source"
+        table.add_row(
+            name, *_cells(start["seen"]), *_cells(start["best"]), start["skipped"] or taken
+        )
+    return titled("Where the search began", table)
+
+
+def _cells(seen: Mapping[str, Any] | None) -> list[str]:
+    if seen is None:
+        return ["-"] * 3
+    ms = "-" if seen["ms"] is None else f"{seen['ms']:.3g}"
+    return [f"{seen['bytes']:,}", ms, f"{seen['loss']:.2e}"]
 
 
 def _decisions(decisions: Sequence[Mapping[str, Any]]) -> Group:

@@ -1,55 +1,67 @@
-"""From a budget to a plan: candidates of every site, their prices, the search, and its record for the report."""
+"""From a budget to a plan: searches at one or several starts, the best of them, and its record for the report."""
 
 import dataclasses
-import importlib.util
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import onnx_ir
 
-from whet import __version__
-from whet.analysis.kernel_prices import cache_folder
 from whet.backends.base import Target
-from whet.ir.values import Array, dimensions
+from whet.offering import Offered, make_yardstick, offered
 from whet.options import Options
-from whet.passes.base import Pass
-from whet.passes.extensions import source_digest
-from whet.passes.pipeline import Fixpoint, Pipeline
-from whet.passes.recipes import exact
-from whet.passes.registry import make_pass, parse_passes
+from whet.passes.pipeline import Step
 from whet.passes.workbench import Context
-from whet.solve.allocation import Doubles, Problem
 from whet.solve.apply_plan import Chosen
-from whet.solve.executor import Executor, InProcess, find_executor
+from whet.solve.executor import Executor, find_executor
 from whet.solve.explain import Reason, explain
-from whet.solve.judging import Budgets
-from whet.solve.measuring import Scorer, Yardstick
-from whet.solve.offers import Market, make_market
+from whet.solve.judging import Budgets, Judge, objective_of
+from whet.solve.measuring import Measurement, Scorer
+from whet.solve.offers import Market
 from whet.solve.pareto import Point, front
-from whet.solve.search import Found, Search
-from whet.solve.store import Store, fingerprint
-from whet.solve.trials import Trial, Trials
+from whet.solve.search import AS_FAST, Found, Search
+from whet.solve.trials import Trial, Trials, lost
 
-__all__ = ["CANDIDATES", "Offered", "Searched", "behind", "offered", "search"]
+__all__ = ["Begun", "Searched", "Start", "search"]
 
-Feeds = Mapping[str, Array]
-CANDIDATES = (
-    "quantize-static{prefer=size}",
-    "quantize-static{prefer=size,weight_bits=4,ends=same}",
-    "quantize-static{prefer=size,weight_bits=3,ends=same}",
-    "quantize-static{prefer=size,weight_bits=2,ends=same}",
-    "quantize-dynamic",
-    "quantize-weights{bits=8,prefer=size}",
-    "quantize-weights{bits=4,prefer=size}",
-    "quantize-codebooks{bits=4,minimum=256}",
-    "quantize-codebooks{bits=3,minimum=256}",
-    "quantize-codebooks{bits=2,minimum=256}",
-)
-"""What is tried at every site, unless the user says otherwise."""
-_SAMPLES = 256
-_DRAWS = 512
-"""Directions that losses are predicted along: draws times samples."""
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A model that a search begins at."""
+
+    recipe: str
+    """What was applied behind the exact passes; empty for nothing."""
+    model: onnx_ir.Model
+    context: Context
+    steps: Sequence[Step]
+
+
+@dataclasses.dataclass
+class Begun:
+    """What was seen of one start, and what a search found from there."""
+
+    start: Start
+    seen: Measurement
+    """Without a plan."""
+    skipped: str = ""
+    """Why nothing was searched for there."""
+    offered: Offered | None = None
+    found: Found | None = None
+
+    @property
+    def best(self) -> Trial | None:
+        """Return the best plan."""
+        return None if self.found is None else self.found.best
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record."""
+        return {
+            "recipe": self.start.recipe,
+            "seen": _numbers(self.seen),
+            "skipped": self.skipped,
+            "best": None if self.best is None else _numbers(self.best.measured),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +71,9 @@ class Searched:
     chosen: tuple[Chosen, ...]
     found: Found
     reasons: tuple[Reason, ...]
-    idle: Mapping[str, str]
-    """Candidates that offered nothing -> why."""
+    begun: Begun
+    """Where the best plan starts."""
+    starts: Sequence[Begun]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record: what was tried, what was predicted, what was chosen and why."""
@@ -70,63 +83,24 @@ class Searched:
         on_front = {whole[k].plan for k in front(points)}
         best = found.best
         known: dict[str, int] = {}
+        assert self.begun.offered is not None
         return {
             "rank_correlation": found.correlation,
             "source": _numbers(found.source),
+            "start": self.begun.start.recipe,
+            "starts": [begun.to_json() for begun in self.starts],
             "missed": found.reason,
             "best": None if best is None else _trial(best, found, on_front, known),
             "trials": [_trial(t, found, on_front, known) for t in found.trials],
             "sites": [decision.name for decision in found.problem.decisions],
             "labels": list(known),
             "decisions": [dataclasses.asdict(reason) for reason in self.reasons],
-            "idle_candidates": dict(self.idle),
+            "idle_candidates": dict(self.begun.offered.idle),
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class Offered:
-    """What a search starts from: candidates, their prices, and what measures plans."""
-
-    market: Market
-    problem: Problem
-    yardstick: Yardstick
-    tail: Pipeline
-    idle: Mapping[str, str]
-    store: Store
-
-
-def offered(
-    model: onnx_ir.Model,
-    context: Context,
-    target: Target,
-    options: Options,
-    score: Scorer | None,
-    executor: Executor | None = None,
-) -> Offered:
-    """Apply the candidates to copies of a model in the form that ``exact`` leaves behind, and price them.
-
-    Second derivatives, and losses of plans, are computed on the ``executor``.
-    """
-    executor = executor or InProcess()
-    store = _store(model, context, target, options)
-    market, idle = make_market(model, _candidates(options.candidates, target), context, store)
-    along = _directions(model, market, context, options, store, executor)
-    yardstick = Yardstick(
-        target,
-        options.runtime,
-        context,
-        categorical=options.loss == "divergence",
-        score=score,
-        timed=context.prices is not None,
-        executor=executor,
-    )
-    problem = market.problem(along, *_fixed(market, yardstick, model))
-    return Offered(market, problem, yardstick, Pipeline(behind(target)), idle, store)
-
-
 def search(
-    model: onnx_ir.Model,
-    context: Context,
+    starts: Sequence[Start],
     target: Target,
     options: Options,
     limits: tuple[float | None, int | None, float | None],
@@ -134,122 +108,149 @@ def search(
     better: Callable[[onnx_ir.Model, Trial, Market], None],
     stamp: str | None = "",
 ) -> Searched:
-    """Find the best mixture for a model in the form that ``exact`` leaves behind.
+    """Find the best mixture for models in the form that ``exact`` leaves behind; losses are against the first one.
 
     ``limits`` are on the drop of the metric, bytes and milliseconds; ``better`` hears of every new best trial.
     ``stamp`` stands for the metric and its data; without one, measurements are not remembered.
     """
     with find_executor(options.workers) as executor:
-        start = offered(model, context, target, options, score, executor)
-        market = start.market
+        return _Searches(starts, target, options, limits, score, better, stamp, executor).run()
+
+
+class _Searches:
+    """One search after the other, all held against the first start."""
+
+    def __init__(
+        self,
+        starts: Sequence[Start],
+        target: Target,
+        options: Options,
+        limits: tuple[float | None, int | None, float | None],
+        score: Scorer | None,
+        better: Callable[[onnx_ir.Model, Trial, Market], None],
+        stamp: str | None,
+        executor: Executor,
+    ) -> None:
+        self._starts = starts
+        self._target = target
+        self._options = options
+        self._budgets = Budgets(*limits)
+        self._better = better
+        self._stamp = None if stamp is None else f"{options.loss} {stamp}"
+        self._executor = executor
+        self._yardstick = make_yardstick(target, options, starts[0].context, score, executor)
+        self._end = time.monotonic() + 60 * options.search_minutes
+        self._begun: list[Begun] = []
+        self._best: Begun | None = None
+
+    def run(self) -> Searched:
+        """Return the best of all starts."""
+        for start in self._starts:
+            self._begin(start)
+        best = self._best or self._begun[0]
+        assert best.found is not None
+        assert best.offered is not None
+        found = best.found
+        if found.best is None:
+            return Searched((), found, (), best, self._begun)
+        choices = found.best.plan.choices
+        taken = zip(found.problem.decisions, choices, strict=True)
+        losses = [decision.options[k].loss for decision, k in taken]
+        reasons = explain(found.problem, found.best.plan)
+        chosen = best.offered.market.chosen(choices, losses)
+        return Searched(chosen, found, reasons, best, self._begun)
+
+    def _begin(self, start: Start) -> None:
+        """Search at one start, unless what is there already cannot win."""
+        if start.recipe:
+            start.context.progress(f"search: measure what {start.recipe} leaves")
+        begun = Begun(start, self._yardstick.as_is(start.model))
+        self._begun.append(begun)
+        begun.skipped = self._hopeless(begun.seen)
+        if begun.skipped:
+            return
+        begun.offered, begun.found = self._search(start)
+        if begun.best is None:
+            return
+        if self._best is None or self._wins(begun.best):
+            self._best = begun
+
+    def _search(self, start: Start) -> tuple[Offered, Found]:
+        first, context = self._starts[0], start.context
+        origin = "" if start is first else _digest(first.model)
+        found = offered(
+            start.model,
+            context,
+            self._target,
+            self._options,
+            self._yardstick,
+            self._executor,
+            origin,
+        )
         trials = Trials(
-            model,
-            market,
-            start.yardstick,
-            start.tail,
-            store=start.store,
-            stamp=None if stamp is None else f"{options.loss} {stamp}",
+            start.model,
+            found.market,
+            self._yardstick,
+            found.tail,
+            store=found.store,
+            stamp=self._stamp,
             progress=context.progress,
         )
-        found = Search(
-            start.problem,
+        search = Search(
+            found.problem,
             trials,
-            Budgets(*limits),
-            seed=options.seed,
-            seconds=60 * options.search_minutes,
-            objective=options.objective,
-            better=lambda trial: better(model, trial, market),
-        ).run()
-    if found.best is None:
-        return Searched((), found, (), start.idle)
-    choices = found.best.plan.choices
-    taken = zip(found.problem.decisions, choices, strict=True)
-    losses = [decision.options[k].loss for decision, k in taken]
-    reasons = explain(found.problem, found.best.plan)
-    return Searched(market.chosen(choices, losses), found, reasons, start.idle)
+            self._budgets,
+            seed=self._options.seed,
+            seconds=max(0.0, self._end - time.monotonic()),
+            objective=self._options.objective,
+            better=lambda trial: self._publish(start, trial, found.market),
+        )
+        return found, search.run()
+
+    def _publish(self, start: Start, trial: Trial, market: Market) -> None:
+        if self._best is None or self._wins(trial):
+            self._better(start.model, trial, market)
+
+    def _wins(self, trial: Trial) -> bool:
+        """Tell whether a trial is better than the best of earlier starts."""
+        assert self._best is not None
+        assert self._best.best is not None
+        best = self._best.best
+        *strict, plain = self._judges()
+        for judge in strict:
+            if judge.keeps(trial) or judge.keeps(best):
+                return judge.prefers(trial, best)
+        return plain.prefers(trial, best)
+
+    def _judges(self) -> Iterator[Judge]:
+        """Yield what ranks plans of several starts: those no slower than the source come first, as in one search."""
+        objective = self._options.objective or objective_of(self._budgets)
+        source = self._begun[0].seen.ms
+        if source is not None and self._budgets.ms is None and objective != "ms":
+            yield Judge(dataclasses.replace(self._budgets, ms=source * AS_FAST), objective)
+        yield Judge(self._budgets, "bytes" if objective == "ms" and source is None else objective)
+
+    def _hopeless(self, seen: Measurement) -> str:
+        """Return why no plan for a start can be the best: its loss and its drop only grow with a plan."""
+        if len(self._begun) == 1:
+            return ""
+        if time.monotonic() > self._end:
+            return "no time was left"
+        limit = self._budgets.drop
+        drop, doubt = lost(self._begun[0].seen.scores, seen.scores)
+        if limit is not None and drop is not None and drop - doubt > limit:
+            return f"the metric drops by {drop:.4f} without a plan, the budget is {limit:g}"
+        best = None if self._best is None else self._best.best
+        *_, judge = self._judges()
+        if judge.objective != "loss" or best is None or not judge.keeps(best):
+            return ""
+        if seen.loss < best.measured.loss:
+            return ""
+        return f"the loss is {seen.loss:.2e} without a plan, {best.measured.loss:.2e} with the best before"
 
 
-def behind(target: Target) -> tuple[Pass | Fixpoint, ...]:
-    """Return what follows the choice: products that can be one, exact passes, the runtime's own operators."""
-    return (make_pass("merge-quantized-products"), exact(), *target.legalize())
-
-
-def _candidates(text: str, target: Target) -> Sequence[Pass]:
-    texts = (target.candidates or CANDIDATES) if text == "auto" else (text,)
-    return [step for part in texts for step in parse_passes(part)]
-
-
-def _store(model: onnx_ir.Model, context: Context, target: Target, options: Options) -> Store:
-    """Open what an earlier, interrupted search for this model, data and machine has left."""
-    batches = itertools.chain(context.calibration, context.held_out)
-    circumstances = (
-        __version__,
-        target.versions(),
-        context.device.isa,
-        options.runtime,
-        options.seed,
-        dict(context.bindings.choices[0]) if context.bindings.choices else {},
-        context.prices is not None,
-        tuple(source_digest(step) for step in _candidates(options.candidates, target)),
-    )
-    return Store(cache_folder() / "searches", fingerprint(model, batches, *circumstances))
-
-
-def _directions(
-    model: onnx_ir.Model,
-    market: Market,
-    context: Context,
-    options: Options,
-    store: Store,
-    executor: Executor,
-) -> Doubles | None:
-    """Return directions ``[pieces, draws]``; None without data or torch: then errors of outputs are the prices."""
-    samples = list(itertools.islice(_samples(model, context), _SAMPLES))
-    if not samples or not market.pieces or importlib.util.find_spec("torch") is None:
-        return None
-    from whet.analysis.curvature.losses import OwnDistribution, OwnValues
-    from whet.solve.directions import directions
-
-    key = (options.loss, options.candidates)
-    known = store.directions(key)
-    if known is not None and len(known) == len(market.pieces):
-        return known
-    context.progress("search: second derivatives")
-    loss = OwnDistribution() if options.loss == "divergence" else OwnValues()
-    found = directions(
-        model,
-        market.pieces,
-        samples,
-        loss,
-        draws=max(1, _DRAWS // len(samples)),
-        seed=options.seed,
-        threads=options.threads,
-        executor=executor,
-    )
-    store.keep_directions(key, found)
-    return found
-
-
-def _samples(model: onnx_ir.Model, context: Context) -> Iterator[Feeds]:
-    """Yield single samples, those held out first; whole batches where the model fixes their size."""
-    inputs = [v for v in model.graph.inputs if v.const_value is None]
-    fixed = any(isinstance((dimensions(v) or (None,))[0], int) for v in inputs)
-    for batch in itertools.chain(context.held_out, context.calibration):
-        count = min((len(a) for a in batch.values() if a.ndim), default=0)
-        if fixed or count <= 1:
-            yield batch
-            continue
-        for k in range(count):
-            yield {name: a[k : k + 1] if a.ndim else a for name, a in batch.items()}
-
-
-def _fixed(market: Market, yardstick: Yardstick, model: onnx_ir.Model) -> tuple[int, float]:
-    """Return bytes and milliseconds that no decision changes."""
-    source = yardstick.source(model)
-    kept = [group.offers[0] for group in market.groups]
-    size = max(0, source.bytes - sum(offer.bytes for offer in kept))
-    ms = 0.0 if source.ms is None else source.ms - sum(offer.ms or 0.0 for offer in kept)
-    return size, max(0.0, ms)
+def _digest(model: onnx_ir.Model) -> str:
+    return hashlib.sha256(onnx_ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
 
 
 def _point(number: int, trial: Trial) -> Point:

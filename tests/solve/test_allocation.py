@@ -19,7 +19,7 @@ def test_loss_is_the_mean_square_of_summed_directions(seed: int) -> None:
         taken = [d.options[k] for d, k in zip(problem.decisions, plan.choices, strict=True)]
         vectors = [o.directions for o in taken if o.directions is not None]
         wanted = 0.5 * np.mean(np.square(np.sum(vectors, axis=0)))
-        assert problem.loss(plan) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+        assert problem.loss(plan) == pytest.approx(problem.fixed_loss + wanted, rel=1e-9, abs=1e-12)
 
 
 def test_a_corrected_price_keeps_its_interactions() -> None:

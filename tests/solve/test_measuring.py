@@ -5,6 +5,7 @@ from mixing import context, market, network
 from whet.backends.base import RuntimeOptions
 from whet.backends.onnxruntime import OnnxRuntime
 from whet.passes.pipeline import Pipeline
+from whet.solve.grafting import Grafter
 from whet.solve.losses import divergence, output_loss
 from whet.solve.measuring import Scores, Yardstick
 
@@ -45,3 +46,20 @@ def test_a_plan_is_measured_on_the_target() -> None:
     (quick,) = yardstick.losses(network(), [found.chosen((2, 2, 2))])
     assert (quick.ms, quick.scores) == (None, None)
     assert quick.loss == whole.loss
+
+
+def test_a_start_is_held_against_the_source() -> None:
+    yardstick = Yardstick(
+        OnnxRuntime(), RuntimeOptions(1), context(), categorical=False, score=None, timed=False
+    )
+    source, smaller = (
+        network(),
+        Grafter(network()).replace([c.piece for c in market().chosen((2, 2, 2))]),
+    )
+    first = yardstick.as_is(source)
+    assert first.loss == 0.0
+    assert yardstick.as_is(source) is first
+    seen = yardstick.as_is(smaller)
+    assert seen.loss > 0.001
+    assert seen.bytes < first.bytes
+    assert yardstick.source(smaller) is first

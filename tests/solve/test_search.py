@@ -60,7 +60,8 @@ class Pretend:
 
 
 def problem() -> Problem:
-    return MARKET.problem(np.random.default_rng(0).standard_normal((6, 50)) * 0.1, 1000, 5.0)
+    found = MARKET.problem(np.random.default_rng(0).standard_normal((6, 50)) * 0.1)
+    return dataclasses.replace(found, fixed_bytes=1000, fixed_ms=5.0)
 
 
 def find(budgets: Budgets, yardstick: Pretend | None = None, **options) -> tuple[Found, list]:

@@ -45,8 +45,8 @@ def test_a_plan_is_measured_once() -> None:
 
 
 def test_what_a_store_knows_is_not_measured_again(tmp_path: Path) -> None:
-    first = begin([], Store(tmp_path, "a")).losses(PROBLEM, PLANS, "random", "mixture")
+    first = begin([], Store(tmp_path, "a", 2)).losses(PROBLEM, PLANS, "random", "mixture")
     messages: list[str] = []
-    again = begin(messages, Store(tmp_path, "a")).losses(PROBLEM, PLANS, "random", "mixture")
+    again = begin(messages, Store(tmp_path, "a", 2)).losses(PROBLEM, PLANS, "random", "mixture")
     assert [t.measured for t in again] == [t.measured for t in first]
     assert messages == ["search: measure the source"]

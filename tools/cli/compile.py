@@ -60,6 +60,7 @@ def _command(
     flash: options.Flash = None,
     minimize: options.Minimize = "auto",
     candidates: options.Candidates = "auto",
+    start: options.Start = [],  # noqa: B006 (typer makes a new list for each call)
     loss: options.Loss = "outputs",
     search_minutes: options.SearchMinutes = 60.0,
     workers: options.Workers = "here",
@@ -87,6 +88,7 @@ def _command(
         "budget": whet.Budget(drop=drop, size=size, latency=latency, ram=ram, flash=flash),
         "minimize": minimize,
         "candidates": candidates,
+        "start": tuple(start),
         "loss": loss,
         "search_minutes": search_minutes,
         "workers": workers,

@@ -34,6 +34,7 @@ __all__ = [
     "Seed",
     "Session",
     "Size",
+    "Start",
     "Target",
     "Threads",
     "Trust",
@@ -164,6 +165,15 @@ Candidates = Annotated[
         metavar="PASSES",
         rich_help_panel=_BUDGET,
         help="What is tried at every site, as 'pass{opt=1},pass'.",
+    ),
+]
+Start = Annotated[
+    list[str],
+    typer.Option(
+        metavar="RECIPE",
+        rich_help_panel=_BUDGET,
+        help="A recipe, such as 'prune-structure{ratio=0.25}', at whose result the search begins as well. Repeatable.",
+        show_default=False,
     ),
 ]
 Loss = Annotated[

@@ -23,12 +23,12 @@ from whet.backends.base import RuntimeOptions, find_target
 from whet.backends.probe import find_bindings
 from whet.backends.worker import Worker
 from whet.errors import Impossible
+from whet.offering import Offered, make_yardstick, offered
 from whet.options import Options
 from whet.passes.pipeline import Pipeline
 from whet.passes.recipes import canonical, exact
 from whet.passes.workbench import Context
 from whet.preparation import Prepared, prepare
-from whet.searching import Offered, offered
 from whet.solve.allocation import Limits, Plan
 from whet.solve.correction import spearman
 from whet.solve.grafting import Grafter
@@ -86,8 +86,11 @@ class _Bench(contextlib.ExitStack):
             Options(threads=threads, candidates=candidates, loss=loss)
             for candidates in (subject.candidates, "auto")
         )
-        self._same = offered(self.model, self._context, self._target, same, None)
-        self._all = offered(self.model, self._context, self._target, everything, None)
+        self._yardstick = make_yardstick(self._target, same, self._context)
+        self._same, self._all = (
+            offered(self.model, self._context, self._target, options, self._yardstick)
+            for options in (same, everything)
+        )
 
     def run(self, sizes: Sequence[float], plans: int) -> dict[str, Any]:
         """Return all numbers."""
@@ -109,7 +112,7 @@ class _Bench(contextlib.ExitStack):
         counts = [len(decision.options) for decision in start.problem.decisions]
         drawn = [Plan(tuple(int(rng.integers(n)) for n in counts)) for _ in range(plans)]
         pieces = (start.market.chosen(plan.choices) for plan in drawn)
-        measured = [seen.loss for seen in start.yardstick.losses(self.model, pieces)]
+        measured = [seen.loss for seen in self._yardstick.losses(self.model, pieces)]
         return [start.problem.loss(plan) for plan in drawn], measured
 
     def _rows(self, size: float) -> Iterator[dict[str, Any]]:
@@ -135,7 +138,7 @@ class _Bench(contextlib.ExitStack):
     def _loss(self, start: Offered, plan: Plan) -> float:
         """Return the loss on the samples that searches see."""
         pieces = start.market.chosen(plan.choices)
-        (seen,) = start.yardstick.losses(self.model, [pieces])
+        (seen,) = self._yardstick.losses(self.model, [pieces])
         return seen.loss
 
     @functools.cached_property
@@ -150,7 +153,7 @@ class _Bench(contextlib.ExitStack):
         ]
 
     def _searched(self, start: Offered, limits: Limits) -> Plan:
-        trials = Trials(self.model, start.market, start.yardstick, Pipeline(()), store=start.store)
+        trials = Trials(self.model, start.market, self._yardstick, Pipeline(()), store=start.store)
         budgets = Budgets(bytes=limits.bytes)
         found = Search(start.problem, trials, budgets, objective="loss", as_fast=False).run()
         if found.best is None or found.reason:
