@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from whet.errors import InvalidModel, UsageError
 from whet.feeds import read_feeds
 from whet.ir.execute import CannotRun
 from whet.ir.values import Array
+from whet.packing import SUFFIX, unpack
 from whet.page import add_page
 from whet.report import Report
 
@@ -94,13 +96,17 @@ class Artifact:
 
 
 def load(folder: str | Path, *, verify: bool = True) -> Artifact:
-    """Open an artifact folder; ``verify`` compares every file with its recorded digest.
+    """Open an artifact, a folder or packed into a file; ``verify`` compares every file with its recorded digest.
+
+    A packed one is decoded into a temporary folder, which goes with the object.
 
     Raises:
-        UsageError: not an artifact folder.
+        UsageError: not an artifact.
         InvalidModel: a file is missing or is not the one that was written.
     """
     path = Path(folder)
+    if path.is_file() and path.suffix == SUFFIX:
+        return _load_packed(path, verify=verify)
     manifest = path / "whet.json"
     if not manifest.is_file():
         raise UsageError(f"'{path}' is not an artifact: it has no whet.json")
@@ -116,6 +122,18 @@ def load(folder: str | Path, *, verify: bool = True) -> Artifact:
         if verify and digest(part) != entry["sha256"]:
             raise InvalidModel(f"'{part}' is not the file that was written: its digest differs")
     return Artifact(path, data)
+
+
+def _load_packed(path: Path, *, verify: bool) -> Artifact:
+    keep = tempfile.TemporaryDirectory(prefix=".whet-")
+    try:
+        unpack(path, Path(keep.name))
+        artifact = load(keep.name, verify=verify)
+    except BaseException:
+        keep.cleanup()
+        raise
+    weakref.finalize(artifact, keep.cleanup)
+    return artifact
 
 
 def digest(path: Path) -> str:

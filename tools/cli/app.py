@@ -12,7 +12,18 @@ import typer.core
 import typer.rich_utils
 
 import whet
-from whet.tools.cli import bench, bisect, compile, diff, doctor, inspect, passes, plan, report
+from whet.tools.cli import (
+    bench,
+    bisect,
+    compile,
+    diff,
+    doctor,
+    inspect,
+    pack,
+    passes,
+    plan,
+    report,
+)
 from whet.tools.cli.console import width
 from whet.tools.cli.failures import INTERRUPTED, explain
 
@@ -63,6 +74,7 @@ diff.register(app)
 bisect.register(app)
 passes.register(app)
 report.register(app)
+pack.register(app)
 doctor.register(app)
 
 
