@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--budget", action="append", metavar="NAME=VALUE[,…]", help="such as drop=0.5%%,size=25%%"
     )
+    parser.add_argument(
+        "--start", action="append", default=[], metavar="RECIPE", help="where to begin as well"
+    )
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     if not options.assets.is_dir():
@@ -48,7 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         subject = SUBJECTS[options.only](options.assets, Path(name), options.threads)
         for text in options.budget or ["size=15%", "drop=0.5%"]:
             rows.append(
-                _row(text, subject, Path(name) / "out", options.threads, _SIZES[options.only])
+                _row(
+                    text,
+                    subject,
+                    Path(name) / "out",
+                    _SIZES[options.only],
+                    threads=options.threads,
+                    start=tuple(options.start),
+                )
             )
             print(json.dumps(rows[-1]), flush=True)
     _show(options.only, rows)
@@ -58,9 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _row(
-    text: str, subject: Subject, folder: Path, threads: int, sizes: Mapping[str, int]
+    text: str,
+    subject: Subject,
+    folder: Path,
+    sizes: Mapping[str, int],
+    *,
+    threads: int,
+    start: tuple[str, ...],
 ) -> dict[str, Any]:
-    start = time.monotonic()
+    begun = time.monotonic()
     missed = ""
     try:
         artifact = whet.compile(
@@ -70,11 +86,12 @@ def _row(
             budget=whet.Budget(**dict(part.split("=") for part in text.split(","))),
             sizes=sizes,
             threads=threads,
+            start=start,
             output=folder,
         )
     except BudgetMissed as error:
         artifact, missed = error.artifact, str(error)
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - begun
     report = artifact.report
     assert report is not None
     assert report.metric is not None
@@ -95,6 +112,8 @@ def _row(
         else [report.interval.low, report.interval.high],
         "plans": len(report.search["trials"]),
         "rank_correlation": report.search["rank_correlation"],
+        "start": report.search["start"],
+        "starts": report.search["starts"],
     }
 
 
@@ -118,6 +137,7 @@ def _show(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         "again",
         "metric",
         "drop",
+        "start",
         "plans",
         "s",
     ):
@@ -131,6 +151,7 @@ def _show(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             *(f"{ms:.3g}" for ms in (*row["ms"], row["ms_again"])),
             f"{old:.4f} → {new:.4f}",
             f"{old - new:.4f}" + (f" ({spread[0]:.3f} to {spread[1]:.3f})" if spread else ""),
+            row["start"].partition("{")[0] or "source",
             str(row["plans"]),
             f"{row['seconds']:.0f}",
         )
