@@ -39,6 +39,20 @@ def network(
 
 
 GRAPHS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
+    "shares": (
+        """(float[N,6,8] x) => (float[N,5,8] y) <int64[1] axis = {2}> {
+            a = Conv(x, w0)
+            p = Abs(a)
+            s = ReduceSum<keepdims=1>(p, axis)
+            q = Div(p, s)
+            r = Reciprocal(s)
+            l = Log(s)
+            m = Mul(r, l)
+            z = Add(q, m)
+            y = Conv(z, w1)
+        }""",
+        {"w0": (12, 6, 1), "w1": (5, 12, 1)},
+    ),
     "residual": (
         """(float[N,3,8,8] x) => (float[N,5] y) {
             a = Conv<pads=[1,1,1,1]>(x, w0, b0)

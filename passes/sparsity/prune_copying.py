@@ -24,6 +24,8 @@ _HARMLESS: Mapping[str, tuple[int, ...]] = {
     "RotaryEmbedding": (1, 2),
 }
 """Operands in which a zero would not silence a channel: divisors, exponents, variances."""
+_NEVER_ZERO: Mapping[str, int] = {"Div": 1, "Reciprocal": 0, "Log": 0}
+"""Operands whose zeros, where they are computed, become infinities: zero times those is no zero."""
 
 
 class _Copying:
@@ -157,11 +159,36 @@ class Shrinking(_Copying):
 
 
 class Masking(_Copying):
-    """Copy with zeros in place of what goes: what it writes, and what reads it."""
+    """Copy with zeros in place of what goes: what it writes, and what reads it.
+
+    What is divided by has ones there.
+    """
 
     def node(self, node: onnx_ir.Node) -> Sequence[onnx_ir.Value]:
         """Copy a node as it is."""
-        return self.plain(node)
+        place = _NEVER_ZERO.get(node.op_type)
+        mask = None if place is None else self._stays(node, place)
+        if place is None or mask is None:
+            return self.plain(node)
+        operand = self._input(node, place)
+        assert operand is not None
+        kind = np.float32 if operand.dtype is None else operand.dtype.numpy()
+        one, stays = self.build.constant(np.ones((), kind)), self.build.constant(mask)
+        return self.plain(node, {place: self.build.op("Where", stays, operand, one)})
+
+    def _stays(self, node: onnx_ir.Node, place: int) -> Array | None:
+        """Return where a computed operand stays, to be broadcast; None where all of it does."""
+        if (node, place) in self._slots:
+            return None
+        found: Array | None = None
+        remaining = self._remaining(node, place)
+        for axis, kept in enumerate(remaining):
+            if kept is not None:
+                part = np.asarray(kept).reshape(
+                    [-1 if a == axis else 1 for a in range(len(remaining))]
+                )
+                found = part if found is None else found & part
+        return found
 
     def weight(self, array: Array, remaining: Remaining, node: onnx_ir.Node, place: int) -> Array:
         """Put zeros in; what was given has them."""

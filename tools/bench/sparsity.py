@@ -25,6 +25,7 @@ from whet.ir.prepare import normalize
 from whet.ir.values import Array
 from whet.passes.sparsity.sparsify_weights import SparsifyWeights
 from whet.passes.workbench import Context, Workbench
+from whet.solve.losses import divergence
 from whet.tools.bench.quantization.resnet import RESNET20
 
 __all__ = ["CONTENDERS", "GOALS", "Row", "contenders", "main", "measure", "missed"]
@@ -54,6 +55,8 @@ class Row:
     what: str
     method: str
     top1: float
+    divergence: float
+    """Mean KL(dense || pruned) on the test images: it resolves what top-1 of a few thousand images does not."""
     bytes: int
     """Of the file."""
     zeros: float
@@ -70,17 +73,20 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     data = Dataset(({"x": RESNET20.read(train["x"][: options.images])},))
     source = options.assets / RESNET20.file
     dense = normalize(load_model(source))
-    yield Row("dense", "", _top1(dense, images, labels), _bytes(dense), 0.0, "", 0.0)
+    logits = _logits(dense, images)
+    yield Row("dense", "", _top1(logits, labels), 0.0, _bytes(dense), 0.0, "", 0.0)
     for what in options.shares:
         for name, step in contenders(what, options):
             model, start = dense.clone(), time.perf_counter()
             work = _apply(model, step, data)
             seconds = time.perf_counter() - start
             kept = sum(", updated" in d.format for d in work.coverage.damage)
+            found = _logits(model, images)
             yield Row(
                 what,
                 name,
-                _top1(model, images, labels),
+                _top1(found, labels),
+                divergence(logits, found),
                 _bytes(model),
                 _zeros(work),
                 f"{kept} of {len(work.coverage.damage)}" if step.update else "",
@@ -127,14 +133,18 @@ def _bytes(model: onnx_ir.Model) -> int:
     return len(onnx_ir.to_proto(model).SerializeToString())
 
 
-def _top1(model: onnx_ir.Model, images: Array, labels: Array) -> float:
+def _logits(model: onnx_ir.Model, images: Array) -> Array:
     executor = Executor(onnx_ir.to_proto(model), optimization="all")
     parts = [executor.run({"x": images[k : k + 250]})[0] for k in range(0, len(images), 250)]
-    return float(np.mean(np.concatenate(parts).argmax(1) == labels))
+    return np.concatenate(parts)
+
+
+def _top1(logits: Array, labels: Array) -> float:
+    return float(np.mean(logits.argmax(1) == labels))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table; return 1 where the best misses its goal, or the order of methods is not the expected one."""
+    """Print a table; return 1 where the best misses its goal, or divergences are not in the expected order."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--assets", type=Path, default=Path("../shared/assets"))
     parser.add_argument(
@@ -149,7 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     for row in measure(options):
         rows.append(row)
-        print(f"{row.what} {row.method}: {row.top1:.4f}", file=sys.stderr, flush=True)
+        seen = f"{row.top1:.4f}, divergence {row.divergence:.4f}, {row.seconds:.0f} s"
+        print(f"{row.what} {row.method}: {seen}", file=sys.stderr, flush=True)
     Console(width=120).print(_table(rows))
     if options.json is not None:
         found = [dataclasses.asdict(row) for row in rows]
@@ -162,13 +173,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(title="ResNet-20, one shot")
-    for name in ("", "method", "top-1", "bytes", "of dense", "zeros", "updates kept", "seconds"):
+    for name in (
+        "",
+        "method",
+        "top-1",
+        "divergence",
+        "bytes",
+        "of dense",
+        "zeros",
+        "updates kept",
+        "seconds",
+    ):
         table.add_column(name, justify="left" if name in ("", "method") else "right")
     for row in rows:
         table.add_row(
             row.what,
             row.method,
             f"{row.top1:.4f}",
+            f"{row.divergence:.4f}",
             f"{row.bytes:,}",
             f"{row.bytes / rows[0].bytes:.3f}x",
             f"{row.zeros:.1%}",
@@ -186,13 +208,13 @@ def missed(rows: Sequence[Row]) -> list[str]:
         lost, goal = rows[0].top1 - best, GOALS.get(what)
         if goal is not None and lost > goal:
             found.append(f"{what}: the best loses {lost:.4f}, {goal} are allowed")
-        by_name = {row.method: row.top1 for row in rows if row.what == what}
+        by_name = {row.method: row.divergence for row in rows if row.what == what}
         order: list[str] = [n for n in ("magnitude", "Gram OBS") if n in by_name]
         order += [n for n in by_name if n.startswith("Fisher")]
         for worse, better in itertools.pairwise(order):
-            if by_name[better] <= by_name[worse]:
+            if by_name[better] >= by_name[worse]:
                 found.append(
-                    f"{what}: {better} has {by_name[better]:.4f}, {worse} {by_name[worse]:.4f}"
+                    f"{what}: {better} diverges by {by_name[better]:.4f}, {worse} by {by_name[worse]:.4f}"
                 )
     return found
 

@@ -11,6 +11,7 @@ from whet.passes.workbench import Context
 
 EXPECTED = {
     "residual": {"channels": 16, "stream dimensions": 24},
+    "shares": {"stream dimensions": 12},
     "padded shortcut": {"stream dimensions": 32},
     "dense": {"channels": 28},
     "inverted residual": {"channels": 40},
