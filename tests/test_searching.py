@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
 import whet
-from whet.errors import BudgetMissed, UsageError
+from whet.errors import BudgetMissed, NothingChanged, UsageError
 from whet.ir.saving import save_model
 
 pytest.importorskip("torch")
@@ -259,3 +259,18 @@ def test_a_start_that_loses_too_much_is_not_searched(digits, tmp_path) -> None:
 def test_unknown_starts_are_refused_at_once(digits) -> None:
     with pytest.raises(UsageError, match="prune-structur"):
         compile(digits, start="prune-structur", budget=whet.Budget(size="25%"))
+
+
+def test_a_start_that_is_the_source_is_no_start(digits, tmp_path) -> None:
+    idle = "drop-blocks{count=1}"
+    with pytest.raises(NothingChanged, match="drop-blocks"):
+        compile(digits, start=idle, budget=whet.Budget(size="25%"), output=tmp_path / "out")
+    artifact = compile(
+        digits,
+        start=idle,
+        budget=whet.Budget(size="25%"),
+        allow_noop=True,
+        output=tmp_path / "out",
+    )
+    assert len(artifact.report.search["starts"]) == 1
+    assert f"'{idle}' changes nothing" in " ".join(artifact.report.notes)

@@ -257,11 +257,14 @@ class Job:
         model, steps = Pipeline((canonical(), exact())).run(model, context)
         starts = [Start("", model, context, steps)]
         for text in self._options.start:
-            recipe = read_recipe(text)
+            recipe = read_recipe(text, allow_noop=self._options.allow_noop)
             mine = dataclasses.replace(context, lineage={}, original=None)
             pipeline = Pipeline((*recipe.stages, exact()), recipe.asked_for)
             made, more = pipeline.run(model.clone(), mine)
-            starts.append(Start(text, made, mine, [*steps, *more]))
+            if any(step.coverage.changed for step in more):
+                starts.append(Start(text, made, mine, [*steps, *more]))
+            else:
+                self._setting.notes.append(f"'{text}' changes nothing, so no search begins there")
         return starts
 
 

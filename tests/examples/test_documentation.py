@@ -80,6 +80,7 @@ def test_the_lines_are_found() -> None:
         "report",
         "doctor",
         "passes",
+        "pack",
     } == {shlex.split(line)[1] for line in commands()}
 
 
