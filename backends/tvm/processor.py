@@ -46,6 +46,11 @@ def agreed(options: Mapping[str, str], device: Device) -> Processor:
     if options["triple"] and plain_triple(options["triple"]) != triple:
         raise UsageError(f"triple is '{options['triple']}', the device '{device.name}' is {triple}")
     cpu = _one(options, "cpu", _stated(device), device) or _level(device)
+    for name, spelled in EXTENSIONS.items():
+        if f"+{spelled}" in options["features"].split(",") and name not in device.isa:
+            raise UsageError(
+                f"features of the target have '+{spelled}', the device '{device.name}' has no {name}"
+            )
     features = options["features"]
     if not options["cpu"]:
         known = [f"+{EXTENSIONS[name]}" for name in device.isa if name in EXTENSIONS]

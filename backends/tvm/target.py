@@ -59,8 +59,8 @@ class Tvm(Planned):
 
     def missing(self) -> str:
         """Return why TVM cannot be used on this machine."""
-        if importlib.util.find_spec("tvm") is None:
-            return "TVM is not installed: pip install 'whet[tvm]'"
+        if _absent():
+            return _absent()
         try:
             find_linker(self.options, self.device)
         except UnsupportedTarget as error:
@@ -109,6 +109,8 @@ class Tvm(Planned):
         wanted, here = triple_of(self.device), host()
         if wanted != triple_of(here):
             return f"it is made for {self.device.name} ({wanted}), this machine is {here.isa[0]}"
+        if _absent():
+            return _absent()
         lacking = sorted(self._machine().extensions - set(here.isa))
         return f"it uses {' and '.join(lacking)}, which this machine lacks" if lacking else ""
 
@@ -155,8 +157,11 @@ def _memory(folder: Path) -> Mapping[str, int]:
     return {what: int(size) for what, size in found["memory"].items()}
 
 
+def _absent() -> str:
+    found = importlib.util.find_spec("tvm")
+    return "" if found else "TVM is not installed: pip install 'whet[tvm]'"
+
+
 def _find() -> None:
-    if importlib.util.find_spec("tvm") is None:
-        raise UnsupportedTarget(
-            "target 'tvm' needs TVM, which is not installed: pip install 'whet[tvm]'"
-        )
+    if _absent():
+        raise UnsupportedTarget(f"target 'tvm' cannot be used: {_absent()}")

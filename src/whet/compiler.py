@@ -110,6 +110,8 @@ def _check_measurable(options: Options, target: Target | None, *, metric: bool) 
         )
     if options.budget.drop is not None and not metric:
         raise UsageError("a limit on the drop needs a metric: give evaluate or labels")
+    if options.budget.drop is not None and (reason := target.idle()):
+        raise UsageError(f"a limit on the drop needs a result that runs here: {reason}")
     if options.budget.latency is not None and not options.place.here:
         raise UsageError(
             f"a limit on the latency needs timing, and this machine is not the device '{options.place.name}'"
