@@ -131,6 +131,10 @@ class Target(ABC):
         """Return why the runtime cannot be used on this machine, or an empty string."""
         return ""
 
+    def absent(self, model: "onnx_ir.Model", sizes: Mapping[str, int]) -> str:
+        """Return why the target takes no part in a choice among runtimes for a model; empty if it does."""
+        return self.missing()
+
     def settle(
         self,
         model: "onnx_ir.Model",

@@ -72,6 +72,21 @@ class Planned(Target):
         made.device = device
         return made
 
+    def absent(self, model: "onnx_ir.Model", sizes: Mapping[str, int]) -> str:
+        """Return the sizes that nobody fixed: those of an example are no wish to run at no others."""
+        from whet.ir.bindings import symbols
+
+        free = [name for name in symbols(model) if name not in sizes]
+        if missing := self.missing():
+            return missing
+        if not free:
+            return ""
+        wanted = " ".join(f"--bind {name}=…" for name in free)
+        return (
+            f"it runs at the sizes that it was compiled for, and the model leaves {', '.join(map(repr, free))} open: "
+            f"{wanted} fixes them"
+        )
+
     def settle(
         self,
         model: "onnx_ir.Model",

@@ -132,10 +132,14 @@ class Tvm(Planned):
         return broken
 
     def story(self, folder: Path) -> list[str]:
-        """Return what it takes of memory, and which processor it is for."""
+        """Return what it takes of memory, and at which sizes it runs."""
         found = _memory(folder)
         parts = ", ".join(f"{size:,} of {what}" for what, size in found.items())
-        return [f"RAM: {sum(found.values()):,} bytes ({parts}), without TVM's runtime"]
+        sizes = ", ".join(f"{row['name']} {row['shape']}" for row in _described(folder)["inputs"])
+        return [
+            f"it runs at {sizes} alone",
+            f"RAM: {sum(found.values()):,} bytes ({parts}), without TVM's runtime",
+        ]
 
     def versions(self) -> dict[str, str]:
         """Return TVM's version."""
@@ -152,9 +156,13 @@ class Tvm(Planned):
         return find_machine(agreed(self.options, self.device))
 
 
-def _memory(folder: Path) -> Mapping[str, int]:
+def _described(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "model.json").read_text())
-    return {what: int(size) for what, size in found["memory"].items()}
+    return found
+
+
+def _memory(folder: Path) -> Mapping[str, int]:
+    return {what: int(size) for what, size in _described(folder)["memory"].items()}
 
 
 def _absent() -> str:
