@@ -4,6 +4,7 @@ import math
 
 import onnx_ir
 
+from whet.backends.layouts import LAST
 from whet.backends.tvm.api import Expr, te, tirx
 from whet.backends.tvm.epilogue import find_ending
 from whet.backends.tvm.kernels.convolution import (
@@ -17,7 +18,7 @@ from whet.backends.tvm.kernels.convolution import (
 )
 from whet.backends.tvm.kernels.product import dense, pack
 from whet.backends.tvm.kernels.writing import best_tiling
-from whet.backends.tvm.lowering import LAST, Lowering, ints
+from whet.backends.tvm.lowering import Lowering, ints
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.array import Array
 from whet.ir.values import attribute_int, attribute_string

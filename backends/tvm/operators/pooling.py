@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
+from whet.backends.layouts import LAST, to_last
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.lowering import LAST, Lowering, ints, to_last
+from whet.backends.tvm.lowering import Lowering, ints
 from whet.backends.tvm.operators.convolution import pads
 from whet.backends.tvm.operators.reduction import largest
 from whet.backends.tvm.registry import Decline, emits
