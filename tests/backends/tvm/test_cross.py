@@ -11,6 +11,7 @@ from cross import TRIPLE, compiler, execute, program, runtime
 from tvm_models import draw
 
 import whet
+from whet.errors import UsageError, WhetError
 from whet.ir.execute import Executor
 
 ARM = 183
@@ -150,3 +151,33 @@ def test_flag_option_and_device_are_one(tmp_path: Path) -> None:
         assert made.manifest["device"]["name"] == "aarch64-linux-gnu"
         found.add((tmp_path / str(k) / "model.so").read_bytes())
     assert len(found) == 1
+
+
+def test_what_would_run_it_here_is_refused(tmp_path: Path) -> None:
+    compiler()
+    text = "(float[N, 8] x) => (float[N, 8] y) { h = MatMul (x, w) y = Gelu (h) }"
+    model = proto(text, {"w": draw(8, 8)})
+    made = build(model, tmp_path / "out", triple=TRIPLE, sizes={"N": 4})
+    with pytest.raises(WhetError, match="is made for aarch64-linux-gnu, this machine is x86_64"):
+        whet.load(made.folder).run({"x": draw(4, 8)})
+    with pytest.raises(
+        UsageError, match="a limit on the drop needs a result that runs here: it is made for"
+    ):
+        build(model, tmp_path / "a", triple=TRIPLE, budget=whet.Budget(drop="1%"), evaluate=len)
+    data = {"x": draw(32, 8)}
+    with pytest.raises(
+        UsageError, match="a search runs what it finds, and this is not run here: it is made for"
+    ):
+        build(
+            model,
+            tmp_path / "b",
+            triple=TRIPLE,
+            recipe="auto",
+            budget=whet.Budget(size="50%"),
+            calibration=data,
+            sizes={"N": 4},
+        )  # fmt: skip
+    with pytest.raises(
+        UsageError, match=r"triple is 'arm64-linux-gnu', the device 'x86-64-v3' is x86_64-linux-gnu"
+    ):
+        build(model, tmp_path / "c", triple="arm64-linux-gnu", device="x86-64-v3")
