@@ -111,7 +111,7 @@ def _window(low: Lowering, node: onnx_ir.Node) -> Window:
 def _count(node: onnx_ir.Node, window: Window) -> str:
     """Return the declaration of how many elements the mean is over."""
     rows, columns = window.rows, window.columns
-    if rows.inside and columns.inside:
+    if rows.bare and columns.bare:
         return f"const int count = {rows.kernel * columns.kernel};"
     if not attribute_int(node, "count_include_pad", 0):
         return f"const int count = {rows.count('ky')} * {columns.count('kx')};"
