@@ -1,11 +1,11 @@
-# make demo | test | lint | docs | bench | sweep: each creates and fills .venv when it is missing or out of date.
+# make demo | test | lint | docs | bench | sweep | aarch64: each creates and fills .venv when it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SHELL := /bin/bash
 
-.PHONY: demo test lint docs bench sweep wheel clean
+.PHONY: demo test lint docs bench sweep aarch64 wheel clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,16 @@ $(DOCS)/.ready: $(READY)
 
 docs: $(DOCS)/.ready
 	PYTHONPATH=$(DOCS) $(BIN)/python -m whet.tools.docs --output build/site
+
+# What runs TVM's libraries for Arm under QEMU, for tests: two wheels of that machine, less the compiler that is most of them.
+AARCH64 := $(VENV)/aarch64
+$(AARCH64)/.ready: constraints.txt $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --only-binary=:all: \
+		--platform manylinux_2_28_aarch64 -c constraints.txt --upgrade --target $(AARCH64) apache-tvm apache-tvm-ffi
+	rm -f $(AARCH64)/tvm/lib/libtvm_compiler.so
+	touch $@
+
+aarch64: $(AARCH64)/.ready
 
 bench: $(READY)
 	$(BIN)/python -m whet.tools.bench

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from whet.passes.base import Pass
     from whet.passes.pipeline import Fixpoint
 
-__all__ = ["Runner", "RuntimeOptions", "Target", "find_target", "open_runner", "targets"]
+__all__ = [
+    "Runner",
+    "RuntimeOptions",
+    "Target",
+    "find_target",
+    "open_runner",
+    "targets",
+    "triple_option",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +103,11 @@ class Target(ABC):
         """Return the target as :func:`find_target` reads it, with the options that matter when a result is opened."""
         return self.name
 
+    @property
+    def triple(self) -> str:
+        """Return the kind of machine that the target's options ask for, as compilers name it; empty for any."""
+        return ""
+
     def configured(self, options: Mapping[str, str]) -> "Target":
         """Return the target with options, as ``name{option=value}`` has them; raises UsageError."""
         if options:
@@ -117,6 +130,10 @@ class Target(ABC):
     def missing(self) -> str:
         """Return why the runtime cannot be used on this machine, or an empty string."""
         return ""
+
+    def absent(self, model: "onnx_ir.Model", sizes: Mapping[str, int]) -> str:
+        """Return why the target takes no part in a choice among runtimes for a model; empty if it does."""
+        return self.missing()
 
     def settle(
         self,
@@ -249,6 +266,11 @@ def find_target(spelled: str) -> Target:
             raise UsageError(f"option '{part}' of target '{name}' has no value: expected {part}=…")
         options[key.strip()] = value.strip()
     return _MAKERS[name]().configured(options)
+
+
+def triple_option(spelled: str) -> str:
+    """Return the kind of machine that a target's options name; empty without one, and for what is no target."""
+    return find_target(spelled).triple if "triple" in spelled else ""
 
 
 def open_runner(path: Path, target: str, options: RuntimeOptions) -> Runner:

@@ -112,11 +112,13 @@ _CORES: dict[str, Device] = {
         _cortex("cortex-m33", "armv8-m"),
         _pi("raspberry-pi-4", "cortex-a72", "asimd"),
         _pi("raspberry-pi-5", "cortex-a76", "asimd", "asimddp"),
+        Device("aarch64-linux-gnu", ("aarch64", "asimd"), compiler="aarch64-linux-gnu-gcc"),
+        Device("x86_64-linux-gnu", ("x86_64",), compiler="x86_64-linux-gnu-gcc"),
         Device("x86-64-v3", ("x86_64", "avx2"), flags=("-march=x86-64-v3",)),
         Device("x86-64-v4", ("x86_64", "avx2", "avx512f"), flags=("-march=x86-64-v4",)),
     )
 }  # fmt: skip
-"""Processor cores and levels, which have no limits."""
+"""Processor cores and levels, and the plainest machines of a triple, none of which has limits."""
 DEVICES: Mapping[str, Device] = _CORES | {
     board.name: board
     for board in (

@@ -192,6 +192,35 @@ def test_nobody_left_is_an_error(
         build(source, tmp_path / "out")
 
 
+def test_a_target_that_fixes_sizes_takes_part_where_they_are_fixed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tvm", reason="TVM is not installed (pip install 'whet[tvm]')")
+    entered(monkeypatch, find_target("tvm"))
+    monkeypatch.setattr(contest, "compare_speed", lambda *_: [ms(20), ms(2)])
+    made = build(source, tmp_path / "fixed", sizes={"n": 3}, allow_noop=True)
+    assert made.manifest["target"] == "tvm"
+    assert (tmp_path / "fixed" / "model.so").is_file()
+    assert whet.load(tmp_path / "fixed").run(x=np.ones((3, 8), np.float32))[0].shape == (3, 4)
+    assert made.report is not None
+    assert made.report.contest is not None
+    assert [row["target"] for row in made.report.contest["results"]] == ["onnxruntime", "tvm"]
+    assert all(row["bytes"] > 0 and row["error"] < 1e-4 for row in made.report.contest["results"])
+    assert any(note.startswith("it runs at x [3, 8] alone") for note in made.report.notes)
+    monkeypatch.setattr(contest, "compare_speed", lambda *_: [ms(20)])
+    free = build(source, tmp_path / "free", allow_noop=True)
+    assert free.manifest["target"] == "onnxruntime"
+    assert free.report is not None
+    assert free.report.contest is not None
+    assert free.report.contest["refused"]["tvm"] == (
+        "it runs at the sizes that it was compiled for, and the model leaves 'n' open: --bind n=… fixes them"
+    )
+
+
+def test_tvm_contends() -> None:
+    assert [*contest.contenders()] == ["onnxruntime", "openvino", "tvm"]
+
+
 def test_elsewhere_a_runtime_has_to_be_named() -> None:
     with pytest.raises(
         UsageError, match="a choice that a compile makes, expected one of onnxruntime"

@@ -9,9 +9,10 @@ from pathlib import Path
 import onnx_ir
 
 from whet.analysis.calibration import Dataset, batch_size, read_dataset
-from whet.backends.base import RuntimeOptions, Target, find_target
-from whet.backends.device import find_device
+from whet.backends.base import RuntimeOptions, Target, find_target, triple_option
+from whet.backends.device import Device
 from whet.backends.probe import find_bindings
+from whet.backends.triples import find_place
 from whet.backends.worker import Worker
 from whet.budget import Budget
 from whet.errors import (
@@ -40,6 +41,7 @@ class Request:
 
     target: str = "onnxruntime"
     device: str = "host"
+    triple: str = ""
     recipe: str = "auto"
     calibration: Data | None = None
     labels: Data | None = None
@@ -50,6 +52,11 @@ class Request:
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
     allow_noop: bool = False
     trust: bool = False
+
+    @property
+    def place(self) -> Device:
+        """Return the device that the result would run on."""
+        return find_place(self.device, self.triple or triple_option(self.target))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +106,7 @@ def make_plan(source: str, request: Request, progress: Callable[[str], None]) ->
     Raises what :func:`whet.compile` would raise for the source and the arguments.
     """
     recipe = read_recipe(request.recipe, allow_noop=request.allow_noop)
-    device = find_device(request.device)
+    device = request.place
     target = find_target(request.target).on(device)
     with tempfile.TemporaryDirectory(prefix="whet-plan-") as folder:
         progress("capture")
@@ -187,7 +194,7 @@ def _context(
         prove=False,
         progress=progress,
         target=target.name,
-        device=find_device(request.device),
+        device=request.place,
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import onnx_ir
 
 from whet.backends.c.copying import row_major, terms
-from whet.backends.c.forms import LAST, PLAIN, Layout
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.program import Tensor
+from whet.backends.layouts import LAST, PLAIN, Layout
 
 __all__ = ["Nest", "laid_out", "make_nest", "one_layout"]
 

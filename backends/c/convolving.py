@@ -65,7 +65,7 @@ def dot_products(layer: Layer) -> str:
         first = w.columns.first("kx")
         count = (
             f"{w.columns.count('kx')} * {depth}"
-            if not w.columns.inside
+            if not w.columns.bare
             else str(w.columns.kernel * depth)
         )
         taps = f"""

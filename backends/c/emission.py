@@ -1,11 +1,12 @@
-"""Walk over a model's nodes in order and let their emitters write; whatever cannot be emitted is named all at once."""
+"""Let the emitters of a model's nodes write; whatever cannot be emitted is named all at once."""
 
 import onnx_ir
 
 from whet.backends.c.lowering import Lowering
-from whet.backends.c.program import Program
+from whet.backends.c.program import Buffer, Program, Tensor
 from whet.backends.c.registry import Decline, refusal, registered
 from whet.backends.facts import Facts
+from whet.backends.reading import walk
 from whet.errors import UnsupportedTarget
 
 __all__ = ["emit"]
@@ -27,22 +28,7 @@ def emit(facts: Facts) -> Program:
         low = Lowering(facts)
     except Decline as reason:
         raise UnsupportedTarget(f"target 'c' cannot emit the model: {reason}") from None
-    emitters = registered()
-    declined: dict[str, str] = {}
-    for node in facts.model.graph:
-        if node in low.done or all(v in facts.fixed for v in node.outputs):
-            continue
-        low.begin(node)
-        before = len(low.steps)
-        try:
-            _check(low, node)
-            if node.domain not in {"", "ai.onnx"} or node.op_type not in emitters:
-                raise Decline("there is no emitter for this operator")
-            emitters[node.op_type](low, node)
-        except Decline as reason:
-            declined[f"{node.op_type} '{node.name}'"] = str(reason)
-            del low.steps[before:]
-            _stand_in(low, node)
+    declined = walk(low, registered(), _begin, _give_up)
     if declined:
         raise refusal(declined)
     try:
@@ -51,7 +37,8 @@ def emit(facts: Facts) -> Program:
         raise UnsupportedTarget(f"target 'c' cannot emit the model: {reason}") from None
 
 
-def _check(low: Lowering, node: onnx_ir.Node) -> None:
+def _begin(low: Lowering, node: onnx_ir.Node) -> None:
+    low.begin(node)
     for value in node.outputs:
         if value.dtype is not None and value.name and value.dtype not in _TYPES:
             raise Decline(
@@ -61,10 +48,9 @@ def _check(low: Lowering, node: onnx_ir.Node) -> None:
             raise Decline(f"'{value.name}' has no elements: {low.shape(value)}")
 
 
-def _stand_in(low: Lowering, node: onnx_ir.Node) -> None:
+def _give_up(low: Lowering, node: onnx_ir.Node) -> None:
     """Let the nodes behind one that was declined be looked at too."""
-    from whet.backends.c.program import Buffer, Tensor
-
+    low.forget()
     for value in node.outputs:
         if value.name:
             array = low.facts.array(value)

@@ -1,16 +1,12 @@
 """How values exist in memory: in which order of axes, and as which numbers."""
 
 import dataclasses
-from typing import Literal
 
 from whet.backends.c.program import Grid, Parameter, Tensor
 from whet.backends.c.spelling import c_type
+from whet.backends.layouts import Layout
 
-__all__ = ["LAST", "PLAIN", "Form", "Layout", "pointer", "to_last", "to_plain"]
-
-Layout = Literal["plain", "last"]
-PLAIN: Layout = "plain"
-LAST: Layout = "last"
+__all__ = ["Form", "pointer"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -31,16 +27,6 @@ class Form:
     def constant(self) -> bool:
         """Tell whether the elements are known."""
         return any(t.array is not None for t in self.tensors.values())
-
-
-def to_last(rank: int) -> tuple[int, ...]:
-    """Return the axes that put channels last: 0 2 3 1."""
-    return (0, *range(2, rank), 1)
-
-
-def to_plain(rank: int) -> tuple[int, ...]:
-    """Return the axes that undo it: 0 3 1 2."""
-    return (0, rank - 1, *range(1, rank - 1))
 
 
 def pointer(name: str, tensor: Tensor, *, written: bool = False) -> Parameter:

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir
 
-from whet.backends.c.forms import LAST, PLAIN, Form, Layout, to_last, to_plain
+from whet.backends.c.forms import Form
 from whet.backends.c.program import Buffer, Grid, Kernel, Parameter, Program, Step, Tensor
 from whet.backends.c.registry import Decline
 from whet.backends.c.spelling import C_TYPES
 from whet.backends.facts import Facts
+from whet.backends.layouts import LAST, PLAIN, Layout, to_last, to_plain
+from whet.backends.reading import Reading
 from whet.ir.array import Array
 
 __all__ = ["Lowering"]
@@ -23,15 +25,13 @@ _FEW = 16
 """Integers that four bits can tell apart."""
 
 
-class Lowering:
+class Lowering(Reading):
     """One model on its way to C."""
 
     def __init__(self, facts: Facts) -> None:
         """Begin with the inputs."""
-        self.facts = facts
+        super().__init__(facts)
         self.steps: list[Step] = []
-        self.done: set[onnx_ir.Node] = set()
-        """Nodes that a step of another node computes."""
         self.notes: list[str] = []
         self.integers = False
         """Whether an emitter rounds to a grid that is found while the model runs."""
@@ -39,6 +39,7 @@ class Lowering:
         self._names: dict[Buffer, str] = {}
         self._constants: dict[tuple[str, bytes], Buffer] = {}
         self._label = ""
+        self._begun = 0
         self._inputs: list[tuple[str, Tensor]] = []
         for value in facts.model.graph.inputs:
             if value.const_value is None:
@@ -46,24 +47,9 @@ class Lowering:
 
     # What emitters ask.
 
-    def shape(self, value: onnx_ir.Value) -> tuple[int, ...]:
-        """Return the shape of a value."""
-        return tuple(int(d) for d in self.facts.array(value).shape)
-
     def dtype(self, value: onnx_ir.Value) -> np.dtype[np.generic]:
         """Return the element type of a value as the model has it."""
         return self.facts.array(value).dtype
-
-    def known(self, value: onnx_ir.Value | None) -> Array | None:
-        """Return the elements of a value that does not depend on the inputs; None for all others."""
-        return self.facts.known(value)
-
-    def required(self, value: onnx_ir.Value | None, what: str) -> Array:
-        """Return the elements of a constant; raises Decline, which names it as ``what``."""
-        found = self.known(value)
-        if found is None:
-            raise Decline(f"{what} must be constant")
-        return found
 
     def form(self, value: onnx_ir.Value | None) -> Form:
         """Return how a value exists; a constant comes into being when it is first read."""
@@ -91,14 +77,6 @@ class Lowering:
         forms = [self.form(v) for v in values if v is not None]
         made = [f for f in forms if not f.constant and f.rank > 2]
         return LAST if made and all(LAST in f.tensors for f in made) else PLAIN
-
-    def sole_reader(self, value: onnx_ir.Value) -> onnx_ir.Node | None:
-        """Return the only node that reads a value; None if there are others or it is an output."""
-        uses = list(value.uses())
-        if value.is_graph_output() or len(uses) != 1:
-            return None
-        node = uses[0].node
-        return node if node.graph is self.facts.model.graph else None
 
     def note_packed(self, integers: Array) -> None:
         """Say so if weights have fewer bits than they take here."""
@@ -205,6 +183,11 @@ class Lowering:
     def begin(self, node: onnx_ir.Node) -> None:
         """Label what follows."""
         self._label = f"{node.op_type} {node.name}".strip()
+        self._begun = len(self.steps)
+
+    def forget(self) -> None:
+        """Drop the steps of the node that was begun last."""
+        del self.steps[self._begun :]
 
     def finish(self) -> Program:
         """Give outputs their places; return the program."""

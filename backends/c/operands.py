@@ -6,11 +6,12 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.c.activations import Bounds, activation, bounds
-from whet.backends.c.forms import LAST, PLAIN, Layout, pointer
+from whet.backends.c.forms import pointer
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.program import Grid, Parameter, Tensor
 from whet.backends.c.registry import Decline
 from whet.backends.c.spelling import c_type, floating
+from whet.backends.layouts import LAST, PLAIN, Layout
 from whet.ir.values import attribute_int
 
 __all__ = ["Operand", "Sink", "operand", "read_grid", "sink"]

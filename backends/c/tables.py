@@ -8,10 +8,11 @@ import onnx
 import onnx_ir
 
 from whet.backends.c.activations import activation
-from whet.backends.c.forms import Layout, pointer
+from whet.backends.c.forms import pointer
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import read_grid
 from whet.backends.c.program import Grid
+from whet.backends.layouts import Layout
 from whet.ir.array import Array
 from whet.ir.execute import Executor, newest_ir_version
 

@@ -5,35 +5,21 @@ from collections.abc import Sequence
 
 import onnx_ir
 
+from whet.backends import windows
 from whet.backends.c.registry import Decline
-from whet.ir.values import attribute_int, attribute_ints, attribute_string
+from whet.ir.values import attribute_int, attribute_ints
 
 __all__ = ["Axis", "Window", "loop", "read_window"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Axis:
-    """One direction in space."""
-
-    size: int
-    result: int
-    kernel: int
-    stride: int
-    dilation: int
-    before: int
-    """Elements that are thought of before the first one."""
-
-    @property
-    def inside(self) -> bool:
-        """Tell whether every window lies wholly inside."""
-        last = (self.result - 1) * self.stride - self.before + (self.kernel - 1) * self.dilation
-        return self.before == 0 and last < self.size
+class Axis(windows.Axis):
+    """One direction in space, as loops."""
 
     def taps(self, o: str, k: str, start: str) -> str:
         """Return declarations: where window ``o`` starts, and the range of ``k`` that lies inside."""
         begin = _times(o, self.stride) + (f" - {self.before}" if self.before else "")
         lines = [f"const int {start} = {begin};"]
-        if not self.inside:
+        if not self.bare:
             lines += [
                 f"int {k}0 = 0, {k}1 = {self.kernel};",
                 f"while ({start} + {_times(f'{k}0', self.dilation)} < 0) {{\n++{k}0;\n}}",
@@ -45,17 +31,17 @@ class Axis:
 
     def each(self, k: str) -> str:
         """Return the head of the loop over the taps inside."""
-        if self.inside:
+        if self.bare:
             return f"for (int {k} = 0; {k} < {self.kernel}; ++{k}) {{"
         return f"for (int {k} = {k}0; {k} < {k}1; ++{k}) {{"
 
     def first(self, k: str) -> str:
         """Return the first tap inside."""
-        return "0" if self.inside else f"{k}0"
+        return "0" if self.bare else f"{k}0"
 
     def count(self, k: str) -> str:
         """Return how many taps are inside."""
-        return str(self.kernel) if self.inside else f"({k}1 - {k}0)"
+        return str(self.kernel) if self.bare else f"({k}1 - {k}0)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,41 +102,14 @@ def read_window(
     space = len(shape) - 2
     if space not in (1, 2):
         raise Decline(f"{space} directions in space, only 1 and 2 are supported")
-    strides = attribute_ints(node, "strides", (1,) * space) or ()
-    dilations = attribute_ints(node, "dilations", (1,) * space) or ()
-    before = _pads(node, shape, result, kernel, strides, dilations)
-    axes = [
-        Axis(shape[k + 2], result[k + 2], kernel[k], strides[k], dilations[k], before[k])
-        for k in range(space)
-    ]
+    if any(p < 0 for p in attribute_ints(node, "pads", ()) or ()):
+        raise Decline(
+            f"pads are {list(attribute_ints(node, 'pads', ()) or ())}, expected 0 or more"
+        )
+    if attribute_int(node, "ceil_mode", 0) not in (0, 1):
+        raise Decline("ceil_mode is neither 0 nor 1")
+    moves = windows.read_steps(node, shape[2:], kernel, result[2:])
+    axes = [Axis(shape[k + 2], result[k + 2], kernel[k], *moves[k]) for k in range(space)]
     if space == 1:
         axes.insert(0, Axis(1, 1, 1, 1, 1, 0))
     return Window(shape[0], axes[0], axes[1], shape[1])
-
-
-def _pads(
-    node: onnx_ir.Node,
-    shape: Sequence[int],
-    result: Sequence[int],
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-) -> list[int]:
-    """Return how much is padded in front; what is behind shows in the size of the result."""
-    space = len(shape) - 2
-    auto = attribute_string(node, "auto_pad", "NOTSET")
-    if auto in {"SAME_UPPER", "SAME_LOWER"}:
-        found: list[int] = []
-        for k in range(space):
-            reach = (result[k + 2] - 1) * strides[k] + (kernel[k] - 1) * dilations[k] + 1
-            total = max(0, reach - shape[k + 2])
-            found.append(total // 2 if auto == "SAME_UPPER" else total - total // 2)
-        return found
-    if auto == "VALID":
-        return [0] * space
-    pads = attribute_ints(node, "pads", (0,) * (2 * space)) or ()
-    if any(p < 0 for p in pads):
-        raise Decline(f"pads are {list(pads)}, expected 0 or more")
-    if attribute_int(node, "ceil_mode", 0) not in (0, 1):
-        raise Decline("ceil_mode is neither 0 nor 1")
-    return list(pads[:space])

@@ -4,7 +4,18 @@ import importlib
 import os
 from typing import Any
 
-__all__ = ["Expr", "IRBuilder", "T", "relax", "s_tir", "te", "tirx", "topi", "tvm"]
+__all__ = [
+    "Expr",
+    "IRBuilder",
+    "T",
+    "relax",
+    "s_tir",
+    "structural_walk",
+    "te",
+    "tirx",
+    "topi",
+    "tvm",
+]
 
 Expr = Any
 """An expression of TIR or Relax."""
@@ -19,3 +30,4 @@ topi: Any = importlib.import_module("tvm.topi")
 s_tir: Any = importlib.import_module("tvm.s_tir")
 T: Any = importlib.import_module("tvm.tirx.script.builder")
 IRBuilder: Any = importlib.import_module("tvm.script.ir_builder").IRBuilder
+structural_walk: Any = importlib.import_module("tvm_ffi").structural_walk

@@ -14,22 +14,25 @@ from whet.backends.facts import Facts, observe
 from whet.backends.tvm.building import build
 from whet.backends.tvm.emission import emit
 from whet.backends.tvm.machine import Machine
+from whet.backends.tvm.program import header, makefile
 from whet.ir.array import Array
 
 __all__ = ["FILES", "write"]
 
-FILES = ("model.so", "model.npz", "model.json", "load.py", "check.npz")
-_LOADER = Path(__file__).parent / "load.py"
+FILES = (
+    "model.so", "model.npz", "model.json", "load.py", "run.c", "model.h", "Makefile", "check.npz",
+)  # fmt: skip
+_LOADERS = (Path(__file__).parent / "load.py", Path(__file__).parent / "run.c")
 
 
 def write(
     model: onnx_ir.Model,
     folder: Path,
     machine: Machine,
+    linker: str,
     *,
     examples: Mapping[str, Array],
     seed: int = 0,
-    compiler: str | None = None,
 ) -> list[str]:
     """Write a model of fixed sizes; nothing is written if it cannot be. Returns the names of the files.
 
@@ -38,16 +41,26 @@ def write(
     """
     facts = observe(model, examples, seed, "tvm")
     emitted = emit(facts, machine)
-    build(emitted.module, machine, folder / "model.so", compiler)
+    working = build(emitted.module, machine, folder / "model.so", linker)
     # np.savez takes names as keywords: a weight may be called anything but "file".
     np.savez(folder / "model.npz", allow_pickle=False, **emitted.weights)
-    shutil.copyfile(_LOADER, folder / "load.py")
+    for loader in _LOADERS:
+        shutil.copyfile(loader, folder / loader.name)
     inputs = [v for v in model.graph.inputs if v.const_value is None]
+    rows = _rows(facts, inputs), _rows(facts, model.graph.outputs)
     described = {
-        "inputs": _rows(facts, inputs),
-        "outputs": _rows(facts, model.graph.outputs),
+        "inputs": rows[0],
+        "outputs": rows[1],
         "machine": dataclasses.asdict(machine),
+        "memory": {
+            "weights": sum(array.nbytes for array in emitted.weights.values()),
+            "inputs": sum(facts.array(v).nbytes for v in inputs),
+            **dataclasses.asdict(working),
+            "code": (folder / "model.so").stat().st_size,
+        },
     }
+    (folder / "model.h").write_text(header(*rows))
+    (folder / "Makefile").write_text(makefile(Path(linker).name))
     (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n")
     given = {f"x{k}": facts.array(v) for k, v in enumerate(inputs)}
     found = {f"y{k}": a for k, a in enumerate(facts.expected)}

@@ -1,4 +1,4 @@
-"""Walk over a model's nodes in order and let their emitters write; whatever cannot be emitted is named all at once."""
+"""Let the emitters of a model's nodes write Relax; whatever cannot be emitted is named all at once."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir
 
 from whet.backends.facts import Facts
+from whet.backends.reading import walk
 from whet.backends.tvm.api import relax
 from whet.backends.tvm.lowering import TYPES, Lowering
 from whet.backends.tvm.machine import Machine
@@ -42,7 +43,7 @@ def emit(facts: Facts, machine: Machine) -> Emitted:
         with builder.dataflow():
             try:
                 low = Lowering(facts, builder, machine)
-                declined = _walk(low)
+                declined = walk(low, registered(), _check, _stand_in)
                 if not declined:
                     parameters, outputs = low.finish()
                     weights = low.weights
@@ -52,24 +53,6 @@ def emit(facts: Facts, machine: Machine) -> Emitted:
     if declined:
         raise refusal(declined)
     return Emitted(builder.get(), weights)
-
-
-def _walk(low: Lowering) -> dict[str, str]:
-    """Emit every node; return those that were declined, with the reasons."""
-    emitters = registered()
-    declined: dict[str, str] = {}
-    for node in low.facts.model.graph:
-        if node in low.done or all(v in low.facts.fixed for v in node.outputs):
-            continue
-        try:
-            _check(low, node)
-            if node.domain not in {"", "ai.onnx"} or node.op_type not in emitters:
-                raise Decline("there is no emitter for this operator")
-            emitters[node.op_type](low, node)
-        except Decline as reason:
-            declined[f"{node.op_type} '{node.name}'"] = str(reason)
-            _stand_in(low, node)
-    return declined
 
 
 def _check(low: Lowering, node: onnx_ir.Node) -> None:

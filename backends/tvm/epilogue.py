@@ -7,9 +7,10 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir
 
+from whet.backends.layouts import LAST, Layout
 from whet.backends.tvm.activations import UNARY, activation
 from whet.backends.tvm.api import Expr, tirx
-from whet.backends.tvm.lowering import LAST, Layout, Lowering
+from whet.backends.tvm.lowering import Lowering
 from whet.backends.tvm.operators.arithmetic import BINARY
 from whet.ir.array import Array
 from whet.ir.values import is_constant

@@ -6,23 +6,22 @@ other is made when somebody asks. Constants are parameters of the Relax function
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir
 
 from whet.backends.facts import Facts
+from whet.backends.layouts import LAST, PLAIN, Layout, to_last, to_plain
+from whet.backends.reading import Reading
 from whet.backends.tvm.api import Expr, relax, te
 from whet.backends.tvm.machine import Machine
 from whet.backends.tvm.registry import Decline
 from whet.ir.array import Array
 from whet.ir.values import attribute_ints
 
-__all__ = ["LAST", "PLAIN", "TYPES", "Layout", "Lowering", "ints", "to_last", "to_plain"]
+__all__ = ["TYPES", "Lowering", "ints"]
 
-Layout = Literal["plain", "last"]
-PLAIN: Layout = "plain"
-LAST: Layout = "last"
 TYPES = frozenset(
     ["bool", "float16", "float32", "float64"]
     + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -37,25 +36,13 @@ def ints(node: onnx_ir.Node, name: str, default: Sequence[int]) -> tuple[int, ..
     return tuple(int(n) for n in found)
 
 
-def to_last(rank: int) -> tuple[int, ...]:
-    """Return the order of axes that puts channels, axis 1, last."""
-    return (0, *range(2, rank), 1) if rank > 2 else tuple(range(rank))
-
-
-def to_plain(rank: int) -> tuple[int, ...]:
-    """Return the order of axes that puts channels back."""
-    return (0, rank - 1, *range(1, rank - 1)) if rank > 2 else tuple(range(rank))
-
-
-class Lowering:
+class Lowering(Reading):
     """One model on its way to Relax."""
 
     def __init__(self, facts: Facts, builder: Any, machine: Machine) -> None:
         """Begin with the inputs."""
-        self.facts = facts
+        super().__init__(facts)
         self.machine = machine
-        self.done: set[onnx_ir.Node] = set()
-        """Nodes that a kernel of another node computes."""
         self.inputs: list[Any] = []
         self.weights: dict[str, Array] = {}
         """Constants by the name of their parameter, in order."""
@@ -69,26 +56,10 @@ class Lowering:
 
     # What emitters ask.
 
-    def shape(self, value: onnx_ir.Value | None) -> tuple[int, ...]:
-        """Return the shape of a value."""
-        assert value is not None
-        return tuple(int(d) for d in self.facts.array(value).shape)
-
     def dtype(self, value: onnx_ir.Value | None) -> str:
         """Return the element type of a value."""
         assert value is not None
         return self.facts.array(value).dtype.name
-
-    def known(self, value: onnx_ir.Value | None) -> Array | None:
-        """Return the elements of a value that does not depend on the inputs; None for all others."""
-        return self.facts.known(value)
-
-    def required(self, value: onnx_ir.Value | None, what: str) -> Array:
-        """Return the elements of a constant; raises Decline, which names it as ``what``."""
-        found = self.known(value)
-        if found is None:
-            raise Decline(f"{what} must be constant")
-        return found
 
     def has(self, value: onnx_ir.Value, layout: Layout = PLAIN) -> bool:
         """Tell whether a value was computed already, and is there in a layout."""
@@ -122,14 +93,6 @@ class Lowering:
 
     def _parameters_only(self, forms: Mapping[Layout, Any]) -> bool:
         return all(any(form is p for p in self._parameters.values()) for form in forms.values())
-
-    def sole_reader(self, value: onnx_ir.Value) -> onnx_ir.Node | None:
-        """Return the only node that reads a value; None if there are others or it is an output."""
-        uses = list(value.uses())
-        if value.is_graph_output() or len(uses) != 1:
-            return None
-        node = uses[0].node
-        return node if node.graph is self.facts.model.graph else None
 
     # What emitters make.
 

@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 from whet.backends.tvm.api import tvm
+from whet.backends.tvm.processor import EXTENSIONS, Processor
 from whet.errors import UsageError
 
 __all__ = ["Machine", "find_machine"]
@@ -33,6 +34,12 @@ class Machine:
         """Return TVM's description."""
         return _target(self.cpu, self.triple, self.features)
 
+    @property
+    def extensions(self) -> frozenset[str]:
+        """Return the vector extensions that code may use, as Linux spells them."""
+        has, target = tvm.get_global_func("target.target_has_feature"), self.target()
+        return frozenset(name for name, spelled in EXTENSIONS.items() if has(spelled, target))
+
 
 @functools.cache
 def _target(cpu: str, triple: str, features: str) -> Any:
@@ -49,16 +56,17 @@ def _target(cpu: str, triple: str, features: str) -> Any:
         raise UsageError(f"TVM knows no processor {found}: {error}") from error
 
 
-def find_machine(cpu: str, triple: str, features: str, threads: int) -> Machine:
-    """Return the machine of that name; without a name and a triple this one.
+def find_machine(processor: Processor) -> Machine:
+    """Return the machine with a processor; without a name and a triple this one.
 
     Raises:
         UsageError: TVM does not know it.
     """
+    cpu, triple, features = processor.cpu, processor.triple, processor.features
     if not cpu and not triple:
         cpu = str(tvm.get_global_func("target.llvm_get_system_cpu")())
     has = tvm.get_global_func("target.target_has_feature")
     target = _target(cpu, triple, features)
     lanes = next((n for name, n in _LANES.items() if has(name, target)), 4)
     wide = lanes == 16 or has("neon", target)
-    return Machine(cpu, triple, features, threads, lanes, 32 if wide else 16)
+    return Machine(cpu, triple, features, processor.threads, lanes, 32 if wide else 16)

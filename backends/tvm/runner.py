@@ -1,8 +1,11 @@
 """Run a TVM artifact in this process, through the loader that the artifact carries."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from whet.backends.device import host
+from whet.backends.triples import triple_of
 from whet.backends.tvm.load import Model
 from whet.ir.array import Array
 from whet.ir.execute import CannotRun
@@ -15,6 +18,9 @@ class LibraryRunner:
 
     def __init__(self, folder: Path, threads: int) -> None:
         """Load it; raises CannotRun."""
+        wanted, here = _triple(folder), triple_of(host())
+        if wanted and wanted != here:
+            raise CannotRun(f"the library is made for {wanted}, this machine is {here}")
         try:
             self._model = Model(folder, threads)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
@@ -28,3 +34,8 @@ class LibraryRunner:
             return self._model.run(feeds)
         except (ValueError, RuntimeError) as error:
             raise CannotRun(str(error)) from error
+
+
+def _triple(folder: Path) -> str:
+    found: str = json.loads((folder / "model.json").read_text())["machine"]["triple"]
+    return found

@@ -1,63 +1,71 @@
-"""Lower to TVM: a library of kernels made for one processor, its weights, and a loader."""
+"""Lower to TVM: a library of kernels made for one processor, its weights, and two loaders."""
 
 import importlib.util
-import os
-import shutil
-import tempfile
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from whet.backends.base import Runner, RuntimeOptions, Target
+from whet.backends.device import Device, host
+from whet.backends.planned import Planned
+from whet.backends.triples import plain_triple, triple_of
+from whet.backends.tvm.processor import agreed, find_linker
 from whet.errors import UnsupportedTarget, UsageError
 from whet.ir.array import Array
 
 if TYPE_CHECKING:
     import onnx_ir
 
-    from whet.passes.base import Pass
-    from whet.passes.pipeline import Fixpoint
+    from whet.backends.tvm.machine import Machine
 
 __all__ = ["Tvm"]
 
-_OPTIONS = {"cpu": "", "triple": "", "features": "", "threads": "", "cc": ""}
-_ORDER = 1e-4
-"""Relative error of outputs whose sums run in another order, and whose exponentials are polynomials."""
-_STEP = 2e-2
-"""The same where sums are rounded to a grid."""
 
-
-class Tvm(Target):
+class Tvm(Planned):
     """TVM: Relax, kernels in TIR for the sizes of this model, LLVM.
 
     Options: ``cpu``, ``triple`` and ``features`` are LLVM's names of another processor, ``cc`` links for it;
-    ``threads`` is how many the work is divided for.
+    ``threads`` is how many the work is divided for. What they do not say, the device does.
     """
 
     name = "tvm"
     own_source: ClassVar[bool] = False
+    contends: ClassVar[bool] = True
+    defaults: ClassVar[Mapping[str, str]] = {
+        "cpu": "", "triple": "", "features": "", "threads": "", "cc": "",
+    }  # fmt: skip
+    marker: ClassVar[str] = "model.so"
+    # Exponentials are polynomials, too.
+    order: ClassVar[float] = 1e-4
 
-    def __init__(
-        self,
-        options: Mapping[str, str] | None = None,
-        examples: Mapping[str, Array] | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Take options, and the inputs that the loader's check is to run."""
-        self._options = {**_OPTIONS, **(options or {})}
-        self._examples = dict(examples or {})
-        self._seed = seed
+    @property
+    def triple(self) -> str:
+        """Return the kind of machine that the options name."""
+        return self.options["triple"]
 
-    def configured(self, options: Mapping[str, str]) -> Target:
-        """Return the target with options; raises UsageError."""
-        for key, value in options.items():
-            if key not in _OPTIONS:
-                raise UsageError(
-                    f"target 'tvm' has no option '{key}'; known: {', '.join(_OPTIONS)}"
-                )
-            if key == "threads" and not (value.isdigit() and int(value)):
-                raise UsageError(f"threads is '{value}', expected 1 or more")
-        return Tvm({**self._options, **options}, self._examples, self._seed)
+    def check(self, key: str, value: str) -> None:
+        """Refuse what no processor has."""
+        if key == "threads" and not (value.isdigit() and int(value)):
+            raise UsageError(f"threads is '{value}', expected 1 or more")
+        if key == "triple":
+            plain_triple(value)
+
+    def on(self, device: Device) -> "Tvm":
+        """Return the target for a device; raises UsageError where the options contradict it."""
+        super(Planned, self).on(device)
+        agreed(self.options, device)
+        return super().on(device)
+
+    def missing(self) -> str:
+        """Return why TVM cannot be used on this machine."""
+        if _absent():
+            return _absent()
+        try:
+            find_linker(self.options, self.device)
+        except UnsupportedTarget as error:
+            return str(error)
+        return ""
 
     def settle(
         self,
@@ -66,71 +74,28 @@ class Tvm(Target):
         sizes: Mapping[str, int],
         seed: int,
     ) -> "tuple[Target, onnx_ir.Model]":
-        """Fix every size; raises UsageError for one that neither the examples nor the user give.
+        """Fix every size; raises UsageError for one that is not known or a processor that TVM does not know.
 
-        Raises UnsupportedTarget where TVM is not installed.
+        Raises UnsupportedTarget where TVM or the linker is not installed.
         """
-        from whet.backends.sizes import fix_sizes
-
         _find()
-        return Tvm(self._options, examples, seed), fix_sizes(model, examples, sizes, self.name)
+        self._machine()
+        find_linker(self.options, self.device)
+        return super().settle(model, examples, sizes, seed)
 
-    def fixed_sizes(self, sizes: Mapping[str, int]) -> Mapping[str, int]:
-        """Return none: all are fixed."""
-        return {}
-
-    def legalize(self) -> "tuple[Pass | Fixpoint, ...]":
-        """Return the exact passes: attention lifted, batch norms folded, shapes worked out."""
-        from whet.passes.recipes import exact
-
-        return (exact(),)
-
-    def refuses(self, model: "onnx_ir.Model") -> list[str]:
-        """Name what no pass removes and no emitter takes; the rest shows when the rewritten model is emitted."""
-        from whet.backends.refusals import refusals
-
-        return refusals(model)
-
-    def lower(self, model: "onnx_ir.Model", folder: Path) -> list[str]:
-        """Write ``model.onnx``, which tools read, and the library that computes the same."""
+    def write(self, model: "onnx_ir.Model", folder: Path) -> Sequence[str]:
+        """Write the library, its weights, and what loads them."""
         _find()
-        from whet.backends.onnxruntime import lean
         from whet.backends.tvm.artifact import write
-        from whet.backends.tvm.machine import find_machine
-        from whet.ir.saving import save_model
 
-        own = self._options
-        compiler = own["cc"] or next(
-            filter(None, map(shutil.which, ("g++", "gcc", "cc", "clang"))), None
-        )
-        if compiler is None:
-            raise UnsupportedTarget(
-                "target 'tvm' links its library with a C compiler, and there is none: install gcc"
-            )
-        threads = int(own["threads"] or os.cpu_count() or 1)
-        machine = find_machine(own["cpu"], own["triple"], own["features"], threads)
-        written = write(
-            model, folder, machine, examples=self._examples, seed=self._seed, compiler=compiler
-        )
-        save_model(lean(model), folder / "model.onnx")
-        kept = {"model.onnx", *written}
-        more = sorted(path.name for path in folder.iterdir() if path.name not in kept)
-        return ["model.onnx", *written, *more]
+        linker = find_linker(self.options, self.device)
+        return write(model, folder, self._machine(), linker, examples=self.examples, seed=self.seed)
 
-    def open(self, path: Path, options: RuntimeOptions) -> Runner:
-        """Load the library beside a model file; a file without it is lowered first."""
+    def load(self, folder: Path, options: RuntimeOptions) -> Runner:
+        """Load the library."""
         from whet.backends.tvm.runner import LibraryRunner
 
-        folder = path if path.is_dir() else path.parent
-        if (folder / "model.so").is_file():
-            return LibraryRunner(folder, options.threads)
-        from whet.ir.files import load_model
-        from whet.ir.prepare import normalize
-
-        with tempfile.TemporaryDirectory() as scratch:
-            target, model = self.settle(normalize(load_model(path)), {}, {}, 0)
-            target.lower(model, Path(scratch))
-            return LibraryRunner(Path(scratch), options.threads)
+        return LibraryRunner(folder, options.threads)
 
     def weigh(self, folder: Path, files: Sequence[str]) -> int:
         """Return the bytes of what runs: library, weights, loader."""
@@ -138,15 +103,43 @@ class Tvm(Target):
         return sum((folder / name).stat().st_size for name in needed)
 
     def idle(self) -> str:
-        """Return why a library made for another processor cannot be tried here."""
-        if self._options["triple"]:
-            return f"it is made for {self._options['triple']}"
-        return ""
+        """Return why a library that was made for another processor cannot be tried here."""
+        if self.device.here and not any(self.options[k] for k in ("cpu", "triple", "features")):
+            return ""
+        wanted, here = triple_of(self.device), host()
+        if wanted != triple_of(here):
+            return f"it is made for {self.device.name} ({wanted}), this machine is {here.isa[0]}"
+        if _absent():
+            return _absent()
+        lacking = sorted(self._machine().extensions - set(here.isa))
+        return f"it uses {' and '.join(lacking)}, which this machine lacks" if lacking else ""
 
-    def rounding(self, model: "onnx_ir.Model") -> float:
-        """Return what another order of sums amounts to; with quantized activations, one step of a grid."""
-        steps = {"QuantizeLinear", "DynamicQuantizeLinear"}
-        return _STEP if any(node.op_type in steps for node in model.graph) else _ORDER
+    def over(self, folder: Path, ram: int | None, flash: int | None) -> list[str]:
+        """Return which limits of the device are broken, and what takes how much."""
+        if not (folder / "model.json").is_file():
+            return []
+        found = _memory(folder)
+        parts = ", ".join(f"{size:,} of {what}" for what, size in found.items())
+        used, kept = sum(found.values()), self.weigh(folder, ())
+        broken: list[str] = []
+        if ram is not None and used > ram:
+            broken.append(f"RAM is {used:,} bytes ({parts}), the budget {ram:,}")
+        if flash is not None and kept > flash:
+            library = (folder / "model.so").stat().st_size
+            broken.append(
+                f"flash is {kept:,} bytes of files, {library:,} of them the library, the budget {flash:,}"
+            )
+        return broken
+
+    def story(self, folder: Path) -> list[str]:
+        """Return what it takes of memory, and at which sizes it runs."""
+        found = _memory(folder)
+        parts = ", ".join(f"{size:,} of {what}" for what, size in found.items())
+        sizes = ", ".join(f"{row['name']} {row['shape']}" for row in _described(folder)["inputs"])
+        return [
+            f"it runs at {sizes} alone",
+            f"RAM: {sum(found.values()):,} bytes ({parts}), without TVM's runtime",
+        ]
 
     def versions(self) -> dict[str, str]:
         """Return TVM's version."""
@@ -157,9 +150,26 @@ class Tvm(Target):
         except PackageNotFoundError:
             return {"tvm": "none"}
 
+    def _machine(self) -> "Machine":
+        from whet.backends.tvm.machine import find_machine
+
+        return find_machine(agreed(self.options, self.device))
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "model.json").read_text())
+    return found
+
+
+def _memory(folder: Path) -> Mapping[str, int]:
+    return {what: int(size) for what, size in _described(folder)["memory"].items()}
+
+
+def _absent() -> str:
+    found = importlib.util.find_spec("tvm")
+    return "" if found else "TVM is not installed: pip install 'whet[tvm]'"
+
 
 def _find() -> None:
-    if importlib.util.find_spec("tvm") is None:
-        raise UnsupportedTarget(
-            "target 'tvm' needs TVM, which is not installed: pip install 'whet[tvm]'"
-        )
+    if _absent():
+        raise UnsupportedTarget(f"target 'tvm' cannot be used: {_absent()}")

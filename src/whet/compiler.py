@@ -101,14 +101,17 @@ def _check_measurable(options: Options, target: Target | None, *, metric: bool) 
     ram, flash = options.budget.device
     if ram is not None and not target.counts_memory:
         raise UsageError(
-            f"a limit on RAM needs a target that plans memory (c), the target is '{target.name}'"
+            f"a limit on RAM needs a target that plans memory (c, tvm), the target is '{target.name}'"
         )
     if flash is not None and not (target.counts_memory or target.counts_flash):
         raise UsageError(
-            f"a limit on flash needs a target that counts its bytes (c, onnxruntime), the target is '{target.name}'"
+            "a limit on flash needs a target that counts its bytes (c, onnxruntime, tvm), "
+            f"the target is '{target.name}'"
         )
     if options.budget.drop is not None and not metric:
         raise UsageError("a limit on the drop needs a metric: give evaluate or labels")
+    if options.budget.drop is not None and (reason := target.idle()):
+        raise UsageError(f"a limit on the drop needs a result that runs here: {reason}")
     if options.budget.latency is not None and not options.place.here:
         raise UsageError(
             f"a limit on the latency needs timing, and this machine is not the device '{options.place.name}'"

@@ -103,7 +103,7 @@ def hold_contest(
     errors: list[WhetError] = []
     feeds: Mapping[str, Array] = {}
     for name, target in contenders().items():
-        if reason := target.missing():
+        if reason := target.absent(prepared.model, options.sizes):
             refused[name] = reason
             continue
         options.progress(f"compile for {name}")

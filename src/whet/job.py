@@ -17,7 +17,7 @@ from whet.backends.gate import NeverWorse
 from whet.backends.probe import find_bindings
 from whet.backends.worker import Turns, Worker
 from whet.comparison import record
-from whet.errors import InvalidModel, UnsupportedTarget
+from whet.errors import InvalidModel, UnsupportedTarget, UsageError
 from whet.evaluation import Evaluation
 from whet.ir.bindings import Bindings
 from whet.ir.execute import CannotRun
@@ -178,7 +178,7 @@ class Job:
 
     def _scorer(self, scene: Scene) -> Callable[[onnx_ir.Model], float] | None:
         """Return what scores a model between passes; None where there is no metric or it takes long."""
-        if not scene.metric or self._setting.turns is not None:
+        if not scene.metric or self._setting.turns is not None or self._target.idle():
             return None
         self._options.progress("evaluate the source")
         scene.metric.of_source(scene.before)
@@ -231,7 +231,12 @@ class Job:
     def _searches(self, data: Dataset | None) -> bool:
         """Tell whether a mixture is searched for: with a budget, real inputs, and no recipe that says what to do."""
         budget = bool(self._options.budget) or self._options.minimize != "auto"
-        return budget and self._setting.recipe.name == "auto" and data is not None
+        wanted = budget and self._setting.recipe.name == "auto" and data is not None
+        if wanted and (reason := self._target.idle()):
+            raise UsageError(
+                f"a search runs what it finds, and this is not run here: {reason}; say what to do with a recipe"
+            )
+        return wanted
 
     def _search(
         self, scene: Scene, realizer: Realizer, context: Context

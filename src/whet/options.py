@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from whet.backends.base import RuntimeOptions
-from whet.backends.device import Device, find_device
+from whet.backends.base import RuntimeOptions, triple_option
+from whet.backends.device import Device
+from whet.backends.triples import find_place
 from whet.budget import Budget, parse_bytes
 from whet.errors import UsageError
 from whet.ir.values import Array
@@ -46,6 +47,8 @@ class Options:
     device: str | Path | Device = "host"
     """The machine that the result will run on: ``host``, a known device, a ``FILE.toml`` or a :class:`Device`. Nothing
     is timed for another machine than this one, and the memory it has is a budget."""
+    triple: str = ""
+    """The kind of machine, as compilers name it (``aarch64-linux-gnu``): without a device, the plainest one of it."""
     budget: Budget = dataclasses.field(default_factory=Budget)
     threads: int = 0
     optimization: str = "all"
@@ -104,7 +107,7 @@ class Options:
     @functools.cached_property
     def place(self) -> Device:
         """Return the device that the result will run on."""
-        return find_device(self.device)
+        return find_place(self.device, self.triple or triple_option(self.target))
 
     @property
     def timed(self) -> bool:

@@ -39,7 +39,9 @@ class Realizer:
         manifest = self._write_manifest(setting.folder, files, model)
         reason = setting.target.idle()
         if reason:
-            setting.notes.append(f"the result was not executed: {reason}")
+            setting.notes.append(
+                f"the result was not executed, so neither compared nor timed: {reason}"
+            )
             costs = self._costs(model, files, None, None)
             return Result(manifest, [], costs, None, False, model, source)
         setting.options.progress("check in a fresh process")

@@ -13,6 +13,7 @@ __all__ = ["reproduce"]
 _FLAGS = {
     "target": "--target",
     "device": "--device",
+    "triple": "--triple",
     "minimize": "--minimize",
     "candidates": "--candidates",
     "loss": "--loss",

@@ -8,6 +8,7 @@ import tomllib
 from builtins import compile as compile_text
 from pathlib import Path
 
+import cross
 import numpy as np
 import onnx
 import onnx_ir
@@ -132,6 +133,8 @@ def test_a_line_runs(place: Path, line: str) -> None:
         pytest.importorskip("torch")
     if "--target tvm" in line:
         pytest.importorskip("tvm")
+        if {"--triple", "--device"} & set(line.split()):
+            cross.compiler()
     arguments = quick(line)
     found = CliRunner().invoke(app, arguments)
     allowed = {0, 3} if BUDGET & set(arguments) else {0}

@@ -28,6 +28,8 @@ whet compile net.onnx -o out --target c --bind batch=1 --calibration train.npz -
 
 whet compile net.onnx -o out --target c --device nrf52840 --bind batch=1
 
+whet compile net.onnx -o out --target tvm --triple aarch64-linux-gnu --bind batch=1
+
 whet compile mypackage.models:make_encoder -o out --recipe 'quantize-dynamic'
 """
 
@@ -49,6 +51,7 @@ def _command(
     output: Output,
     target: options.Target = "onnxruntime",
     device: options.Device = "host",
+    triple: options.Triple = "",
     recipe: options.Recipe = "auto",
     calibration: options.Calibration = None,
     evaluate: options.Evaluate = None,
@@ -84,6 +87,7 @@ def _command(
     arguments: dict[str, Any] = {
         "target": target,
         "device": device,
+        "triple": triple,
         "recipe": recipe,
         "budget": whet.Budget(drop=drop, size=size, latency=latency, ram=ram, flash=flash),
         "minimize": minimize,

@@ -37,6 +37,7 @@ __all__ = [
     "Start",
     "Target",
     "Threads",
+    "Triple",
     "Trust",
     "Workers",
 ]
@@ -55,7 +56,8 @@ Target = Annotated[
         metavar="NAME",
         help="What to lower to: onnxruntime, ort-mobile (model.ort for minimal builds of it), openvino "
         "('openvino{precision=bf16}'), c (C99 for small "
-        "devices; 'c{name=net,weights=bin}'), reference, or auto (the fastest that is installed; whet compile only).",
+        "devices; 'c{name=net,weights=bin}'), tvm (a library of kernels), reference, or auto (the fastest that is "
+        "installed; whet compile only).",
         autocompletion=completion.targets,
     ),
 ]
@@ -66,6 +68,15 @@ Device = Annotated[
         help="What the result will run on: host (this machine), a known device such as raspberry-pi-4, cortex-m4 or "
         "nrf52840, or a FILE.toml; 'cortex-m4{ram=128KB}'. Nothing is timed for another machine.",
         autocompletion=completion.devices,
+    ),
+]
+Triple = Annotated[
+    str,
+    typer.Option(
+        metavar="TRIPLE",
+        help="The kind of machine that the result will run on, as compilers name it: aarch64-linux-gnu. Short for the "
+        "--device of that name, the plainest machine of the kind.",
+        show_default=False,
     ),
 ]
 Optimization = Annotated[
@@ -139,7 +150,7 @@ Ram = Annotated[
     typer.Option(
         metavar="BYTES",
         rich_help_panel=_BUDGET,
-        help="Working memory of the device, with --target c: 256KB. Without it, what the --device has.",
+        help="Working memory of the device, with --target c and tvm: 256KB. Without it, what the --device has.",
     ),
 ]
 Flash = Annotated[
@@ -147,7 +158,7 @@ Flash = Annotated[
     typer.Option(
         metavar="BYTES",
         rich_help_panel=_BUDGET,
-        help="What is kept on the device, 1MB: constants and code with --target c, files with --target onnxruntime.",
+        help="What is kept on the device, 1MB: constants and code with --target c, files with onnxruntime and tvm.",
     ),
 ]
 Minimize = Annotated[

@@ -32,6 +32,7 @@ def _command(
     model: options.Model,
     target: options.Target = "onnxruntime",
     device: options.Device = "host",
+    triple: options.Triple = "",
     recipe: options.Recipe = "auto",
     calibration: options.Calibration = None,
     evaluate: options.Evaluate = None,
@@ -61,6 +62,7 @@ def _command(
     request = Request(
         target=target,
         device=device,
+        triple=triple,
         recipe=recipe,
         calibration=calibration,
         labels=labels,

@@ -21,7 +21,7 @@ from whet.errors import WhetError
 __all__ = ["BrokenBuild", "compare", "main", "tree_files"]
 
 FOLDERS = ("ir", "passes", "analysis", "solve", "backends", "tools")
-_KINDS = ("*.py", "*.j2", "*.css", "*.js")
+_KINDS = ("*.py", "*.c", "*.j2", "*.css", "*.js")
 _PACKAGE = "whet"
 _IMPORT = """
 import sys, pathlib, whet

@@ -6,12 +6,13 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.c.broadcasting import laid_out, make_nest, one_layout
-from whet.backends.c.forms import LAST, Layout, pointer
+from whet.backends.c.forms import pointer
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import Operand, sink
 from whet.backends.c.program import Grid, Tensor
 from whet.backends.c.registry import Decline, emits
 from whet.backends.c.spelling import c_type
+from whet.backends.layouts import LAST, Layout
 from whet.ir.values import attribute_int
 
 __all__ = ["emit_arithmetic", "emit_fold", "emit_logic", "emit_where"]

@@ -2,7 +2,6 @@
 
 import onnx_ir
 
-from whet.backends.c.forms import LAST
 from whet.backends.c.layers import emit_layer, read_bias
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import operand, sink
@@ -10,6 +9,7 @@ from whet.backends.c.program import Tensor
 from whet.backends.c.registry import Decline, emits
 from whet.backends.c.weights import Weights, read_weights
 from whet.backends.c.windows import read_window
+from whet.backends.layouts import LAST
 from whet.ir.values import attribute_int
 
 __all__ = ["emit_conv"]

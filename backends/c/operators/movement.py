@@ -6,11 +6,11 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.c.copying import Strided, copy, filled, row_major
-from whet.backends.c.forms import LAST, PLAIN, Layout, to_last
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.program import Grid, Tensor
 from whet.backends.c.registry import Decline, emits
 from whet.backends.c.spelling import literal
+from whet.backends.layouts import LAST, PLAIN, Layout, to_last
 from whet.ir.values import attribute_int, attribute_ints, attribute_string
 
 __all__ = ["emit_concat", "emit_pad", "emit_reshape", "emit_slice", "emit_split", "emit_transpose"]

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import onnx_ir
 
-from whet.backends.c.forms import LAST, PLAIN, pointer
+from whet.backends.c.forms import pointer
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import operand, sink
 from whet.backends.c.program import Parameter
 from whet.backends.c.registry import Decline, emits
 from whet.backends.c.spelling import floating
+from whet.backends.layouts import LAST, PLAIN
 from whet.ir.values import attribute_float, attribute_int
 
 __all__ = ["emit_batch_norm", "emit_group_norm", "emit_layer_norm", "emit_softmax"]

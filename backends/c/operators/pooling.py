@@ -3,13 +3,14 @@
 import numpy as np
 import onnx_ir
 
-from whet.backends.c.forms import LAST, pointer
+from whet.backends.c.forms import pointer
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import operand, sink
 from whet.backends.c.program import Grid
 from whet.backends.c.registry import Decline, emits
 from whet.backends.c.spelling import c_type, floating, integer
 from whet.backends.c.windows import Window, read_window
+from whet.backends.layouts import LAST
 from whet.ir.values import attribute_int, attribute_ints
 
 __all__ = ["emit_average_pool", "emit_max_pool"]
@@ -110,7 +111,7 @@ def _window(low: Lowering, node: onnx_ir.Node) -> Window:
 def _count(node: onnx_ir.Node, window: Window) -> str:
     """Return the declaration of how many elements the mean is over."""
     rows, columns = window.rows, window.columns
-    if rows.inside and columns.inside:
+    if rows.bare and columns.bare:
         return f"const int count = {rows.kernel * columns.kernel};"
     if not attribute_int(node, "count_include_pad", 0):
         return f"const int count = {rows.count('ky')} * {columns.count('kx')};"

@@ -7,11 +7,12 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.c.copying import row_major, terms
-from whet.backends.c.forms import LAST, PLAIN, pointer, to_last
+from whet.backends.c.forms import pointer
 from whet.backends.c.lowering import Lowering
 from whet.backends.c.operands import operand, sink
 from whet.backends.c.registry import Decline, emits
 from whet.backends.c.spelling import c_type
+from whet.backends.layouts import LAST, PLAIN, to_last
 from whet.ir.values import attribute_int, attribute_ints
 
 __all__ = ["emit_arg", "emit_reduce"]

@@ -15,6 +15,7 @@ from whet.backends.tvm.api import Expr, T, tirx
 from whet.backends.tvm.epilogue import Ending
 from whet.backends.tvm.kernels.writing import Tiling, best_tiling, each, function, scratch, tasks
 from whet.backends.tvm.machine import Machine
+from whet.backends.windows import Axis
 from whet.ir.array import Array
 
 __all__ = [
@@ -26,30 +27,6 @@ __all__ = [
     "pack_window",
     "window_tiling",
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Axis:
-    """One direction of a window."""
-
-    size: int
-    """Of the input."""
-    result: int
-    kernel: int
-    stride: int
-    dilation: int
-    before: int
-    """Pixels of border in front."""
-
-    @property
-    def reach(self) -> int:
-        """Return how many pixels, with the border, are read for one."""
-        return (self.kernel - 1) * self.dilation + 1
-
-    @property
-    def bare(self) -> bool:
-        """Tell whether nothing outside is read."""
-        return self.before == 0 and (self.result - 1) * self.stride + self.reach <= self.size
 
 
 @dataclasses.dataclass(frozen=True)

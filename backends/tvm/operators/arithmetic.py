@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir
 
+from whet.backends.layouts import LAST, Layout, to_last
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.lowering import LAST, Layout, Lowering, to_last
+from whet.backends.tvm.lowering import Lowering
 from whet.backends.tvm.operators.elementwise import converted
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.values import attribute_int, attribute_string

@@ -4,6 +4,7 @@ import math
 
 import onnx_ir
 
+from whet.backends.layouts import LAST
 from whet.backends.tvm.api import Expr, te, tirx
 from whet.backends.tvm.epilogue import find_ending
 from whet.backends.tvm.kernels.convolution import (
@@ -17,34 +18,13 @@ from whet.backends.tvm.kernels.convolution import (
 )
 from whet.backends.tvm.kernels.product import dense, pack
 from whet.backends.tvm.kernels.writing import best_tiling
-from whet.backends.tvm.lowering import LAST, Lowering, ints
+from whet.backends.tvm.lowering import Lowering, ints
 from whet.backends.tvm.registry import Decline, emits
+from whet.backends.windows import read_steps
 from whet.ir.array import Array
 from whet.ir.values import attribute_int, attribute_string
 
-__all__ = ["emit_convolution", "pads"]
-
-
-def pads(
-    node: onnx_ir.Node, size: tuple[int, ...], kernel: tuple[int, ...], result: tuple[int, ...]
-) -> list[tuple[int, int, int]]:
-    """Return stride, dilation and border in front, for each direction in space."""
-    count = len(size)
-    strides = ints(node, "strides", (1,) * count)
-    dilations = ints(node, "dilations", (1,) * count)
-    borders = ints(node, "pads", (0,) * 2 * count)
-    auto = attribute_string(node, "auto_pad", "NOTSET")
-    found: list[tuple[int, int, int]] = []
-    for axis in range(count):
-        before = int(borders[axis])
-        if auto.startswith("SAME"):
-            reach = (kernel[axis] - 1) * dilations[axis] + 1
-            total = max((result[axis] - 1) * strides[axis] + reach - size[axis], 0)
-            before = total // 2 if auto == "SAME_UPPER" else total - total // 2
-        elif auto == "VALID":
-            before = 0
-        found.append((int(strides[axis]), int(dilations[axis]), before))
-    return found
+__all__ = ["emit_convolution"]
 
 
 @emits("Conv", note="fixed weights in float32; 1 and 2 directions in space fast, others plainly")
@@ -66,7 +46,7 @@ def emit_convolution(low: Lowering, node: onnx_ir.Node) -> None:
             shape[2:],
             result[2:],
             kernel[2:],
-            pads(node, shape[2:], kernel[2:], result[2:]),
+            read_steps(node, shape[2:], kernel[2:], result[2:]),
             strict=True,
         )
     ]
@@ -117,7 +97,7 @@ def _plain(low: Lowering, node: onnx_ir.Node) -> None:
     shape, kernel = low.shape(node.inputs[0]), low.shape(node.inputs[1])
     result, dtype = low.shape(node.outputs[0]), low.dtype(node.outputs[0])
     groups = attribute_int(node, "group", 1)
-    steps = pads(node, shape[2:], kernel[2:], result[2:])
+    steps = read_steps(node, shape[2:], kernel[2:], result[2:])
     own, depth = result[1] // groups, kernel[1]
 
     def whole(x: Expr, w: Expr, *b: Expr) -> Expr:
@@ -206,7 +186,7 @@ def emit_integer(low: Lowering, node: onnx_ir.Node) -> None:
     zeros = [node.inputs[k] if len(node.inputs) > k else None for k in (2, 3)]
     if any(z is not None and math.prod(low.shape(z)) > 1 for z in zeros):
         raise Decline("a zero point for each channel is not supported")
-    steps = pads(node, shape[2:], kernel[2:], result[2:])
+    steps = read_steps(node, shape[2:], kernel[2:], result[2:])
     own = result[1] // attribute_int(node, "group", 1)
     there = [z is not None for z in zeros]
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir
 
+from whet.backends.layouts import LAST, PLAIN, to_last, to_plain
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.lowering import LAST, PLAIN, Lowering, ints, to_last, to_plain
+from whet.backends.tvm.lowering import Lowering, ints
 from whet.backends.tvm.operators.arithmetic import broadcast
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.values import attribute_float, attribute_int, attribute_string

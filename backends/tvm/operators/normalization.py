@@ -5,9 +5,10 @@ import math
 import numpy as np
 import onnx_ir
 
+from whet.backends.layouts import LAST
 from whet.backends.tvm.api import Expr, te, tirx
 from whet.backends.tvm.kernels.rows import normalized, softmax
-from whet.backends.tvm.lowering import LAST, Lowering
+from whet.backends.tvm.lowering import Lowering
 from whet.backends.tvm.mathematics import exp
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.values import attribute_float, attribute_int

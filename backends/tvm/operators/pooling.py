@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
+from whet.backends.layouts import LAST, to_last
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.lowering import LAST, Lowering, ints, to_last
-from whet.backends.tvm.operators.convolution import pads
+from whet.backends.tvm.lowering import Lowering, ints
 from whet.backends.tvm.operators.reduction import largest
 from whet.backends.tvm.registry import Decline, emits
+from whet.backends.windows import read_steps
 from whet.ir.array import Array
 from whet.ir.values import attribute_float, attribute_int, attribute_string
 
@@ -28,7 +29,7 @@ def emit_pool(low: Lowering, node: onnx_ir.Node) -> None:
     kind, dtype = node.op_type, low.dtype(node.outputs[0])
     shape, result = low.shape(node.inputs[0]), low.shape(node.outputs[0])
     kernel = tuple(int(k) for k in ints(node, "kernel_shape", ()))
-    steps = pads(node, shape[2:], kernel, result[2:])
+    steps = read_steps(node, shape[2:], kernel, result[2:])
     padded = attribute_int(node, "count_include_pad", 0) != 0
     power = attribute_int(node, "p", 2)
     layout = low.layout(node.inputs[0])

@@ -6,12 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir
 
+from whet.backends.layouts import PLAIN
 from whet.backends.tvm.api import Expr, te, tirx
 from whet.backends.tvm.epilogue import Ending, find_ending
 from whet.backends.tvm.kernels.product import batched, dense, pack
 from whet.backends.tvm.kernels.sparse import find_blocks, sparse
 from whet.backends.tvm.kernels.writing import best_tiling
-from whet.backends.tvm.lowering import PLAIN, Lowering
+from whet.backends.tvm.lowering import Lowering
 from whet.backends.tvm.operators.arithmetic import broadcast
 from whet.backends.tvm.operators.elementwise import converted
 from whet.backends.tvm.registry import Decline, emits
