@@ -14,6 +14,7 @@ from whet.backends.facts import Facts, observe
 from whet.backends.tvm.building import build
 from whet.backends.tvm.emission import emit
 from whet.backends.tvm.machine import Machine
+from whet.backends.tvm.schedules import Schedules
 from whet.ir.array import Array
 
 __all__ = ["FILES", "write"]
@@ -30,15 +31,19 @@ def write(
     examples: Mapping[str, Array],
     seed: int = 0,
     compiler: str | None = None,
+    schedules: Schedules | None = None,
 ) -> list[str]:
     """Write a model of fixed sizes; nothing is written if it cannot be. Returns the names of the files.
+
+    ``schedules`` say how kernels are cut, and are told which there are.
 
     Raises:
         UnsupportedTarget: the model, with what would help.
     """
     facts = observe(model, examples, seed, "tvm")
-    emitted = emit(facts, machine)
-    build(emitted.module, machine, folder / "model.so", compiler)
+    schedules = schedules or Schedules()
+    emitted = emit(facts, machine, schedules)
+    build(emitted.module, machine, folder / "model.so", compiler, schedules)
     # np.savez takes names as keywords: a weight may be called anything but "file".
     np.savez(folder / "model.npz", allow_pickle=False, **emitted.weights)
     shutil.copyfile(_LOADER, folder / "load.py")
@@ -47,6 +52,7 @@ def write(
         "inputs": _rows(facts, inputs),
         "outputs": _rows(facts, model.graph.outputs),
         "machine": dataclasses.asdict(machine),
+        "schedules": dict(sorted(schedules.better.items())),
     }
     (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n")
     given = {f"x{k}": facts.array(v) for k, v in enumerate(inputs)}

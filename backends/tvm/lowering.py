@@ -6,7 +6,7 @@ other is made when somebody asks. Constants are parameters of the Relax function
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx_ir
@@ -15,8 +15,12 @@ from whet.backends.facts import Facts
 from whet.backends.tvm.api import Expr, relax, te
 from whet.backends.tvm.machine import Machine
 from whet.backends.tvm.registry import Decline
+from whet.backends.tvm.schedules import Schedules, spell
 from whet.ir.array import Array
 from whet.ir.values import attribute_ints
+
+if TYPE_CHECKING:
+    from whet.backends.tvm.works.work import Packing
 
 __all__ = ["LAST", "PLAIN", "TYPES", "Layout", "Lowering", "ints", "to_last", "to_plain"]
 
@@ -50,10 +54,11 @@ def to_plain(rank: int) -> tuple[int, ...]:
 class Lowering:
     """One model on its way to Relax."""
 
-    def __init__(self, facts: Facts, builder: Any, machine: Machine) -> None:
+    def __init__(self, facts: Facts, builder: Any, machine: Machine, schedules: Schedules) -> None:
         """Begin with the inputs."""
         self.facts = facts
         self.machine = machine
+        self._schedules = schedules
         self.done: set[onnx_ir.Node] = set()
         """Nodes that a kernel of another node computes."""
         self.inputs: list[Any] = []
@@ -166,6 +171,14 @@ class Lowering:
             self._functions[key] = self._builder.add_func(function, name)
         result = relax.TensorType(tuple(shape), dtype)
         return self._builder.emit(relax.call_tir(self._functions[key], list(arguments), result))
+
+    def cut(self, work: "Packing", x: Any, weights: Array) -> Any:
+        """Return the result of a kernel for ``x`` and fixed weights, cut as was measured or calculated to be best."""
+        schedule = self._schedules.find(work)
+        packed = self.constant(work.pack(weights, schedule))
+        arguments = [x, packed, *work.ending.tensors]
+        key = (work.name, work.key, spell(schedule))
+        return self.call(key, lambda: work.function(schedule), arguments, *work.result)
 
     def reshaped(self, tensor: Any, shape: Sequence[int]) -> Any:
         """Return a view of the same elements in another shape."""

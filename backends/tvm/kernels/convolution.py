@@ -7,6 +7,7 @@ convolutions, 2018).
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "Window",
     "convolution",
     "depthwise",
+    "lines_of_a_task",
     "pack_depthwise",
     "pack_window",
     "window_tiling",
@@ -87,7 +89,7 @@ def pack_window(weights: Array, groups: int, tiling: Tiling) -> Array:
     return np.ascontiguousarray(panels.transpose(0, 1, 4, 5, 3, 2))
 
 
-def _lines(w: Window, machine: Machine) -> int:
+def lines_of_a_task(w: Window, machine: Machine) -> int:
     """Return how many lines a task computes: few enough to stay near, so many that all threads get as much."""
     found = [n for n in range(1, w.y.result + 1) if w.y.result % n == 0]
     line = (w.x.result * w.x.stride + w.x.reach) * w.depth * 4
@@ -101,16 +103,19 @@ def _lines(w: Window, machine: Machine) -> int:
     return min(found, key=price)
 
 
-def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> Any:
-    """Return the kernel: arguments x, packed weights, those of the ending, y."""
-    lines = _lines(w, machine)
+def convolution(
+    w: Window, tiling: Tiling, ending: Ending, machine: Machine, schedule: Mapping[str, int]
+) -> Any:
+    """Return the kernel: arguments x, packed weights, those of the ending, y.
+
+    ``schedule`` says how pixels and loops are cut (:class:`whet.backends.tvm.works.windowed.Windowed`).
+    """
+    lines = schedule["lines"]
     blocks = w.y.result // lines
     tall = (lines - 1) * w.y.stride + w.y.reach
     wide = (w.x.result - 1) * w.x.stride + w.x.reach
     own = w.outputs // w.groups
-    width = min(tiling.rows, w.x.result)
-    high = max(1, tiling.rows // w.x.result) if width == w.x.result else 1
-    high = min(high, lines)
+    width, high = schedule["wide"], min(schedule["high"], lines)
     window = w.y.kernel * w.x.kernel * w.depth
 
     def body(x: Any, weights: Any, *rest: Any) -> None:
@@ -135,11 +140,8 @@ def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> 
                 part = tiling.tile(height * breadth)
                 sums = part.clear()
                 base = (group * tiling.panels + panel) * (window * tiling.width)
-                with (
-                    T.serial(0, w.y.kernel) as ky,
-                    T.serial(0, w.x.kernel) as kx,
-                    T.serial(0, w.depth) as c,
-                ):
+
+                def step(ky: Expr, kx: Expr, c: Expr) -> None:
                     at = base + ((ky * w.x.kernel + kx) * w.depth + c) * tiling.width
 
                     def pixel(r: int) -> Expr:
@@ -152,6 +154,12 @@ def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> 
                         pixel,
                         lambda v: weights[tirx.Ramp(at + v * tiling.lanes, 1, tiling.lanes)],
                     )
+
+                columns = w.x.kernel if schedule["unrolled"] else 1
+                with T.serial(0, w.y.kernel) as ky, T.serial(0, w.x.kernel // columns) as k:
+                    for n in range(columns):
+                        with T.serial(0, w.depth) as c:
+                            step(ky, k * columns + n, c)
 
                 def write(r: Expr, c: Expr, value: Expr) -> None:
                     down, right = tirx.floordiv(r, breadth), tirx.floormod(r, breadth)
@@ -169,6 +177,13 @@ def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> 
                 if w.x.result % width:
                     tile(panel, line, w.x.result // width * width, height, w.x.result % width)
 
+            if schedule["turned"]:
+                with T.serial(0, lines // high) as i, T.serial(0, tiling.panels) as panel:
+                    strip(panel, i * high, high)
+                if lines % high:
+                    with T.serial(0, tiling.panels) as panel:
+                        strip(panel, lines // high * high, lines % high)
+                return
             with T.serial(0, tiling.panels) as panel:
                 with T.serial(0, lines // high) as i:
                     strip(panel, i * high, high)
@@ -228,7 +243,7 @@ def depthwise(w: Window, ending: Ending, machine: Machine) -> Any:
     """Return the kernel of one filter for each channel, channels in vectors: arguments x, weights, the ending's, y."""
     lanes = machine.lanes
     one = dataclasses.replace(w, groups=1)
-    lines = _lines(one, machine)
+    lines = lines_of_a_task(one, machine)
     blocks = w.y.result // lines
     tall = (lines - 1) * w.y.stride + w.y.reach
     wide = (w.x.result - 1) * w.x.stride + w.x.reach
