@@ -17,7 +17,7 @@ from whet.backends.tvm.machine import Machine
 from whet.backends.tvm.schedules import Schedules
 from whet.ir.array import Array
 
-__all__ = ["FILES", "write"]
+__all__ = ["FILES", "write", "write_seen"]
 
 FILES = ("model.so", "model.npz", "model.json", "load.py", "check.npz")
 _LOADER = Path(__file__).parent / "load.py"
@@ -41,12 +41,20 @@ def write(
         UnsupportedTarget: the model, with what would help.
     """
     facts = observe(model, examples, seed, "tvm")
-    schedules = schedules or Schedules()
+    write_seen(facts, folder, machine, compiler, schedules or Schedules())
+    return list(FILES)
+
+
+def write_seen(
+    facts: Facts, folder: Path, machine: Machine, compiler: str | None, schedules: Schedules
+) -> None:
+    """Write a model that was seen while it ran."""
     emitted = emit(facts, machine, schedules)
     build(emitted.module, machine, folder / "model.so", compiler, schedules)
     # np.savez takes names as keywords: a weight may be called anything but "file".
     np.savez(folder / "model.npz", allow_pickle=False, **emitted.weights)
     shutil.copyfile(_LOADER, folder / "load.py")
+    model = facts.model
     inputs = [v for v in model.graph.inputs if v.const_value is None]
     described = {
         "inputs": _rows(facts, inputs),
@@ -58,7 +66,6 @@ def write(
     given = {f"x{k}": facts.array(v) for k, v in enumerate(inputs)}
     found = {f"y{k}": a for k, a in enumerate(facts.expected)}
     np.savez(folder / "check.npz", allow_pickle=False, **given, **found)
-    return list(FILES)
 
 
 def _rows(facts: Facts, values: Sequence[onnx_ir.Value]) -> list[dict[str, Any]]:

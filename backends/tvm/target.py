@@ -1,26 +1,29 @@
 """Lower to TVM: a library of kernels made for one processor, its weights, and a loader."""
 
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from whet.backends.base import Runner, RuntimeOptions, Target
+from whet.budget import parse_seconds
 from whet.errors import UnsupportedTarget, UsageError
 from whet.ir.array import Array
 
 if TYPE_CHECKING:
     import onnx_ir
 
+    from whet.backends.tvm.machine import Machine
     from whet.passes.base import Pass
     from whet.passes.pipeline import Fixpoint
 
 __all__ = ["Tvm"]
 
-_OPTIONS = {"cpu": "", "triple": "", "features": "", "threads": "", "cc": ""}
+_OPTIONS = {"cpu": "", "triple": "", "features": "", "threads": "", "cc": "", "tune": ""}
 _ORDER = 1e-4
 """Relative error of outputs whose sums run in another order, and whose exponentials are polynomials."""
 _STEP = 2e-2
@@ -31,7 +34,7 @@ class Tvm(Target):
     """TVM: Relax, kernels in TIR for the sizes of this model, LLVM.
 
     Options: ``cpu``, ``triple`` and ``features`` are LLVM's names of another processor, ``cc`` links for it;
-    ``threads`` is how many the work is divided for.
+    ``threads`` is how many the work is divided for; ``tune`` is how long schedules are chosen by measurement.
     """
 
     name = "tvm"
@@ -47,6 +50,8 @@ class Tvm(Target):
         self._options = {**_OPTIONS, **(options or {})}
         self._examples = dict(examples or {})
         self._seed = seed
+        time = self._options["tune"]
+        self.tuning = parse_seconds(time, "tune") if time not in ("", "off") else 0.0
 
     def configured(self, options: Mapping[str, str]) -> Target:
         """Return the target with options; raises UsageError."""
@@ -57,7 +62,13 @@ class Tvm(Target):
                 )
             if key == "threads" and not (value.isdigit() and int(value)):
                 raise UsageError(f"threads is '{value}', expected 1 or more")
+            if key == "tune" and value != "off":
+                parse_seconds(value, "tune")
         return Tvm({**self._options, **options}, self._examples, self._seed)
+
+    def tuned(self, time: str) -> Target:
+        """Return the target with a time to tune its kernels for; raises UsageError."""
+        return self.configured({"tune": time})
 
     def settle(
         self,
@@ -73,6 +84,10 @@ class Tvm(Target):
         from whet.backends.sizes import fix_sizes
 
         _find()
+        if self.tuning:
+            from whet.backends.tvm.tuning.place import refuse_elsewhere
+
+            refuse_elsewhere(self._machine())
         return Tvm(self._options, examples, seed), fix_sizes(model, examples, sizes, self.name)
 
     def fixed_sizes(self, sizes: Mapping[str, int]) -> Mapping[str, int]:
@@ -96,26 +111,66 @@ class Tvm(Target):
         _find()
         from whet.backends.onnxruntime import lean
         from whet.backends.tvm.artifact import write
-        from whet.backends.tvm.machine import find_machine
+        from whet.backends.tvm.tuning.place import known_schedules
         from whet.ir.saving import save_model
 
-        own = self._options
-        compiler = own["cc"] or next(
-            filter(None, map(shutil.which, ("g++", "gcc", "cc", "clang"))), None
-        )
-        if compiler is None:
-            raise UnsupportedTarget(
-                "target 'tvm' links its library with a C compiler, and there is none: install gcc"
-            )
-        threads = int(own["threads"] or os.cpu_count() or 1)
-        machine = find_machine(own["cpu"], own["triple"], own["features"], threads)
+        machine = self._machine()
         written = write(
-            model, folder, machine, examples=self._examples, seed=self._seed, compiler=compiler
+            model,
+            folder,
+            machine,
+            examples=self._examples,
+            seed=self._seed,
+            compiler=self._compiler(),
+            schedules=known_schedules(machine, use=self._options["tune"] != "off"),
         )
         save_model(lean(model), folder / "model.onnx")
         kept = {"model.onnx", *written}
         more = sorted(path.name for path in folder.iterdir() if path.name not in kept)
         return ["model.onnx", *written, *more]
+
+    def tune(self, model: "onnx_ir.Model", progress: Callable[[str], None]) -> list[str]:
+        """Choose schedules by measurement; they are found in the cache when the model is lowered."""
+        if not self.tuning:
+            return []
+        from whet.backends.facts import observe
+        from whet.backends.tvm.tuning.session import Session
+
+        facts = observe(model, self._examples, self._seed, self.name)
+        session = Session(facts, self._machine(), self._compiler(), progress)
+        return session.run(self.tuning)
+
+    def measured(self, folder: Path) -> Mapping[str, Mapping[str, float]]:
+        """Return kernels that do not run the usual schedule, with the milliseconds of both."""
+        return dict(json.loads((folder / "model.json").read_text())["schedules"])
+
+    def story(self, folder: Path) -> list[str]:
+        """Say how many kernels run a schedule that was measured."""
+        found = self.measured(folder)
+        if not found:
+            return []
+        before, after = (sum(list(row.values())[k] for row in found.values()) for k in (0, 1))
+        return [
+            f"{len(found)} kernels run schedules that were measured to be faster on this machine (model.json): "
+            f"{before:.3g} ms by the usual ones, {after:.3g} ms so, one call each"
+        ]
+
+    def _machine(self) -> "Machine":
+        from whet.backends.tvm.machine import find_machine
+
+        own = self._options
+        threads = int(own["threads"] or os.cpu_count() or 1)
+        return find_machine(own["cpu"], own["triple"], own["features"], threads)
+
+    def _compiler(self) -> str:
+        found = self._options["cc"] or next(
+            filter(None, map(shutil.which, ("g++", "gcc", "cc", "clang"))), None
+        )
+        if found is None:
+            raise UnsupportedTarget(
+                "target 'tvm' links its library with a C compiler, and there is none: install gcc"
+            )
+        return found
 
     def open(self, path: Path, options: RuntimeOptions) -> Runner:
         """Load the library beside a model file; a file without it is lowered first."""

@@ -98,7 +98,9 @@ def dense(
             """Go through the reduction piece by piece; sums of all tiles wait in memory of the task."""
             kept = scratch(own * tiling.rows * tiling.width)
 
-            def piece(number: Expr, i: Expr, height: int, begin: Expr, count: int, last: bool) -> None:
+            def piece(
+                number: Expr, i: Expr, height: int, begin: Expr, count: int, last: bool
+            ) -> None:
                 tile = tiling.tile(height)
                 at = i * (tiling.rows * tiling.width)
                 sums = tile.clear() if begin is None else tile.load(kept, at)

@@ -1,4 +1,4 @@
-"""What was measured about kernels, kept on disk: a later compile takes it up, or goes on where an earlier one stopped."""
+"""What was measured about kernels, kept on disk: a later compile uses it, or goes on where an earlier one stopped."""
 
 import dataclasses
 import hashlib
@@ -50,10 +50,17 @@ class Database:
         found = self._entries.get(f"{self._stamp} | {key}")
         return None if found is None else _record(found)
 
-    def best(self, key: str) -> str:
-        """Return the schedule that won, or nothing."""
+    def best(self, key: str) -> tuple[str, float, float]:
+        """Return the schedule that won, or nothing, with the milliseconds of the usual one and of it."""
         found = self.find(key)
-        return "" if found is None else found.best
+        return ("", 0.0, 0.0) if found is None else (found.best, found.usual_ms, found.best_ms)
+
+    def drop(self, key: str, reason: str) -> None:
+        """Take the usual schedule again, and note why beside the one that had won."""
+        record = self.find(key)
+        if record is not None and record.best:
+            record.trials[record.best] = reason
+            self.keep(key, dataclasses.replace(record, best="", best_ms=0.0))
 
     def keep(self, key: str, record: Record) -> None:
         """Add a record to what is on disk now; a folder that cannot be written to keeps none."""

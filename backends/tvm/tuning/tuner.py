@@ -40,6 +40,10 @@ class Tuned:
     after: float
     """Milliseconds of all kernels, each timed by itself."""
     interrupted: bool = False
+    idle: bool = False
+    """Whether there was nothing left to try."""
+    failures: tuple[str, ...] = ()
+    """Kernels that could not be timed, with the reasons."""
 
 
 class Tuner:
@@ -61,6 +65,8 @@ class Tuner:
         self._progress = progress
         self._seconds = seconds
         self._end = clock() + seconds
+        self._failures: list[str] = []
+        self._tried = 0
 
     def run(self, schedules: Schedules) -> Tuned:
         """Tune the kernels of a model; Ctrl-C ends it with what was found."""
@@ -86,7 +92,8 @@ class Tuner:
             self._say(f"time kernel {number + 1} of {len(schedules.works)}")
             try:
                 found = self._timer.race(work, work.usual(), 1)
-            except CannotRun:
+            except CannotRun as error:
+                self._failures.append(f"{key} was not timed: {error}")
                 continue
             self._database.keep(key, Record(found.usual.median))
 
@@ -134,6 +141,7 @@ class Tuner:
     def _try(self, work: Work, record: Record, schedule: Schedule) -> None:
         self._say(f"{work.key.split(' | ')[0]}, schedule {len(record.trials) + 1}")
         text = spell(schedule)
+        self._tried += 1
         try:
             found = self._timer.race(work, schedule, _QUICK)
         except CannotRun as error:
@@ -172,6 +180,8 @@ class Tuner:
             sum(self._cost(schedules, key, "usual_ms") for key in schedules.works),
             sum(self._cost(schedules, key, "best_ms") for key in schedules.works),
             interrupted,
+            self._tried == 0,
+            tuple(self._failures),
         )
 
     def _say(self, what: str) -> None:

@@ -47,7 +47,7 @@ class Dense(Packing):
         """Return how the outputs are cut."""
         lanes = self.machine.lanes
         vectors = schedule["vectors"]
-        panels = -(-(-(-self.outputs // lanes)) // vectors)
+        panels = -(-self.outputs // (lanes * vectors))
         return Tiling(schedule["rows"], vectors, lanes, panels)
 
     def usual(self) -> Schedule:

@@ -57,7 +57,7 @@ class Windowed(Packing):
     def tiling(self, schedule: Schedule) -> Tiling:
         """Return how pixels and channels are cut."""
         lanes, vectors = self.machine.lanes, schedule["vectors"]
-        panels = -(-(-(-self.own // lanes)) // vectors)
+        panels = -(-self.own // (lanes * vectors))
         return Tiling(schedule["wide"] * schedule["high"], vectors, lanes, panels)
 
     def usual(self) -> Schedule:

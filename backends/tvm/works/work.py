@@ -1,4 +1,4 @@
-"""A kernel of given sizes, and the ways in which it can be cut: what the model of cycles takes, and what else there is."""
+"""A kernel of given sizes, and the ways in which it can be cut: the one that is usual, and what else there is."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
