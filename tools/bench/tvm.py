@@ -130,7 +130,8 @@ def measure(
         )
         times = [t.median for t in compare_speed(workers, [feeds] * len(workers))]
     seconds = float(json.loads((out / "seconds.json").read_text()))
-    return Row(name, dict(sizes), seconds, *times[:3], times[3] if times[3:] else None, error)
+    tuned_ms = times[3] if times[3:] else None
+    return Row(name, dict(sizes), seconds, times[0], times[1], times[2], tuned_ms, error)
 
 
 def _compile(source: Path, out: Path, sizes: Mapping[str, int], threads: int, tune: str) -> None:

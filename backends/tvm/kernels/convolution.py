@@ -239,16 +239,19 @@ def pack_depthwise(weights: Array, lanes: int) -> Array:
     return found
 
 
-def depthwise(w: Window, ending: Ending, machine: Machine) -> Any:
-    """Return the kernel of one filter for each channel, channels in vectors: arguments x, weights, the ending's, y."""
+def depthwise(w: Window, ending: Ending, machine: Machine, schedule: Mapping[str, int]) -> Any:
+    """Return the kernel of one filter for each channel, channels in vectors: arguments x, weights, the ending's, y.
+
+    ``schedule`` says how pixels and loops are cut (:class:`whet.backends.tvm.works.depthwise.Depthwise`).
+    """
     lanes = machine.lanes
     one = dataclasses.replace(w, groups=1)
-    lines = lines_of_a_task(one, machine)
+    lines = schedule["lines"]
     blocks = w.y.result // lines
     tall = (lines - 1) * w.y.stride + w.y.reach
     wide = (w.x.result - 1) * w.x.stride + w.x.reach
     vectors = -(-w.inputs // lanes)
-    breadth = min(w.x.result, 8)
+    breadth = schedule["wide"]
     tiling = Tiling(breadth, 1, lanes, vectors)
 
     def body(x: Any, weights: Any, *rest: Any) -> None:
@@ -289,9 +292,11 @@ def depthwise(w: Window, ending: Ending, machine: Machine) -> Any:
 
                 part.finish(sums, w.outputs, vector, write)
 
-            with T.serial(0, lines) as line, T.serial(0, vectors) as vector:
-                with T.serial(0, w.x.result // breadth) as i:
-                    tile(vector, line, i * breadth, breadth)
+            outer, inner = (vectors, lines) if schedule["turned"] else (lines, vectors)
+            with T.serial(0, outer) as i, T.serial(0, inner) as j:
+                line, vector = (j, i) if schedule["turned"] else (i, j)
+                with T.serial(0, w.x.result // breadth) as k:
+                    tile(vector, line, k * breadth, breadth)
                 if w.x.result % breadth:
                     tile(vector, line, w.x.result // breadth * breadth, w.x.result % breadth)
 

@@ -9,13 +9,12 @@ from whet.backends.tvm.epilogue import find_ending
 from whet.backends.tvm.kernels.convolution import (
     Axis,
     Window,
-    depthwise,
-    pack_depthwise,
 )
 from whet.backends.tvm.kernels.writing import up
 from whet.backends.tvm.lowering import LAST, Lowering, ints
 from whet.backends.tvm.registry import Decline, emits
 from whet.backends.tvm.works.dense import Dense
+from whet.backends.tvm.works.depthwise import Depthwise
 from whet.backends.tvm.works.windowed import Windowed
 from whet.ir.array import Array
 from whet.ir.values import attribute_int, attribute_string
@@ -80,7 +79,7 @@ def _windowed(
     """Call the kernel for a window, and do what follows the convolution in it."""
     machine = low.machine
     point = w.y.reach * w.x.reach * w.y.stride * w.x.stride == 1 and w.y.bare and w.x.bare
-    given, shape = w.shapes()
+    given, _ = w.shapes()
     own = low.shape(node.outputs[0])
     last = (own[0], *own[2:], own[1])
     source = low.tensor(node.inputs[0], LAST)
@@ -91,13 +90,7 @@ def _windowed(
     if point and w.groups == 1:
         made = low.cut(Dense(given, w.outputs, ending, machine), source, weights[:, :, 0, 0].T)
     elif w.depth == 1 and w.outputs == w.inputs:
-        packed = low.constant(pack_depthwise(weights, machine.lanes))
-        made = low.call(
-            ("depthwise", w, ending),
-            lambda: depthwise(w, ending, machine),
-            [source, packed, *ending.tensors],
-            shape,
-        )
+        made = low.cut(Depthwise(w, ending, machine), source, weights)
     else:
         made = low.cut(Windowed(w, ending, machine), source, weights)
     low.define(value, low.reshaped(made, last) if len(own) == 3 else made, LAST)

@@ -94,6 +94,6 @@ def worse(usual: Timing, tuned: Timing) -> bool:
 def _words(found: Tuned) -> str:
     end = ", interrupted" if found.interrupted else ""
     return (
-        f"tuned {found.done} of {found.kernels} kernels that take time to their end{end}: all of the model's, each timed "
-        f"by itself, take {found.before:.3g} ms as usual and {found.after:.3g} ms now"
+        f"tuned {found.done} of {found.kernels} kernels that take time to their end{end}: all of the model's, each by "
+        f"itself, take {found.before:.3g} ms as usual and {found.after:.3g} ms now"
     )

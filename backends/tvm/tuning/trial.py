@@ -100,7 +100,7 @@ def _alternate(
     for run in runs.values():
         _block(run, seconds)
     for number in range(rounds):
-        for name in list(runs) if number % 2 == 0 else list(reversed(runs)):
+        for name in list(runs) if number % 2 == 0 else list(runs)[::-1]:
             found[name].append(_block(runs[name], seconds))
     return found
 
