@@ -20,6 +20,8 @@ __all__ = ["Tuned", "Tuner"]
 _QUICK, _LONG = 3, 11
 """Rounds of a trial, and of the races that decide."""
 _FINALISTS = 3
+_BEHIND = 1.1
+"""Times the best one's, above which a choice is not combined with others."""
 _GAIN = 0.02
 """What a schedule must save to be taken, beside quartiles that do not meet."""
 _SHARE = 0.003
@@ -128,14 +130,18 @@ class Tuner:
             self._database.keep(work.key, record)
 
     def _candidates(self, work: Work, record: Record) -> Iterator[Schedule]:
-        """Yield schedules that nothing is known about, each group upon the best of those before it; twice."""
+        """Yield schedules that nothing is known about, each group upon the best of those before it; twice.
+
+        The second time, what was far behind before is left out.
+        """
         groups = work.groups()
         for group in (*groups, *groups):
-            base = _leader(work, record)
+            base, ratio = _leader(work, record)
             for part in group:
                 schedule = {**base, **part}
-                text = spell(schedule)
-                if text not in record.trials and schedule != work.usual():
+                if schedule == work.usual() or spell(schedule) in record.trials:
+                    continue
+                if _least(record, part) <= _BEHIND * ratio:
                     yield schedule
 
     def _try(self, work: Work, record: Record, schedule: Schedule) -> None:
@@ -191,14 +197,24 @@ class Tuner:
         self._progress(f"tune {bar:░<12} {int(left) // 60}:{int(left) % 60:02} left: {what}")
 
 
-def _leader(work: Work, record: Record) -> Schedule:
-    """Return the fastest schedule so far."""
+def _leader(work: Work, record: Record) -> tuple[Schedule, float]:
+    """Return the fastest schedule so far, with its time over the usual one's."""
     ranked = sorted((r, t) for t, r in record.trials.items() if isinstance(r, float))
     if not ranked or ranked[0][0] >= 1:
-        return work.usual()
+        return work.usual(), 1.0
     found = read(ranked[0][1])
     assert found is not None
-    return found
+    return found, ranked[0][0]
+
+
+def _least(record: Record, part: Schedule) -> float:
+    """Return the least that a schedule with that part took; zero where there was none that ran."""
+    found = [
+        ratio
+        for text, ratio in record.trials.items()
+        if isinstance(ratio, float) and part.items() <= (read(text) or {}).items()
+    ]
+    return min(found, default=0.0)
 
 
 def _wrong(error: float) -> str:
