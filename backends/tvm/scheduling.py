@@ -13,9 +13,9 @@ from whet.backends.tvm.machine import Machine
 
 __all__ = ["USUAL", "mark_kernels", "schedule_all", "scheduled"]
 
-USUAL: Mapping[str, int] = {"small": 14, "tasks": 8, "vectors": 1}
+USUAL: Mapping[str, int] = {"small": 14, "tasks": 8, "vectors": 1, "unrolled": 0}
 """Two to that power are the elements that are computed before a second thread has started; tasks that a thread gets,
-vectors that are computed together."""
+vectors that are computed together, and up to how many steps of a sum are written out."""
 _FREE = 4
 """Readers that may each compute a value anew."""
 
@@ -83,6 +83,9 @@ def _spread(sch: Any, block: Any, machine: Machine, schedule: Mapping[str, int])
     if any(kind == 0 for kind in kinds[spatial:]) or not spatial:
         return
     outer, inner = loops[:spatial], None
+    if spatial < len(loops) and math.prod(extents[spatial:]) <= schedule["unrolled"]:
+        for loop in loops[spatial:]:
+            sch.unroll(loop)
     wide = machine.lanes * schedule["vectors"]
     if spatial == len(loops) and wide and extents[-1] % wide == 0:
         rest, inner = sch.split(outer[-1], [None, wide])

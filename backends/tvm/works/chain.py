@@ -19,7 +19,8 @@ class Chain(Work):
     """Blocks that rules schedule.
 
     A schedule says how many ``vectors`` the innermost loop takes at once (0: none), how many ``tasks`` each thread gets
-    at least, and from 2 to the power of ``small`` elements on threads are used.
+    at least, from 2 to the power of ``small`` elements on threads are used, and sums of how many steps are
+    ``unrolled``.
     """
 
     name: ClassVar[str] = "chain"
@@ -47,6 +48,7 @@ class Chain(Work):
             [{"small": n} for n in (10, 12, 14, 16, 62)],
             [{"tasks": n} for n in (1, 2, 8, 32)],
             [{"vectors": n} for n in (0, 1, 2, 4)],
+            [{"unrolled": n} for n in (0, 16, 64)],
         ]
 
     def function(self, schedule: Schedule) -> Any:
