@@ -130,4 +130,10 @@ def _record(row: object) -> Record | None:
     trials = cast("dict[object, object]", values["trials"])
     if not all(isinstance(k, str) and isinstance(v, float | str) for k, v in trials.items()):
         return None
-    return Record(**{**values, "trials": dict(values["trials"])})
+    return Record(
+        values["usual_ms"],
+        cast("dict[str, float | str]", dict(trials)),
+        values["best"],
+        values["best_ms"],
+        values["done"],
+    )

@@ -77,9 +77,9 @@ class Dense(Packing):
         shapes = (self.shape, (*self.shape[:-1], self.outputs))
         return dense(shapes, self.outputs, self.tiling(schedule), self.ending, schedule)
 
-    def pack(self, matrix: Array, schedule: Schedule) -> Array:
+    def pack(self, weights: Array, schedule: Schedule) -> Array:
         """Return the matrix, panel by panel."""
-        return pack(matrix, self.tiling(schedule))
+        return pack(weights, self.tiling(schedule))
 
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return those of rows and matrix."""
