@@ -95,6 +95,8 @@ class Target(ABC):
 
     contends: ClassVar[bool] = False
     """Whether ``--target auto`` may choose it: a runtime of ordinary machines whose times are compared."""
+    tuning: float = 0.0
+    """Seconds for which :meth:`tune` measures."""
     lossy: str = ""
     """What the runtime itself loses on purpose, beyond rounding; such a target has a :meth:`lossless` one."""
 
@@ -122,6 +124,12 @@ class Target(ABC):
                 "--target c writes for it"
             )
         return self
+
+    def tuned(self, time: str) -> "Target":
+        """Return the target that tunes its kernels for a time (``10min``), or ``off``; raises UsageError."""
+        raise UsageError(
+            f"target '{self.name}' has no kernels to tune, --tune {time} is for --target tvm"
+        )
 
     def lossless(self) -> "Target":
         """Return the target without what is :attr:`lossy` about it."""
@@ -164,6 +172,14 @@ class Target(ABC):
     @abstractmethod
     def open(self, path: Path, options: RuntimeOptions) -> Runner:
         """Load what :meth:`lower` wrote (or a plain model file); raises CannotRun."""
+
+    def tune(self, model: "onnx_ir.Model", progress: Callable[[str], None]) -> list[str]:
+        """Measure for :attr:`tuning` seconds how a model is best lowered; return what came of it, in words."""
+        return []
+
+    def measured(self, folder: Path) -> Mapping[str, Mapping[str, float]]:
+        """Return the milliseconds that decided how kernels of what was lowered are cut: kernel, schedule."""
+        return {}
 
     def weigh(self, folder: Path, files: Sequence[str]) -> int:
         """Return the bytes that what was lowered takes where it is kept."""

@@ -55,7 +55,7 @@ class Planned(Target):
     def load(self, folder: Path, options: RuntimeOptions) -> Runner:
         """Open what :meth:`write` wrote; raises CannotRun."""
 
-    def configured(self, options: Mapping[str, str]) -> Target:
+    def configured(self, options: Mapping[str, str]) -> Self:
         """Return the target with options; raises UsageError."""
         for key, value in options.items():
             if key not in self.defaults:

@@ -15,9 +15,10 @@ from whet.backends.tvm.building import build
 from whet.backends.tvm.emission import emit
 from whet.backends.tvm.machine import Machine
 from whet.backends.tvm.program import header, makefile
+from whet.backends.tvm.schedules import Schedules
 from whet.ir.array import Array
 
-__all__ = ["FILES", "write"]
+__all__ = ["FILES", "write", "write_seen"]
 
 FILES = (
     "model.so", "model.npz", "model.json", "load.py", "run.c", "model.h", "Makefile", "check.npz",
@@ -33,19 +34,31 @@ def write(
     *,
     examples: Mapping[str, Array],
     seed: int = 0,
+    schedules: Schedules | None = None,
 ) -> list[str]:
     """Write a model of fixed sizes; nothing is written if it cannot be. Returns the names of the files.
+
+    ``schedules`` say how kernels are cut, and are told which there are.
 
     Raises:
         UnsupportedTarget: the model, with what would help.
     """
     facts = observe(model, examples, seed, "tvm")
-    emitted = emit(facts, machine)
-    working = build(emitted.module, machine, folder / "model.so", linker)
+    write_seen(facts, folder, machine, linker, schedules or Schedules())
+    return list(FILES)
+
+
+def write_seen(
+    facts: Facts, folder: Path, machine: Machine, linker: str, schedules: Schedules
+) -> None:
+    """Write a model that was seen while it ran."""
+    emitted = emit(facts, machine, schedules)
+    working = build(emitted.module, machine, folder / "model.so", linker, schedules)
     # np.savez takes names as keywords: a weight may be called anything but "file".
     np.savez(folder / "model.npz", allow_pickle=False, **emitted.weights)
     for loader in _LOADERS:
         shutil.copyfile(loader, folder / loader.name)
+    model = facts.model
     inputs = [v for v in model.graph.inputs if v.const_value is None]
     rows = _rows(facts, inputs), _rows(facts, model.graph.outputs)
     described = {
@@ -58,6 +71,7 @@ def write(
             **dataclasses.asdict(working),
             "code": (folder / "model.so").stat().st_size,
         },
+        "schedules": dict(sorted(schedules.better.items())),
     }
     (folder / "model.h").write_text(header(*rows))
     (folder / "Makefile").write_text(makefile(Path(linker).name))
@@ -65,7 +79,6 @@ def write(
     given = {f"x{k}": facts.array(v) for k, v in enumerate(inputs)}
     found = {f"y{k}": a for k, a in enumerate(facts.expected)}
     np.savez(folder / "check.npz", allow_pickle=False, **given, **found)
-    return list(FILES)
 
 
 def _rows(facts: Facts, values: Sequence[onnx_ir.Value]) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import numpy as np
 
 from whet.backends.tvm.api import relax, s_tir, structural_walk, tirx, tvm
 from whet.backends.tvm.machine import Machine
-from whet.backends.tvm.scheduling import mark_kernels, schedule_all
+from whet.backends.tvm.schedules import Schedules
+from whet.backends.tvm.scheduling import USUAL, mark_kernels, schedule_all
+from whet.backends.tvm.works.chain import Chain
 
-__all__ = ["Working", "build"]
+__all__ = ["Working", "build", "fuse"]
 
 _STACK = 1024
 """Bytes of a kernel's own memory that TVM takes from the stack."""
@@ -27,15 +31,36 @@ class Working:
     """What kernels copy to for themselves, on all threads."""
 
 
-def build(module: Any, machine: Machine, path: Path, compiler: str) -> Working:
+def fuse(module: Any, machine: Machine, schedules: Schedules) -> Any:
+    """Return a Relax module whose operators without kernels are fused and scheduled."""
+    passes = relax.transform
+    with machine.target(), tvm.transform.PassContext(opt_level=3):
+        module = mark_kernels(passes.AnnotateTIROpPattern()(module))
+        module = passes.FuseTIR()(passes.FuseOps()(module))
+        calls = _calls(module)
+
+        def choose(name: str, function: Any) -> Mapping[str, int]:
+            count, results = calls[name]
+            if results != 1:
+                return USUAL
+            return schedules.find(Chain(name, function, machine), count)
+
+        return schedule_all(module, machine, choose)
+
+
+def build(
+    module: Any,
+    machine: Machine,
+    path: Path,
+    compiler: str,
+    schedules: Schedules | None = None,
+) -> Working:
     """Write the library of a Relax module, linked by ``compiler``; return what it takes."""
     passes = relax.transform
     working = Working()
     target = machine.target()
+    module = fuse(module, machine, schedules or Schedules())
     with target, tvm.transform.PassContext(opt_level=3):
-        module = mark_kernels(passes.AnnotateTIROpPattern()(module))
-        module = passes.FuseTIR()(passes.FuseOps()(module))
-        module = schedule_all(module, machine)
         module = s_tir.transform.ConvertSSA()(module)
         executable = relax.build(module, target=target, relax_pipeline=_to_machine(passes, working))
     functions = [f for f in module.functions.values() if isinstance(f, tirx.PrimFunc)]
@@ -43,6 +68,20 @@ def build(module: Any, machine: Machine, path: Path, compiler: str) -> Working:
     # Names of temporary files would make every library a different one.
     executable.export_library(str(path), options=["-s"], cc=compiler)
     return working
+
+
+def _calls(module: Any) -> Mapping[str, tuple[int, int]]:
+    """Return how often each function is called, and how many results it has."""
+    found: dict[str, tuple[int, int]] = {}
+    for block in module["main"].body.blocks:
+        for binding in block.bindings:
+            call = binding.value
+            if isinstance(call, relax.Call) and getattr(call.op, "name", "") == "relax.call_tir":
+                name = call.args[0].name_hint
+                parameters = len(module[call.args[0]].params)
+                count = found.get(name, (0, 0))[0] + 1
+                found[name] = count, parameters - len(call.args[1].fields)
+    return defaultdict(lambda: (0, 0), found)
 
 
 def _to_machine(passes: Any, working: Working) -> Any:

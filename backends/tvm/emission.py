@@ -12,6 +12,7 @@ from whet.backends.tvm.api import relax
 from whet.backends.tvm.lowering import TYPES, Lowering
 from whet.backends.tvm.machine import Machine
 from whet.backends.tvm.registry import Decline, refusal, registered
+from whet.backends.tvm.schedules import Schedules
 from whet.ir.array import Array
 
 __all__ = ["Emitted", "emit"]
@@ -29,8 +30,8 @@ class Emitted:
     """The parameters behind the inputs, in order."""
 
 
-def emit(facts: Facts, machine: Machine) -> Emitted:
-    """Return the Relax module of a model of fixed sizes.
+def emit(facts: Facts, machine: Machine, schedules: Schedules | None = None) -> Emitted:
+    """Return the Relax module of a model of fixed sizes; ``schedules`` are told of every kernel that can be cut.
 
     Raises:
         UnsupportedTarget: nodes that cannot be emitted, with what would help.
@@ -42,7 +43,7 @@ def emit(facts: Facts, machine: Machine) -> Emitted:
     with builder.function("main"):
         with builder.dataflow():
             try:
-                low = Lowering(facts, builder, machine)
+                low = Lowering(facts, builder, machine, schedules or Schedules())
                 declined = walk(low, registered(), _check, _stand_in)
                 if not declined:
                     parameters, outputs = low.finish()

@@ -45,6 +45,10 @@ class Ending:
             x = stage.apply(x, other)
         return x
 
+    def __str__(self) -> str:
+        """Return the operators and what kind of operand they have, each after a bar."""
+        return "".join(f" | {s.key}{' ' if s.operand else ''}{s.operand}" for s in self.stages)
+
     def arguments(self) -> list[tuple[tuple[int, ...], str]]:
         """Return the shapes and types of the tensors."""
         return [(shape, "float32") for shape in self.shapes]

@@ -6,7 +6,7 @@ other is made when somebody asks. Constants are parameters of the Relax function
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir
@@ -17,8 +17,12 @@ from whet.backends.reading import Reading
 from whet.backends.tvm.api import Expr, relax, te
 from whet.backends.tvm.machine import Machine
 from whet.backends.tvm.registry import Decline
+from whet.backends.tvm.schedules import Schedules, spell
 from whet.ir.array import Array
 from whet.ir.values import attribute_ints
+
+if TYPE_CHECKING:
+    from whet.backends.tvm.works.work import Packing
 
 __all__ = ["TYPES", "Lowering", "ints"]
 
@@ -39,10 +43,11 @@ def ints(node: onnx_ir.Node, name: str, default: Sequence[int]) -> tuple[int, ..
 class Lowering(Reading):
     """One model on its way to Relax."""
 
-    def __init__(self, facts: Facts, builder: Any, machine: Machine) -> None:
+    def __init__(self, facts: Facts, builder: Any, machine: Machine, schedules: Schedules) -> None:
         """Begin with the inputs."""
         super().__init__(facts)
         self.machine = machine
+        self._schedules = schedules
         self.inputs: list[Any] = []
         self.weights: dict[str, Array] = {}
         """Constants by the name of their parameter, in order."""
@@ -129,6 +134,14 @@ class Lowering(Reading):
             self._functions[key] = self._builder.add_func(function, name)
         result = relax.TensorType(tuple(shape), dtype)
         return self._builder.emit(relax.call_tir(self._functions[key], list(arguments), result))
+
+    def cut(self, work: "Packing", x: Any, weights: Array) -> Any:
+        """Return the result of a kernel for ``x`` and fixed weights, cut as was measured or calculated to be best."""
+        schedule = self._schedules.find(work)
+        packed = self.constant(work.pack(weights, schedule))
+        arguments = [x, packed, *work.ending.tensors]
+        key = (work.name, work.key, spell(schedule))
+        return self.call(key, lambda: work.function(schedule), arguments, *work.result)
 
     def reshaped(self, tensor: Any, shape: Sequence[int]) -> Any:
         """Return a view of the same elements in another shape."""

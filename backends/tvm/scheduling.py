@@ -5,15 +5,17 @@ consecutively.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from whet.backends.tvm.api import s_tir, tirx, tvm
 from whet.backends.tvm.machine import Machine
 
-__all__ = ["mark_kernels", "schedule_all"]
+__all__ = ["USUAL", "mark_kernels", "schedule_all", "scheduled"]
 
-_SMALL = 1 << 14
-"""Elements that are computed before a second thread has started."""
+USUAL: Mapping[str, int] = {"small": 14, "tasks": 8, "vectors": 1, "unrolled": 0}
+"""Two to that power are the elements that are computed before a second thread has started; tasks that a thread gets,
+vectors that are computed together, and up to how many steps of a sum are written out."""
 _FREE = 4
 """Readers that may each compute a value anew."""
 
@@ -30,11 +32,14 @@ def mark_kernels(module: Any) -> Any:
     return module
 
 
-def schedule_all(module: Any, machine: Machine) -> Any:
-    """Return the module with every function of blocks scheduled."""
+def schedule_all(
+    module: Any, machine: Machine, choose: Callable[[str, Any], Mapping[str, int]]
+) -> Any:
+    """Return the module with every function of blocks scheduled, as ``choose`` says for its name and code."""
     for name, function in list(module.functions.items()):
         if isinstance(function, tirx.PrimFunc) and not _written(function):
-            module.update_func(name, _scheduled(function, machine))
+            schedule = choose(name.name_hint, function)
+            module.update_func(name, scheduled(function, machine, schedule))
     return module
 
 
@@ -45,7 +50,8 @@ def _written(function: Any) -> bool:
     )
 
 
-def _scheduled(function: Any, machine: Machine) -> Any:
+def scheduled(function: Any, machine: Machine, schedule: Mapping[str, int] = USUAL) -> Any:
+    """Return a function of blocks with its loops given to threads and vectors."""
     sch = s_tir.Schedule(tvm.IRModule({"main": function}))
     try:
         root = sch.get_sblock("root")
@@ -58,7 +64,7 @@ def _scheduled(function: Any, machine: Machine) -> Any:
             except s_tir.schedule.ScheduleError:
                 continue
     for block in sch.get_child_blocks(root):
-        _spread(sch, block, machine)
+        _spread(sch, block, machine, schedule)
     return sch.mod["main"]
 
 
@@ -66,7 +72,7 @@ def _reduces(sch: Any, block: Any) -> bool:
     return any(int(v.iter_type) != 0 for v in sch.get(block).iter_vars)
 
 
-def _spread(sch: Any, block: Any, machine: Machine) -> None:
+def _spread(sch: Any, block: Any, machine: Machine, schedule: Mapping[str, int]) -> None:
     """Give the outer loops of a block to threads, the innermost one to vectors."""
     loops = list(sch.get_loops(block))
     kinds = [int(v.iter_type) for v in sch.get(block).iter_vars]
@@ -77,15 +83,19 @@ def _spread(sch: Any, block: Any, machine: Machine) -> None:
     if any(kind == 0 for kind in kinds[spatial:]) or not spatial:
         return
     outer, inner = loops[:spatial], None
-    if spatial == len(loops) and extents[-1] % machine.lanes == 0:
-        rest, inner = sch.split(outer[-1], [None, machine.lanes])
+    if spatial < len(loops) and math.prod(extents[spatial:]) <= schedule["unrolled"]:
+        for loop in loops[spatial:]:
+            sch.unroll(loop)
+    wide = machine.lanes * schedule["vectors"]
+    if spatial == len(loops) and wide and extents[-1] % wide == 0:
+        rest, inner = sch.split(outer[-1], [None, wide])
         outer[-1] = rest
         sch.vectorize(inner)
-    if math.prod(extents) < _SMALL or math.prod(extents[:spatial]) < 2:
+    if math.prod(extents) < 1 << schedule["small"] or math.prod(extents[:spatial]) < 2:
         return
     count = 0
     tasks = 1
-    while count < len(outer) and tasks < 8 * machine.threads:
+    while count < len(outer) and tasks < schedule["tasks"] * machine.threads:
         tasks *= extents[count]
         count += 1
     fused = sch.fuse(*outer[:count]) if count > 1 else outer[0]

@@ -2,15 +2,16 @@
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from whet.backends.base import Runner, RuntimeOptions, Target
 from whet.backends.device import Device, host
 from whet.backends.planned import Planned
 from whet.backends.triples import plain_triple, triple_of
 from whet.backends.tvm.processor import agreed, find_linker
+from whet.budget import parse_seconds
 from whet.errors import UnsupportedTarget, UsageError
 from whet.ir.array import Array
 
@@ -26,14 +27,15 @@ class Tvm(Planned):
     """TVM: Relax, kernels in TIR for the sizes of this model, LLVM.
 
     Options: ``cpu``, ``triple`` and ``features`` are LLVM's names of another processor, ``cc`` links for it;
-    ``threads`` is how many the work is divided for. What they do not say, the device does.
+    ``threads`` is how many the work is divided for. What they do not say, the device does. ``tune`` is how long
+    schedules are chosen by measurement.
     """
 
     name = "tvm"
     own_source: ClassVar[bool] = False
     contends: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, str]] = {
-        "cpu": "", "triple": "", "features": "", "threads": "", "cc": "",
+        "cpu": "", "triple": "", "features": "", "threads": "", "cc": "", "tune": "",
     }  # fmt: skip
     marker: ClassVar[str] = "model.so"
     # Exponentials are polynomials, too.
@@ -50,6 +52,15 @@ class Tvm(Planned):
             raise UsageError(f"threads is '{value}', expected 1 or more")
         if key == "triple":
             plain_triple(value)
+        if key == "tune" and value != "off":
+            parse_seconds(value, "tune")
+
+    def configured(self, options: Mapping[str, str]) -> Self:
+        """Return the target with options; raises UsageError."""
+        made = super().configured(options)
+        time = made.options["tune"]
+        made.tuning = parse_seconds(time, "tune") if time not in ("", "off") else 0.0
+        return made
 
     def on(self, device: Device) -> "Tvm":
         """Return the target for a device; raises UsageError where the options contradict it."""
@@ -67,6 +78,10 @@ class Tvm(Planned):
             return str(error)
         return ""
 
+    def tuned(self, time: str) -> Self:
+        """Return the target with a time to tune its kernels for; raises UsageError."""
+        return self.configured({"tune": time})
+
     def settle(
         self,
         model: "onnx_ir.Model",
@@ -79,17 +94,45 @@ class Tvm(Planned):
         Raises UnsupportedTarget where TVM or the linker is not installed.
         """
         _find()
-        self._machine()
+        machine = self._machine()
         find_linker(self.options, self.device)
+        if self.tuning:
+            from whet.backends.tvm.tuning.place import refuse_elsewhere
+
+            refuse_elsewhere(machine)
         return super().settle(model, examples, sizes, seed)
 
     def write(self, model: "onnx_ir.Model", folder: Path) -> Sequence[str]:
         """Write the library, its weights, and what loads them."""
         _find()
         from whet.backends.tvm.artifact import write
+        from whet.backends.tvm.tuning.place import known_schedules
 
+        machine = self._machine()
+        return write(
+            model,
+            folder,
+            machine,
+            find_linker(self.options, self.device),
+            examples=self.examples,
+            seed=self.seed,
+            schedules=known_schedules(machine, use=self.options["tune"] != "off"),
+        )
+
+    def tune(self, model: "onnx_ir.Model", progress: Callable[[str], None]) -> list[str]:
+        """Choose schedules by measurement; they are found in the cache when the model is lowered."""
+        if not self.tuning:
+            return []
+        from whet.backends.facts import observe
+        from whet.backends.tvm.tuning.session import Session
+
+        facts = observe(model, self.examples, self.seed, self.name)
         linker = find_linker(self.options, self.device)
-        return write(model, folder, self._machine(), linker, examples=self.examples, seed=self.seed)
+        return Session(facts, self._machine(), linker, progress).run(self.tuning)
+
+    def measured(self, folder: Path) -> Mapping[str, Mapping[str, float]]:
+        """Return kernels that do not run the usual schedule, with the milliseconds of both."""
+        return dict(_described(folder)["schedules"])
 
     def load(self, folder: Path, options: RuntimeOptions) -> Runner:
         """Load the library."""
@@ -139,6 +182,18 @@ class Tvm(Planned):
         return [
             f"it runs at {sizes} alone",
             f"RAM: {sum(found.values()):,} bytes ({parts}), without TVM's runtime",
+            *self._told(folder),
+        ]
+
+    def _told(self, folder: Path) -> list[str]:
+        """Say how many kernels run a schedule that was measured."""
+        found = self.measured(folder)
+        if not found:
+            return []
+        before, after = (sum(list(row.values())[k] for row in found.values()) for k in (0, 1))
+        return [
+            f"{len(found)} kernels run schedules that were measured to be faster on this machine (model.json): "
+            f"{before:.3g} ms by the usual ones, {after:.3g} ms so, one call each"
         ]
 
     def versions(self) -> dict[str, str]:

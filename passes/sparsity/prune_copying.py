@@ -187,7 +187,7 @@ class Masking(_Copying):
                 part = np.asarray(kept).reshape(
                     [-1 if a == axis else 1 for a in range(len(remaining))]
                 )
-                found = part if found is None else found & part
+                found = part if found is None else np.logical_and(found, part)
         return found
 
     def weight(self, array: Array, remaining: Remaining, node: onnx_ir.Node, place: int) -> Array:

@@ -5,7 +5,14 @@ import re
 
 from whet.errors import UsageError
 
-__all__ = ["Budget", "parse_bytes", "parse_drop", "parse_milliseconds", "parse_size"]
+__all__ = [
+    "Budget",
+    "parse_bytes",
+    "parse_drop",
+    "parse_milliseconds",
+    "parse_seconds",
+    "parse_size",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +105,17 @@ def parse_milliseconds(value: float | str) -> float:
     scale = {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3}
     if unit not in scale:
         raise UsageError(f"latency is '{value}', expected one of the units us, ms, s")
+    return number * scale[unit]
+
+
+def parse_seconds(value: str, what: str) -> float:
+    """Read ``"10min"``, ``"90s"`` or ``"1h"``; ``what`` is for the error."""
+    number, unit = _split(value, what, "10min")
+    scale = {"s": 1.0, "min": 60.0, "h": 3600.0}
+    if unit not in scale or number <= 0:
+        raise UsageError(
+            f"{what} is '{value}', expected more than zero in one of the units s, min, h"
+        )
     return number * scale[unit]
 
 

@@ -54,6 +54,8 @@ def compile(
     settings = read_options(options)
     recipe = read_recipe(settings.recipe, allow_noop=settings.allow_noop)
     target = None if settings.target == "auto" else find_target(settings.target).on(settings.place)
+    if settings.tune:
+        target = _tuned(target, settings.tune)
     _check_measurable(settings, target, metric=evaluate is not None or labels is not None)
     parent = None if output is None else check_destination(Path(output))
     keep = tempfile.TemporaryDirectory(prefix=".whet-", dir=parent)
@@ -95,6 +97,14 @@ def compile(
     return artifact
 
 
+def _tuned(target: Target | None, time: str) -> Target:
+    if target is None:
+        raise UsageError(
+            f"--tune {time} needs a target that has kernels to tune (tvm), the target is 'auto'"
+        )
+    return target.tuned(time)
+
+
 def _check_measurable(options: Options, target: Target | None, *, metric: bool) -> None:
     """Refuse a limit on something that nobody will measure."""
     target = target or find_target("onnxruntime")
@@ -118,3 +128,9 @@ def _check_measurable(options: Options, target: Target | None, *, metric: bool) 
         )
     if options.budget.latency is not None and not options.measure:
         raise UsageError("a limit on the latency needs timing, which is switched off")
+    if target.tuning and not options.place.here:
+        raise UsageError(
+            f"tuning needs timing, and this machine is not the device '{options.place.name}'"
+        )
+    if target.tuning and not options.measure:
+        raise UsageError("tuning needs timing, which is switched off")

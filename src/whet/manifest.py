@@ -51,6 +51,8 @@ def write_manifest(
             for name in files
         },
     }
+    if measured := target.measured(folder):
+        manifest["schedules"] = measured
     (folder / "whet.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 

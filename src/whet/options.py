@@ -79,6 +79,9 @@ class Options:
     machine; or the address of a Dask scheduler, ``tcp://host:8786``. Milliseconds are always measured here."""
     search_minutes: float = 60.0
     """Minutes after which a search ends with the best plan so far."""
+    tune: str = ""
+    """How long kernels are tuned by measurement, ``"10min"``, for targets that have some to tune (``tvm``). ``"off"``
+    does not use either what was measured before."""
     page: bool = True
     """Write ``report.html`` into an output folder, where the libraries of the extra ``report`` are installed."""
     progress: Callable[[str], None] = lambda _message: None

@@ -35,6 +35,7 @@ class Realizer:
     def realize(self, model: onnx_ir.Model, steps: list[Step], source: onnx_ir.Model) -> Result:
         """Lower a model into the setting's folder; compare and time it in a fresh process."""
         setting, scene = self._setting, self._scene
+        setting.notes += setting.target.tune(model, setting.options.progress)
         files = self._lower(model)
         manifest = self._write_manifest(setting.folder, files, model)
         reason = setting.target.idle()

@@ -53,7 +53,7 @@ def make_report(
         metric=None if metric is None else (metric[0].metric, metric[1].metric),
         interval=None if metric is None else interval(*metric, setting.options.seed),
         search=search,
-        kernels=kernels,
+        kernels={**kernels, **setting.target.measured(setting.folder)},
         enclosed=find_enclosed(scene.prepared.model),
         graph=graph_record(result.model),
         profile=_profile(setting, scene, result.model, result.costs[0].time),

@@ -19,6 +19,7 @@ _FLAGS = {
     "loss": "--loss",
     "workers": "--workers",
     "search_minutes": "--search-minutes",
+    "tune": "--tune",
     "threads": "--threads",
     "max_ram": "--max-ram",
     "optimization": "--optimization",

@@ -124,6 +124,8 @@ def quick(line: str) -> list[str]:
     if arguments[0] != "compile":
         return arguments
     more = ["--search-minutes", "0.02"] if BUDGET & set(arguments) else ["--no-measure"]
+    if "--tune" in arguments:
+        more = ["--tune", "1s"]
     return [*arguments, "--allow-noop", *more]
 
 

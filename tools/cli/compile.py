@@ -30,6 +30,8 @@ whet compile net.onnx -o out --target c --device nrf52840 --bind batch=1
 
 whet compile net.onnx -o out --target tvm --triple aarch64-linux-gnu --bind batch=1
 
+whet compile net.onnx -o out --target tvm --bind batch=1 --tune 10min
+
 whet compile mypackage.models:make_encoder -o out --recipe 'quantize-dynamic'
 """
 
@@ -68,6 +70,7 @@ def _command(
     search_minutes: options.SearchMinutes = 60.0,
     workers: options.Workers = "here",
     threads: options.Threads = 0,
+    tune: options.Tune = "",
     max_ram: options.MaxRam = None,
     optimization: options.Optimization = "all",
     session: options.Session = [],  # noqa: B006 (typer makes a new list for each call)
@@ -97,6 +100,7 @@ def _command(
         "search_minutes": search_minutes,
         "workers": workers,
         "threads": threads,
+        "tune": tune,
         "max_ram": max_ram,
         "optimization": optimization,
         "session": read_entries(session),

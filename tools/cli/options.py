@@ -39,6 +39,7 @@ __all__ = [
     "Threads",
     "Triple",
     "Trust",
+    "Tune",
     "Workers",
 ]
 
@@ -199,6 +200,15 @@ SearchMinutes = Annotated[
     float,
     typer.Option(
         metavar="N", min=0, rich_help_panel=_BUDGET, help="End the search after so many minutes."
+    ),
+]
+Tune = Annotated[
+    str,
+    typer.Option(
+        metavar="TIME",
+        rich_help_panel=_RUN,
+        help="With --target tvm: choose the schedules of kernels by measurement, for so long: 10min, 90s, 1h. What is "
+        "found is kept for later compiles on this machine; off ignores it. Ctrl-C ends it early.",
     ),
 ]
 Workers = Annotated[

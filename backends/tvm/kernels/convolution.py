@@ -7,6 +7,7 @@ convolutions, 2018).
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "Window",
     "convolution",
     "depthwise",
+    "lines_of_a_task",
     "pack_depthwise",
     "pack_window",
     "window_tiling",
@@ -64,7 +66,7 @@ def pack_window(weights: Array, groups: int, tiling: Tiling) -> Array:
     return np.ascontiguousarray(panels.transpose(0, 1, 4, 5, 3, 2))
 
 
-def _lines(w: Window, machine: Machine) -> int:
+def lines_of_a_task(w: Window, machine: Machine) -> int:
     """Return how many lines a task computes: few enough to stay near, so many that all threads get as much."""
     found = [n for n in range(1, w.y.result + 1) if w.y.result % n == 0]
     line = (w.x.result * w.x.stride + w.x.reach) * w.depth * 4
@@ -78,16 +80,19 @@ def _lines(w: Window, machine: Machine) -> int:
     return min(found, key=price)
 
 
-def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> Any:
-    """Return the kernel: arguments x, packed weights, those of the ending, y."""
-    lines = _lines(w, machine)
+def convolution(
+    w: Window, tiling: Tiling, ending: Ending, machine: Machine, schedule: Mapping[str, int]
+) -> Any:
+    """Return the kernel: arguments x, packed weights, those of the ending, y.
+
+    ``schedule`` says how pixels and loops are cut (:class:`whet.backends.tvm.works.windowed.Windowed`).
+    """
+    lines = schedule["lines"]
     blocks = w.y.result // lines
     tall = (lines - 1) * w.y.stride + w.y.reach
     wide = (w.x.result - 1) * w.x.stride + w.x.reach
     own = w.outputs // w.groups
-    width = min(tiling.rows, w.x.result)
-    high = max(1, tiling.rows // w.x.result) if width == w.x.result else 1
-    high = min(high, lines)
+    width, high = schedule["wide"], min(schedule["high"], lines)
     window = w.y.kernel * w.x.kernel * w.depth
 
     def body(x: Any, weights: Any, *rest: Any) -> None:
@@ -112,11 +117,8 @@ def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> 
                 part = tiling.tile(height * breadth)
                 sums = part.clear()
                 base = (group * tiling.panels + panel) * (window * tiling.width)
-                with (
-                    T.serial(0, w.y.kernel) as ky,
-                    T.serial(0, w.x.kernel) as kx,
-                    T.serial(0, w.depth) as c,
-                ):
+
+                def step(ky: Expr, kx: Expr, c: Expr) -> None:
                     at = base + ((ky * w.x.kernel + kx) * w.depth + c) * tiling.width
 
                     def pixel(r: int) -> Expr:
@@ -129,6 +131,12 @@ def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> 
                         pixel,
                         lambda v: weights[tirx.Ramp(at + v * tiling.lanes, 1, tiling.lanes)],
                     )
+
+                columns = w.x.kernel if schedule["unrolled"] else 1
+                with T.serial(0, w.y.kernel) as ky, T.serial(0, w.x.kernel // columns) as k:
+                    for n in range(columns):
+                        with T.serial(0, w.depth) as c:
+                            step(ky, k * columns + n, c)
 
                 def write(r: Expr, c: Expr, value: Expr) -> None:
                     down, right = tirx.floordiv(r, breadth), tirx.floormod(r, breadth)
@@ -146,6 +154,13 @@ def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> 
                 if w.x.result % width:
                     tile(panel, line, w.x.result // width * width, height, w.x.result % width)
 
+            if schedule["turned"]:
+                with T.serial(0, lines // high) as i, T.serial(0, tiling.panels) as panel:
+                    strip(panel, i * high, high)
+                if lines % high:
+                    with T.serial(0, tiling.panels) as panel:
+                        strip(panel, lines // high * high, lines % high)
+                return
             with T.serial(0, tiling.panels) as panel:
                 with T.serial(0, lines // high) as i:
                     strip(panel, i * high, high)
@@ -201,16 +216,19 @@ def pack_depthwise(weights: Array, lanes: int) -> Array:
     return found
 
 
-def depthwise(w: Window, ending: Ending, machine: Machine) -> Any:
-    """Return the kernel of one filter for each channel, channels in vectors: arguments x, weights, the ending's, y."""
+def depthwise(w: Window, ending: Ending, machine: Machine, schedule: Mapping[str, int]) -> Any:
+    """Return the kernel of one filter for each channel, channels in vectors: arguments x, weights, the ending's, y.
+
+    ``schedule`` says how pixels and loops are cut (:class:`whet.backends.tvm.works.depthwise.Depthwise`).
+    """
     lanes = machine.lanes
     one = dataclasses.replace(w, groups=1)
-    lines = _lines(one, machine)
+    lines = schedule["lines"]
     blocks = w.y.result // lines
     tall = (lines - 1) * w.y.stride + w.y.reach
     wide = (w.x.result - 1) * w.x.stride + w.x.reach
     vectors = -(-w.inputs // lanes)
-    breadth = min(w.x.result, 8)
+    breadth = schedule["wide"]
     tiling = Tiling(breadth, 1, lanes, vectors)
 
     def body(x: Any, weights: Any, *rest: Any) -> None:
@@ -251,9 +269,11 @@ def depthwise(w: Window, ending: Ending, machine: Machine) -> Any:
 
                 part.finish(sums, w.outputs, vector, write)
 
-            with T.serial(0, lines) as line, T.serial(0, vectors) as vector:
-                with T.serial(0, w.x.result // breadth) as i:
-                    tile(vector, line, i * breadth, breadth)
+            outer, inner = (vectors, lines) if schedule["turned"] else (lines, vectors)
+            with T.serial(0, outer) as i, T.serial(0, inner) as j:
+                line, vector = (j, i) if schedule["turned"] else (i, j)
+                with T.serial(0, w.x.result // breadth) as k:
+                    tile(vector, line, k * breadth, breadth)
                 if w.x.result % breadth:
                     tile(vector, line, w.x.result // breadth * breadth, w.x.result % breadth)
 

@@ -75,6 +75,20 @@ class Tile:
             T.buffer_store(sums, zero, [self._at(k)])
         return sums
 
+    def load(self, kept: Any, start: Expr) -> Any:
+        """Return the sums that :meth:`store` left."""
+        sums = scratch(self.rows * self.vectors * self.lanes, registers=True)
+        for k in range(self.rows * self.vectors):
+            found = kept[tirx.Ramp(start + k * self.lanes, 1, self.lanes)]
+            T.buffer_store(sums, found, [self._at(k)])
+        return sums
+
+    def store(self, sums: Any, kept: Any, start: Expr) -> None:
+        """Leave the sums in memory."""
+        for k in range(self.rows * self.vectors):
+            place = tirx.Ramp(start + k * self.lanes, 1, self.lanes)
+            T.buffer_store(kept, sums[self._at(k)], [place])
+
     def add(self, sums: Any, left: Callable[[int], Expr], right: Callable[[int], Expr]) -> None:
         """Add the products of one element for each row with vectors of elements."""
         vectors = [right(v) for v in range(self.vectors)]

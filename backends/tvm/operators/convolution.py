@@ -10,16 +10,13 @@ from whet.backends.tvm.epilogue import find_ending
 from whet.backends.tvm.kernels.convolution import (
     Axis,
     Window,
-    convolution,
-    depthwise,
-    pack_depthwise,
-    pack_window,
-    window_tiling,
 )
-from whet.backends.tvm.kernels.product import dense, pack
-from whet.backends.tvm.kernels.writing import best_tiling
+from whet.backends.tvm.kernels.writing import up
 from whet.backends.tvm.lowering import Lowering, ints
 from whet.backends.tvm.registry import Decline, emits
+from whet.backends.tvm.works.dense import Dense
+from whet.backends.tvm.works.depthwise import Depthwise
+from whet.backends.tvm.works.windowed import Windowed
 from whet.backends.windows import read_steps
 from whet.ir.array import Array
 from whet.ir.values import attribute_int, attribute_string
@@ -62,33 +59,20 @@ def _windowed(
     """Call the kernel for a window, and do what follows the convolution in it."""
     machine = low.machine
     point = w.y.reach * w.x.reach * w.y.stride * w.x.stride == 1 and w.y.bare and w.x.bare
-    given, shape = w.shapes()
-    if point and w.groups == 1:
-        rows = math.prod(shape[:-1])
-        tiling = best_tiling(rows, w.outputs, machine)
-        value, ending = find_ending(low, node, LAST, tiling.panels * tiling.width, bias)
-        packed = pack(weights[:, :, 0, 0].T, tiling)
-        make = lambda: dense((given, shape), w.outputs, tiling, ending, machine.threads)  # noqa: E731
-        key: tuple[object, ...] = ("point", given, shape, tiling, ending)
-    elif w.depth == 1 and w.outputs == w.inputs:
-        lanes = machine.lanes
-        value, ending = find_ending(low, node, LAST, -(-w.outputs // lanes) * lanes, bias)
-        packed = pack_depthwise(weights, lanes)
-        make = lambda: depthwise(w, ending, machine)  # noqa: E731
-        key = ("depthwise", w, ending)
-    else:
-        tiling = window_tiling(w, machine)
-        padded = w.outputs if w.groups > 1 else tiling.panels * tiling.width
-        value, ending = find_ending(low, node, LAST, padded, bias)
-        packed = pack_window(weights, w.groups, tiling)
-        make = lambda: convolution(w, tiling, ending, machine)  # noqa: E731
-        key = ("convolution", w, tiling, ending)
+    given, _ = w.shapes()
     own = low.shape(node.outputs[0])
     last = (own[0], *own[2:], own[1])
     source = low.tensor(node.inputs[0], LAST)
     if len(own) == 3:
         source = low.reshaped(source, given)
-    made = low.call(key, make, [source, low.constant(packed), *ending.tensors], shape)
+    padded = up(w.outputs, machine.lanes)
+    value, ending = find_ending(low, node, LAST, padded, bias)
+    if point and w.groups == 1:
+        made = low.cut(Dense(given, w.outputs, ending, machine), source, weights[:, :, 0, 0].T)
+    elif w.depth == 1 and w.outputs == w.inputs:
+        made = low.cut(Depthwise(w, ending, machine), source, weights)
+    else:
+        made = low.cut(Windowed(w, ending, machine), source, weights)
     low.define(value, low.reshaped(made, last) if len(own) == 3 else made, LAST)
 
 

@@ -9,13 +9,14 @@ import onnx_ir
 from whet.backends.layouts import PLAIN
 from whet.backends.tvm.api import Expr, te, tirx
 from whet.backends.tvm.epilogue import Ending, find_ending
-from whet.backends.tvm.kernels.product import batched, dense, pack
+from whet.backends.tvm.kernels.product import batched
 from whet.backends.tvm.kernels.sparse import find_blocks, sparse
-from whet.backends.tvm.kernels.writing import best_tiling
+from whet.backends.tvm.kernels.writing import best_tiling, up
 from whet.backends.tvm.lowering import Lowering
 from whet.backends.tvm.operators.arithmetic import broadcast
 from whet.backends.tvm.operators.elementwise import converted
 from whet.backends.tvm.registry import Decline, emits
+from whet.backends.tvm.works.dense import Dense
 from whet.ir.array import Array
 from whet.ir.values import attribute_float, attribute_int
 
@@ -47,18 +48,19 @@ def emit_dense(
     rows = math.prod(shape[:-1])
     shapes = (shape, (*shape[:-1], outputs))
     blocks = find_blocks(matrix, rows, low.machine)
-    tiling = blocks.tiling if blocks else best_tiling(rows, outputs, low.machine)
-    result, ending = find_ending(low, node, PLAIN, tiling.panels * tiling.width, bias)
-    threads = low.machine.threads
+    result, ending = find_ending(low, node, PLAIN, up(outputs, low.machine.lanes), bias)
     if blocks is None:
-        weights = [low.constant(pack(matrix, tiling))]
-        key: tuple[object, ...] = ("dense", shapes, tiling, ending)
-        make = lambda: dense(shapes, outputs, tiling, ending, threads)  # noqa: E731
+        made = low.cut(Dense(shape, outputs, ending, low.machine), x, matrix)
     else:
         weights = [low.constant(a) for a in (blocks.values, blocks.places, blocks.starts)]
-        key = ("sparse", shapes, tiling, blocks.count, ending)
-        make = lambda: sparse(shapes, (tiling, blocks.count), ending, threads)  # noqa: E731
-    low.define(result, low.call(key, make, [x, *weights, *ending.tensors], shapes[1]))
+        cut, threads = (blocks.tiling, blocks.count), low.machine.threads
+        made = low.call(
+            ("sparse", shapes, *cut, ending),
+            lambda: sparse(shapes, cut, ending, threads),
+            [x, *weights, *ending.tensors],
+            shapes[1],
+        )
+    low.define(result, made)
 
 
 def _batched(low: Lowering, node: onnx_ir.Node) -> None:

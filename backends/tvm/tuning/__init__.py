@@ -1,0 +1,1 @@
+"""Schedules are chosen by measurement."""

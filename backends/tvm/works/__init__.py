@@ -1,0 +1,1 @@
+"""Kernels that can be cut in more than one way."""
