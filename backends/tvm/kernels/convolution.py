@@ -262,10 +262,7 @@ def depthwise(w: Window, ending: Ending, machine: Machine) -> Any:
                         py = line * w.y.stride + ky * w.y.dilation
                         px = (column + r) * w.x.stride + kx * w.x.dilation
                         start = (py * wide + px) * w.inputs + vector * lanes
-                        place = tirx.Ramp(r * lanes, 1, lanes)
-                        T.buffer_store(
-                            sums, sums[place] + near[tirx.Ramp(start, 1, lanes)] * factor, [place]
-                        )
+                        sums.put(r, 0, sums.get(r, 0) + near[tirx.Ramp(start, 1, lanes)] * factor)
                 row = (sample * w.y.result + first + line) * w.x.result + column
 
                 def write(r: Expr, c: Expr, value: Expr) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from whet.backends.tvm.api import Expr, IRBuilder, T, tirx
 from whet.backends.tvm.machine import Machine
 
-__all__ = ["Tile", "Tiling", "best_tiling", "cycles", "each", "function", "scratch", "tasks", "up"]
+__all__ = ["Sums", "Tile", "Tiling", "best_tiling", "cycles", "each", "function", "scratch", "tasks", "up"]
 
 _SMALL = 1 << 15
 """Multiplications that are done before a second thread has started."""
@@ -40,7 +40,7 @@ def function(
 
 def scratch(size: int, dtype: str = "float32", *, registers: bool = False) -> Any:
     """Return memory of the loop that is being written."""
-    return T.alloc_buffer((size,), dtype, scope="local" if registers else "global", layout=None)
+    return T.alloc_buffer((size,), dtype, layout=None)
 
 
 def tasks(count: int, work: float) -> Any:
@@ -67,25 +67,25 @@ class Tile:
     vectors: int
     lanes: int
 
-    def clear(self) -> Any:
+    def clear(self) -> "Sums":
         """Return the sums, zero."""
-        sums = scratch(self.rows * self.vectors * self.lanes, registers=True)
+        sums = Sums(self)
         zero = tirx.Broadcast(tirx.FloatImm("float32", 0.0), self.lanes)
-        for k in range(self.rows * self.vectors):
-            T.buffer_store(sums, zero, [self._at(k)])
+        for r in range(self.rows):
+            for v in range(self.vectors):
+                sums.put(r, v, zero)
         return sums
 
-    def add(self, sums: Any, left: Callable[[int], Expr], right: Callable[[int], Expr]) -> None:
+    def add(self, sums: "Sums", left: Callable[[int], Expr], right: Callable[[int], Expr]) -> None:
         """Add the products of one element for each row with vectors of elements."""
         vectors = [right(v) for v in range(self.vectors)]
         for r in range(self.rows):
             factor = tirx.Broadcast(left(r), self.lanes)
             for v, vector in enumerate(vectors):
-                at = self._at(r * self.vectors + v)
-                T.buffer_store(sums, sums[at] + factor * vector, [at])
+                sums.put(r, v, sums.get(r, v) + factor * vector)
 
     def finish(
-        self, sums: Any, outputs: int, panel: Expr, write: Callable[[Expr, Expr, Expr], None]
+        self, sums: "Sums", outputs: int, panel: Expr, write: Callable[[Expr, Expr, Expr], None]
     ) -> None:
         """Write ``write(row, column, sum)`` for the columns of a panel that exist.
 
@@ -93,8 +93,7 @@ class Tile:
         """
         width = self.vectors * self.lanes
         left = scratch(self.rows * width)
-        for k in range(self.rows * self.vectors):
-            T.buffer_store(left, sums[self._at(k)], [self._at(k)])
+        sums.leave(left, lambda r, v: r * width + v * self.lanes)
         with T.serial(0, self.rows) as r, T.serial(0, self.vectors) as v:
             base = (r * self.vectors + v) * self.lanes
             start = panel * width + v * self.lanes
@@ -116,8 +115,35 @@ class Tile:
         with T.vectorized(0, self.lanes) as j:
             write(j)
 
-    def _at(self, number: int) -> Expr:
-        return tirx.Ramp(number * self.lanes, 1, self.lanes)
+
+class Sums:
+    """The sums of a tile. Each row is memory of its own: TVM calls for more than a kilobyte while the kernel runs,
+    and LLVM keeps only what lies in its own frame in registers from beginning to end.
+    """
+
+    def __init__(self, tile: Tile) -> None:
+        """Take the memory."""
+        self._tile = tile
+        width = tile.vectors * tile.lanes
+        self._rows = [scratch(width, registers=True) for _ in range(tile.rows)]
+
+    def get(self, row: int, vector: int) -> Expr:
+        """Return a vector."""
+        return self._rows[row][self._at(vector)]
+
+    def put(self, row: int, vector: int, value: Expr) -> None:
+        """Write a vector."""
+        T.buffer_store(self._rows[row], value, [self._at(vector)])
+
+    def leave(self, to: Any, place: Callable[[int, int], Expr]) -> None:
+        """Store all vectors in other memory, ``place(row, vector)`` being where."""
+        lanes = self._tile.lanes
+        for r in range(self._tile.rows):
+            for v in range(self._tile.vectors):
+                T.buffer_store(to, self.get(r, v), [tirx.Ramp(place(r, v), 1, lanes)])
+
+    def _at(self, vector: int) -> Expr:
+        return tirx.Ramp(vector * self._tile.lanes, 1, self._tile.lanes)
 
 
 @dataclasses.dataclass(frozen=True)

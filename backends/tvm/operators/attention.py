@@ -5,7 +5,7 @@ import math
 import onnx_ir
 
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.kernels.attention import Heads, Sizes, attention
+from whet.backends.tvm.kernels.attention import Heads, Piece, Sizes, attention
 from whet.backends.tvm.lowering import Lowering
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.values import attribute_float, attribute_int
@@ -63,12 +63,13 @@ def emit_attention(low: Lowering, node: onnx_ir.Node) -> None:
         mask=_mask_shape(low, mask, keys),
         truth=mask is not None and low.dtype(mask) == "bool",
     )
+    pieces = (Piece(q, size),), (Piece(k, size),)
     tensors = [low.tensor(x) for x in inputs[:3]]
     if mask is not None:
         tensors.append(low.reshaped(low.tensor(mask), sizes.mask))
     made = low.call(
-        ("attention", sizes, q, k, v, y),
-        lambda: attention(sizes, q, k, v, y, low.machine),
+        ("attention", sizes, *pieces, v, y),
+        lambda: attention(sizes, *pieces, v, y, low.machine),
         tensors,
         low.shape(node.outputs[0]),
     )
