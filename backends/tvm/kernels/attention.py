@@ -208,6 +208,13 @@ class _Writer:
         self.rows.begin()
         whole, rest = divmod(s.keys, plan.keys)
         single = whole + (rest > 0) == 1
+        if not single:
+            zero = tirx.FloatImm("float32", 0.0)
+            each(
+                plan.queries * plan.deep,
+                self.lanes,
+                lambda i: T.buffer_store(self.sums, zero, [i]),
+            )
         seen = whole
         if s.causal is not None and whole:
             last = first + (plan.queries - 1 + s.causal)

@@ -53,7 +53,7 @@ class Rows:
         """Take the memory of ``count`` rows of ``wide`` scores."""
         self._count, self._wide, self._lanes, self._table = count, wide, lanes, table
         self._top, self._total, self._factor = (scratch(count * lanes) for _ in range(3))
-        self._share = scratch(lanes, registers=True)
+        self._share = scratch(lanes)
 
     def begin(self) -> None:
         """Write that nothing was seen yet."""
@@ -77,7 +77,7 @@ class Rows:
             count, LOWEST, lambda old, at, _: tirx.max(old, table[base + at]), tirx.max
         )
         here = tirx.Ramp(own, 1, lanes)
-        highest = scratch(lanes, registers=True)
+        highest = scratch(lanes)
         all_of = tirx.Ramp(0, 1, lanes)
         T.buffer_store(highest, tirx.max(best[all_of], self._top[here]), [all_of])
         self._everywhere(highest, tirx.max)
@@ -100,7 +100,7 @@ class Rows:
         """Add up the total of a row."""
         lanes = self._lanes
         all_of = tirx.Ramp(0, 1, lanes)
-        total = scratch(lanes, registers=True)
+        total = scratch(lanes)
         T.buffer_store(total, self._total[tirx.Ramp(row * lanes, 1, lanes)], [all_of])
         self._everywhere(total, lambda a, b: a + b)
         seen = self._top[row * lanes] > _f(LOWEST / 2)
@@ -117,7 +117,7 @@ class Rows:
         lanes = self._lanes
         vectors = count // lanes
         chains = min(_CHAINS, vectors)
-        found = scratch(chains * lanes, registers=True)
+        found = scratch(chains * lanes)
         for c in range(chains):
             T.buffer_store(
                 found, tirx.Broadcast(_f(start), lanes), [tirx.Ramp(c * lanes, 1, lanes)]

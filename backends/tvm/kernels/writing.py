@@ -38,8 +38,8 @@ def function(
     return builder.get()
 
 
-def scratch(size: int, dtype: str = "float32", *, registers: bool = False) -> Any:
-    """Return memory of the loop that is being written."""
+def scratch(size: int, dtype: str = "float32") -> Any:
+    """Return memory of the loop that is being written; below a kilobyte it may stay in registers."""
     return T.alloc_buffer((size,), dtype, layout=None)
 
 
@@ -125,7 +125,7 @@ class Sums:
         """Take the memory."""
         self._tile = tile
         width = tile.vectors * tile.lanes
-        self._rows = [scratch(width, registers=True) for _ in range(tile.rows)]
+        self._rows = [scratch(width) for _ in range(tile.rows)]
 
     def get(self, row: int, vector: int) -> Expr:
         """Return a vector."""
