@@ -153,9 +153,7 @@ def attention(
     kind = "bool" if s.truth else "float32"
     given = [(p.heads.shape, "float32") for p in (*q, *k)]
     more = [(s.mask, kind)] if s.mask else []
-    return function(
-        "attention", [*given, (v.shape, "float32"), *more, (y.shape, "float32")], body
-    )
+    return function("attention", [*given, (v.shape, "float32"), *more, (y.shape, "float32")], body)
 
 
 class _Writer:
@@ -334,9 +332,7 @@ class _Writer:
                 block.add(
                     sums,
                     lambda r: self.queries[(i * tiling.rows + r) * s.size + d],
-                    lambda n: self.turned[
-                        tirx.Ramp(base + d * tiling.width + n * lanes, 1, lanes)
-                    ],
+                    lambda n: self.turned[tirx.Ramp(base + d * tiling.width + n * lanes, 1, lanes)],
                 )
             sums.leave(
                 self.table,

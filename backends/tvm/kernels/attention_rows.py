@@ -34,7 +34,9 @@ def exp_below(x: Expr) -> Expr:
 
     def rest(v: Expr, t: Expr) -> Expr:
         n = t - _f(_ROUNDER)
-        return let(n, lambda n: let((v - n * _f(_LN2[0])) - n * _f(_LN2[1]), lambda r: last(v, t, r)))
+        return let(
+            n, lambda n: let((v - n * _f(_LN2[0])) - n * _f(_LN2[1]), lambda r: last(v, t, r))
+        )
 
     def last(v: Expr, t: Expr, r: Expr) -> Expr:
         found = _f(1 / math.factorial(6))
@@ -82,9 +84,7 @@ class Rows:
         T.buffer_store(highest, tirx.max(best[all_of], self._top[here]), [all_of])
         self._everywhere(highest, tirx.max)
         with T.vectorized(0, lanes) as j:
-            T.buffer_store(
-                self._factor, exp_below(self._top[own + j] - highest[j]), [own + j]
-            )
+            T.buffer_store(self._factor, exp_below(self._top[own + j] - highest[j]), [own + j])
         T.buffer_store(self._top, highest[all_of], [here])
 
         def add(old: Expr, at: Expr, j: Expr) -> Expr:
@@ -92,9 +92,7 @@ class Rows:
             return old + table[base + at]
 
         total = self._chains(count, 0.0, add, lambda a, b: a + b)
-        T.buffer_store(
-            self._total, self._total[here] * self._factor[here] + total[all_of], [here]
-        )
+        T.buffer_store(self._total, self._total[here] * self._factor[here] + total[all_of], [here])
 
     def close(self, row: Expr) -> None:
         """Add up the total of a row."""

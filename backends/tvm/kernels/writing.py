@@ -8,7 +8,18 @@ from typing import Any
 from whet.backends.tvm.api import Expr, IRBuilder, T, tirx
 from whet.backends.tvm.machine import Machine
 
-__all__ = ["Sums", "Tile", "Tiling", "best_tiling", "cycles", "each", "function", "scratch", "tasks", "up"]
+__all__ = [
+    "Sums",
+    "Tile",
+    "Tiling",
+    "best_tiling",
+    "cycles",
+    "each",
+    "function",
+    "scratch",
+    "tasks",
+    "up",
+]
 
 _SMALL = 1 << 15
 """Multiplications that are done before a second thread has started."""

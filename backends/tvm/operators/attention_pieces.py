@@ -26,7 +26,9 @@ class Columns:
         strides = (heads * length * size, length * size, size)
         sizes = (batch, heads, length)
         own = [0 if n == 1 else s for n, s in zip(sizes, strides, strict=True)]
-        return Piece(Heads((batch, heads, length, size), (own[0], own[1], own[2])), self.width, self.factor)
+        return Piece(
+            Heads((batch, heads, length, size), (own[0], own[1], own[2])), self.width, self.factor
+        )
 
 
 def columns(low: Lowering, value: onnx_ir.Value, factor: float = 1.0) -> tuple[Columns, ...]:
