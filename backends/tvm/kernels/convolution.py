@@ -22,6 +22,7 @@ __all__ = [
     "Window",
     "convolution",
     "depthwise",
+    "lines_of",
     "pack_depthwise",
     "pack_window",
     "window_tiling",
@@ -87,7 +88,7 @@ def pack_window(weights: Array, groups: int, tiling: Tiling) -> Array:
     return np.ascontiguousarray(panels.transpose(0, 1, 4, 5, 3, 2))
 
 
-def _lines(w: Window, machine: Machine) -> int:
+def lines_of(w: Window, machine: Machine) -> int:
     """Return how many lines a task computes: few enough to stay near, so many that all threads get as much."""
     found = [n for n in range(1, w.y.result + 1) if w.y.result % n == 0]
     line = (w.x.result * w.x.stride + w.x.reach) * w.depth * 4
@@ -103,7 +104,7 @@ def _lines(w: Window, machine: Machine) -> int:
 
 def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> Any:
     """Return the kernel: arguments x, packed weights, those of the ending, y."""
-    lines = _lines(w, machine)
+    lines = lines_of(w, machine)
     blocks = w.y.result // lines
     tall = (lines - 1) * w.y.stride + w.y.reach
     wide = (w.x.result - 1) * w.x.stride + w.x.reach
@@ -178,7 +179,7 @@ def convolution(w: Window, tiling: Tiling, ending: Ending, machine: Machine) -> 
     shapes = w.shapes()
     packed = (w.groups, tiling.panels, w.y.kernel, w.x.kernel, w.depth, tiling.width)
     arguments = [(shapes[0], "float32"), (packed, "float32"), *ending.arguments()]
-    return function("convolution", [*arguments, (shapes[1], "float32")], body)
+    return function("convolution", [*arguments, (shapes[1], ending.dtype)], body)
 
 
 def _copy(
@@ -228,7 +229,7 @@ def depthwise(w: Window, ending: Ending, machine: Machine) -> Any:
     """Return the kernel of one filter for each channel, channels in vectors: arguments x, weights, the ending's, y."""
     lanes = machine.lanes
     one = dataclasses.replace(w, groups=1)
-    lines = _lines(one, machine)
+    lines = lines_of(one, machine)
     blocks = w.y.result // lines
     tall = (lines - 1) * w.y.stride + w.y.reach
     wide = (w.x.result - 1) * w.x.stride + w.x.reach
@@ -280,7 +281,7 @@ def depthwise(w: Window, ending: Ending, machine: Machine) -> Any:
     shapes = w.shapes()
     packed = (w.y.kernel, w.x.kernel, vectors * lanes)
     arguments = [(shapes[0], "float32"), (packed, "float32"), *ending.arguments()]
-    return function("depthwise", [*arguments, (shapes[1], "float32")], body)
+    return function("depthwise", [*arguments, (shapes[1], ending.dtype)], body)
 
 
 def window_tiling(w: Window, machine: Machine) -> Tiling:

@@ -13,7 +13,7 @@ from whet.backends.tvm.epilogue import Ending
 from whet.backends.tvm.kernels.writing import Tiling, each, function, scratch, tasks, up
 from whet.ir.array import Array
 
-__all__ = ["batched", "dense", "pack"]
+__all__ = ["batched", "chunks", "dense", "pack"]
 
 _NEAR = 1 << 18
 """Bytes of rows that stay in a core's own cache while the panels pass by."""
@@ -29,7 +29,7 @@ def pack(matrix: Array, tiling: Tiling) -> Array:
     )
 
 
-def _chunks(rows: int, inputs: int, tiling: Tiling, threads: int) -> int:
+def chunks(rows: int, inputs: int, tiling: Tiling, threads: int) -> int:
     """Return into how many parts the rows go, so that they stay near and all threads get as much."""
     tiles = -(-rows // tiling.rows)
     parts = max(1, min(tiles, -(-(rows * inputs * 4) // _NEAR)))
@@ -48,7 +48,7 @@ def dense(
     """Return the kernel of rows times a packed matrix: arguments x, w, those of the ending, y."""
     inputs = shapes[0][-1]
     rows = int(np.prod(shapes[0][:-1], dtype=np.int64))
-    parts = _chunks(rows, inputs, tiling, threads)
+    parts = chunks(rows, inputs, tiling, threads)
     tiles = -(-rows // tiling.rows)
     own = -(-tiles // parts)  # tiles of a part
     weights = (tiling.panels, inputs, tiling.width)
@@ -88,7 +88,7 @@ def dense(
                             T.evaluate(0)
 
     arguments = [(shapes[0], "float32"), (weights, "float32"), *ending.arguments()]
-    return function("dense", [*arguments, (shapes[1], "float32")], body)
+    return function("dense", [*arguments, (shapes[1], ending.dtype)], body)
 
 
 def batched(

@@ -77,11 +77,12 @@ class Tile:
     rows: int
     vectors: int
     lanes: int
+    dtype: str = "float32"
 
     def clear(self) -> "Sums":
         """Return the sums, zero."""
         sums = Sums(self)
-        zero = tirx.Broadcast(tirx.FloatImm("float32", 0.0), self.lanes)
+        zero = tirx.Broadcast(tirx.const(0, self.dtype), self.lanes)
         for r in range(self.rows):
             for v in range(self.vectors):
                 sums.put(r, v, zero)
@@ -103,7 +104,7 @@ class Tile:
         The sums leave their registers first: so this is a loop and not a line for each of them.
         """
         width = self.vectors * self.lanes
-        left = scratch(self.rows * width)
+        left = scratch(self.rows * width, self.dtype)
         sums.leave(left, lambda r, v: r * width + v * self.lanes)
         with T.serial(0, self.rows) as r, T.serial(0, self.vectors) as v:
             base = (r * self.vectors + v) * self.lanes
@@ -128,15 +129,17 @@ class Tile:
 
 
 class Sums:
-    """The sums of a tile. Each row is memory of its own: TVM calls for more than a kilobyte while the kernel runs,
-    and LLVM keeps only what lies in its own frame in registers from beginning to end.
+    """The sums of a tile, as long as a loop over steps runs.
+
+    Each row is memory of its own: TVM asks for more than a kilobyte while the kernel runs, and LLVM keeps in registers
+    only what lies in its own frame.
     """
 
     def __init__(self, tile: Tile) -> None:
         """Take the memory."""
         self._tile = tile
         width = tile.vectors * tile.lanes
-        self._rows = [scratch(width) for _ in range(tile.rows)]
+        self._rows = [scratch(width, tile.dtype) for _ in range(tile.rows)]
 
     def get(self, row: int, vector: int) -> Expr:
         """Return a vector."""
@@ -172,9 +175,9 @@ class Tiling:
         """Return how many outputs a panel has."""
         return self.vectors * self.lanes
 
-    def tile(self, rows: int) -> Tile:
+    def tile(self, rows: int, dtype: str = "float32") -> Tile:
         """Return a tile of so many rows."""
-        return Tile(rows, self.vectors, self.lanes)
+        return Tile(rows, self.vectors, self.lanes, dtype)
 
 
 def cycles(rows: int, vectors: int) -> float:

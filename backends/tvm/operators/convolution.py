@@ -18,6 +18,7 @@ from whet.backends.tvm.kernels.convolution import (
 from whet.backends.tvm.kernels.product import dense, pack
 from whet.backends.tvm.kernels.writing import best_tiling
 from whet.backends.tvm.lowering import LAST, Lowering, ints
+from whet.backends.tvm.operators.integer import integer_convolved
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.array import Array
 from whet.ir.values import attribute_int, attribute_string
@@ -73,6 +74,8 @@ def emit_convolution(low: Lowering, node: onnx_ir.Node) -> None:
     y, x = axes if len(axes) == 2 else (Axis(1, 1, 1, 1, 1, 0), axes[0])
     groups = attribute_int(node, "group", 1)
     w = Window(shape[0], y, x, shape[1], result[1], groups)
+    if integer_convolved(low, node, w, bias):
+        return
     _windowed(low, node, w, weights.reshape(*kernel[:2], y.kernel, x.kernel), bias)
 
 
@@ -108,7 +111,8 @@ def _windowed(
     source = low.tensor(node.inputs[0], LAST)
     if len(own) == 3:
         source = low.reshaped(source, given)
-    made = low.call(key, make, [source, low.constant(packed), *ending.tensors], shape)
+    arguments = [source, low.constant(packed), *ending.tensors]
+    made = low.call(key, make, arguments, shape, ending.dtype)
     low.define(value, low.reshaped(made, last) if len(own) == 3 else made, LAST)
 
 

@@ -5,7 +5,7 @@ import onnx_ir
 
 from whet.backends.tvm.activations import UNARY, activation
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.lowering import TYPES, Lowering
+from whet.backends.tvm.lowering import LAST, TYPES, Layout, Lowering, to_last
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.values import attribute_int
 
@@ -68,9 +68,10 @@ def emit_quantize(low: Lowering, node: onnx_ir.Node) -> None:
     target = low.dtype(node.outputs[0])
     if target not in ("int8", "uint8", "int16", "uint16"):
         raise Decline(f"a grid of {target} is not supported")
-    shape = low.shape(node.inputs[0])
-    operands = [low.tensor(v) for v in node.inputs if v is not None]
-    axis = _axis(low, node, shape)
+    layout = low.layout(node.inputs[0])
+    operands = [low.tensor(node.inputs[0], layout)]
+    operands += [low.tensor(v) for v in node.inputs[1:] if v is not None]
+    axis = _axis(low, node, layout)
     limits = np.iinfo(target)
 
     def quantized(x: Expr, scale: Expr, *zero: Expr) -> Expr:
@@ -86,15 +87,16 @@ def emit_quantize(low: Lowering, node: onnx_ir.Node) -> None:
 
         return te.compute(x.shape, one, name="quantize")
 
-    low.define(node.outputs[0], low.te(quantized, *operands, name="quantize"))
+    low.define(node.outputs[0], low.te(quantized, *operands, name="quantize"), layout)
 
 
 @emits("DequantizeLinear", note="one scale for all or for each slice of an axis")
 def emit_dequantize(low: Lowering, node: onnx_ir.Node) -> None:
     """Return the numbers that integers stand for."""
-    shape = low.shape(node.inputs[0])
-    operands = [low.tensor(v) for v in node.inputs if v is not None]
-    axis = _axis(low, node, shape)
+    layout = low.layout(node.inputs[0])
+    operands = [low.tensor(node.inputs[0], layout)]
+    operands += [low.tensor(v) for v in node.inputs[1:] if v is not None]
+    axis = _axis(low, node, layout)
     target = low.dtype(node.outputs[0])
 
     def real(x: Expr, scale: Expr, *zero: Expr) -> Expr:
@@ -109,20 +111,22 @@ def emit_dequantize(low: Lowering, node: onnx_ir.Node) -> None:
 
         return te.compute(x.shape, one, name="dequantize")
 
-    low.define(node.outputs[0], low.te(real, *operands, name="dequantize"))
+    low.define(node.outputs[0], low.te(real, *operands, name="dequantize"), layout)
 
 
 def _of(tensor: Expr, at: tuple[Expr, ...]) -> Expr:
     return tensor(*(at if len(tensor.shape) else ()), *([0] * (len(tensor.shape) - len(at))))
 
 
-def _axis(low: Lowering, node: onnx_ir.Node, shape: tuple[int, ...]) -> int | None:
+def _axis(low: Lowering, node: onnx_ir.Node, layout: Layout) -> int | None:
     scale = low.shape(node.inputs[1])
     if attribute_int(node, "block_size", 0) or len(scale) > 1:
         raise Decline("scales of blocks are supported for constants only")
     if not scale or scale == (1,):
         return None
-    return attribute_int(node, "axis", 1) % len(shape)
+    rank = len(low.shape(node.inputs[0]))
+    axis = attribute_int(node, "axis", 1) % rank
+    return to_last(rank).index(axis) if layout == LAST else axis
 
 
 @emits("DynamicQuantizeLinear")

@@ -14,6 +14,7 @@ from whet.backends.tvm.kernels.writing import best_tiling
 from whet.backends.tvm.lowering import PLAIN, Lowering
 from whet.backends.tvm.operators.arithmetic import broadcast
 from whet.backends.tvm.operators.elementwise import converted
+from whet.backends.tvm.operators.integer import integer_multiplied
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.array import Array
 from whet.ir.values import attribute_float, attribute_int
@@ -27,6 +28,8 @@ def emit_matmul(low: Lowering, node: onnx_ir.Node) -> None:
     matrix = low.known(node.inputs[1])
     if low.dtype(node.outputs[0]) != "float32":
         _plain_matmul(low, node)
+    elif integer_multiplied(low, node):
+        return
     elif matrix is not None and matrix.ndim == 2 and len(low.shape(node.inputs[0])) > 1:
         emit_dense(low, node, low.tensor(node.inputs[0]), low.shape(node.inputs[0]), matrix, None)
     else:
@@ -57,7 +60,8 @@ def emit_dense(
         weights = [low.constant(a) for a in (blocks.values, blocks.places, blocks.starts)]
         key = ("sparse", shapes, tiling, blocks.count, ending)
         make = lambda: sparse(shapes, (tiling, blocks.count), ending, threads)  # noqa: E731
-    low.define(result, low.call(key, make, [x, *weights, *ending.tensors], shapes[1]))
+    arguments = [x, *weights, *ending.tensors]
+    low.define(result, low.call(key, make, arguments, shapes[1], ending.dtype))
 
 
 def _batched(low: Lowering, node: onnx_ir.Node) -> None:
@@ -74,7 +78,7 @@ def _batched(low: Lowering, node: onnx_ir.Node) -> None:
     value, ending = node.outputs[0], Ending()
     if not vector:
         value, ending = find_ending(low, node, PLAIN, tiling.panels * tiling.width)
-    arguments = [(left, "float32"), (right, "float32"), *ending.arguments(), (result, "float32")]
+    arguments = [(left, "float32"), (right, "float32"), *ending.arguments(), (result, ending.dtype)]
     key = ("batched", left, right, tiling, ending)
     made = low.call(
         key,
@@ -89,6 +93,7 @@ def _batched(low: Lowering, node: onnx_ir.Node) -> None:
         ),
         [low.tensor(node.inputs[0]), low.tensor(node.inputs[1]), *ending.tensors],
         result,
+        ending.dtype,
     )
     low.define(value, made)
 
@@ -165,10 +170,12 @@ def emit_gemm(low: Lowering, node: onnx_ir.Node) -> None:
     if not single or matrix is None or across[0] or not rowlike:
         _plain_gemm(low, node, across, alpha, beta)
         return
-    scaled = np.multiply(alpha, matrix.T if across[1] else matrix, dtype=np.float32)
     row = None
     if bias is not None:
         row = np.broadcast_to(np.multiply(beta, bias, dtype=np.float32).reshape(-1), (outputs,))
+    if alpha == 1 and integer_multiplied(low, node, turned=across[1], bias=row):
+        return
+    scaled = np.multiply(alpha, matrix.T if across[1] else matrix, dtype=np.float32)
     emit_dense(low, node, low.tensor(node.inputs[0]), low.shape(node.inputs[0]), scaled, row)
 
 
