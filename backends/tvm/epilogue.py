@@ -79,9 +79,7 @@ def find_ending(
 class _Search:
     """Goes from a value to its reader, as long as there is one and it works on each element by itself."""
 
-    def __init__(
-        self, low: Lowering, value: onnx_ir.Value, layout: Layout, padded: int
-    ) -> None:
+    def __init__(self, low: Lowering, value: onnx_ir.Value, layout: Layout, padded: int) -> None:
         self.low, self.value, self.layout, self.padded = low, value, layout, padded
         self.shape = low.shape(value)
         self.channels = self.shape[1 if layout == LAST else -1]
@@ -161,13 +159,13 @@ class _Search:
         known = low.known(other)
         if known is not None and known.size == 1:
             number = tirx.FloatImm("float32", float(known.item()))
-            self.stages.append(
-                Stage(f"{key} {known.item()!r}", "", lambda x, _: apply(x, number))
-            )
+            self.stages.append(Stage(f"{key} {known.item()!r}", "", lambda x, _: apply(x, number)))
             return True
         own = low.shape(other)
         if known is None and math.prod(own) == 1 and _there(low, other):
             self.add(key, "one", apply, low.reshaped(low.tensor(other), (1,)), (1,))
+            return True
+        if reader.op_type == "Mul" and known is None and self._two_factors(other):
             return True
         axis = 1 if layout == LAST else len(self.shape) - 1
         wide = (1,) * (len(self.shape) - len(own)) + own
@@ -176,6 +174,29 @@ class _Search:
             self.add(key, "channel", apply, padded, (self.padded,))
             return True
         return own == self.shape and self._full(key, apply, other, known)
+
+    def _two_factors(self, other: onnx_ir.Value) -> bool:
+        """Multiply by a number that was computed, then by constants of the channels: the scales of dynamic products."""
+        low, maker = self.low, other.producer()
+        if maker is None or maker.op_type != "Mul" or self.layout == LAST:
+            return False
+        for one, many in (maker.inputs, maker.inputs[::-1]):
+            known = low.known(many)
+            if one is None or known is None or low.known(one) is not None:
+                continue
+            if math.prod(low.shape(one)) != 1 or not _there(low, one):
+                continue
+            if known.shape[-1:] not in ((self.channels,), (1,), ()) or known.size not in (
+                1,
+                self.channels,
+            ):
+                continue
+            row = np.broadcast_to(known.reshape(-1), (self.channels,))
+            constants = low.constant(_padded(row, self.padded))
+            self.add("Mul", "channel", BINARY["Mul"], constants, (self.padded,))
+            self.add("Mul", "one", BINARY["Mul"], low.reshaped(low.tensor(one), (1,)), (1,))
+            return True
+        return False
 
     def _full(
         self, key: str, apply: Callable[[Expr, Expr], Expr], other: onnx_ir.Value, known: Any

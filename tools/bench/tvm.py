@@ -1,7 +1,8 @@
 """TVM against ONNX Runtime, same threads, same run: ResNet-20, all-MiniLM-L6-v2, block-sparse layers and attention.
 
-Nothing is tuned. ``attention`` has a bias that is a product of factors; there ONNX Runtime gets the better of its kernels with
-the bias, ready-made, and the best of three with the factors appended.
+Nothing is tuned. ``attention`` has a bias that is a product of factors; there ONNX Runtime gets the better of its
+kernels with the bias, ready-made, and the best of three with the factors appended. ``resnet20-int8`` (static) and
+``minilm-int8`` (dynamic) are what whet makes of the models for ONNX Runtime.
 
 ``linear-90`` is a linear layer of 768 inputs and 3,072 outputs; 90 % of its blocks (16 outputs, one input) are zero.
 
@@ -45,7 +46,9 @@ LIMIT = 2.0
 """TVM's time may be so many times ONNX Runtime's."""
 _CASES: Mapping[str, Sequence[Mapping[str, int]]] = {
     "resnet20": ({"batch": 1}, {"batch": 16}, {"batch": 128}),
+    "resnet20-int8": ({"batch": 1}, {"batch": 16}, {"batch": 128}),
     "minilm": ({"batch": 1, "seq": 32}, {"batch": 1, "seq": 128}, {"batch": 8, "seq": 128}),
+    "minilm-int8": ({"batch": 1, "seq": 32}, {"batch": 1, "seq": 128}, {"batch": 8, "seq": 128}),
     "linear-0": ({"batch": 128},),
     "linear-80": ({"batch": 128},),
     "linear-90": ({"batch": 128},),
@@ -56,6 +59,7 @@ _CASES: Mapping[str, Sequence[Mapping[str, int]]] = {
     ),
 }
 _BLOCK = 16
+_CALIBRATION = 128
 
 
 @dataclasses.dataclass
@@ -82,7 +86,7 @@ def _feeds(name: str, sizes: Mapping[str, int]) -> dict[str, Array]:
     if name == "attention":
         return attention_feeds(sizes)
     draw = np.random.default_rng(0)
-    if name == "resnet20":
+    if name.startswith("resnet20"):
         return {"x": draw.standard_normal((sizes["batch"], 3, 32, 32)).astype(np.float32)}
     if name.startswith("linear"):
         return {"x": draw.standard_normal((sizes["batch"], 768)).astype(np.float32)}
@@ -93,6 +97,8 @@ def _feeds(name: str, sizes: Mapping[str, int]) -> dict[str, Array]:
 def _source(name: str, sizes: Mapping[str, int], assets: Path, folder: Path) -> Path:
     if name == "resnet20":
         return assets / RESNET20.file
+    if name.endswith("-int8"):
+        return _quantized(name, sizes, assets, folder)
     path = folder / f"{name}.onnx"
     if name == "attention":
         return write_attention(sizes, path)
@@ -101,6 +107,26 @@ def _source(name: str, sizes: Mapping[str, int], assets: Path, folder: Path) -> 
     elif not path.exists():
         onnx.save(_linear(int(name.partition("-")[2]) / 100), path)
     return path
+
+
+def _quantized(name: str, sizes: Mapping[str, int], assets: Path, folder: Path) -> Path:
+    """Return what whet makes of a model in 8 bits, without looking at a clock: static for images, else dynamic."""
+    static = name == "resnet20-int8"
+    out = folder / f"{name}-onnx"
+    if (out / "model.onnx").exists():
+        return out / "model.onnx"
+    source = _source(name.removesuffix("-int8"), sizes, assets, folder)
+    recipe = folder / f"{name}.toml"
+    kind = "quantize-static" if static else "quantize-dynamic"
+    recipe.write_text(f'base = "exact"\n\n[[pass]]\nname = "{kind}"\nprefer = "size"\n')
+    seen = None
+    if static:
+        images = np.load(assets / "cifar10" / "train_10k.npz")["x"][:_CALIBRATION]
+        seen = {"x": RESNET20.read(images)}
+    compile(
+        source, recipe=recipe, calibration=seen, sizes=sizes, measure=False, output=out, page=False
+    )
+    return out / "model.onnx"
 
 
 def _linear(zeros: float) -> onnx.ModelProto:

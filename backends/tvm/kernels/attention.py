@@ -301,21 +301,22 @@ class _Writer:
 
     def _read(self, first: Expr) -> None:
         """Put a block of queries together, scaled; behind the last one it is read again."""
-        s = self.s
         column = 0
         for piece, buffer in self.q:
-            with T.serial(0, self.plan.queries) as r:
-                position = tirx.min(first + r, s.queries - 1)
-                row = piece.heads.row(self.sample, self.head, position)
-                base, factor = r * s.size + column, piece.factor * s.scale
-                each(
-                    piece.width,
-                    self.lanes,
-                    lambda d: T.buffer_store(
-                        self.queries, _times(buffer[row + d], factor), [base + d]
-                    ),
-                )
+            self._read_piece(piece, buffer, first, column)
             column += piece.width
+
+    def _read_piece(self, piece: Piece, buffer: Any, first: Expr, column: int) -> None:
+        s, factor = self.s, piece.factor * self.s.scale
+        with T.serial(0, self.plan.queries) as r:
+            position = tirx.min(first + r, s.queries - 1)
+            row = piece.heads.row(self.sample, self.head, position)
+            base = r * s.size + column
+            each(
+                piece.width,
+                self.lanes,
+                lambda d: T.buffer_store(self.queries, _times(buffer[row + d], factor), [base + d]),
+            )
 
     def _score(self, start: Expr, count: int) -> None:
         """Write the products of the block's queries with keys."""

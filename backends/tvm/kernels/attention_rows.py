@@ -111,7 +111,7 @@ class Rows:
         step: Callable[[Expr, Expr, Expr], Expr],
         combine: Callable[[Expr, Expr], Expr],
     ) -> Any:
-        """Write ``step(so far, place, lane)`` for all vectors of a row in chains beside each other; return the first one."""
+        """Write ``step(so far, place, lane)`` for all vectors of a row, in chains; return their result."""
         lanes = self._lanes
         vectors = count // lanes
         chains = min(_CHAINS, vectors)

@@ -1,7 +1,7 @@
 """Products of bytes, four at a time, added up in 32 bits: which instruction a processor has for that.
 
-x86 multiplies unsigned activations with signed weights (``vpdpbusd``), Arm signed ones with signed ones (``sdot``): codes of
-the other sign are moved by 128, which turns one bit over, and sums are corrected by a constant for each output.
+x86 multiplies unsigned activations with signed weights (``vpdpbusd``), Arm signed ones with signed ones (``sdot``):
+codes of the other sign are moved by 128, which turns one bit over, and sums are corrected by a constant of each output.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Products of codes of 8 bits with sums of 32: rows times a matrix that is packed when the model is compiled.
 
 Four inputs of an output lie together, as one instruction reads them: ``[panels, groups, width, 4]``. Zero points never
-appear in the loop: Σ (x - z) w = Σ x w - z Σ w, and the latter is a constant of each output (Jacob et al., Quantization and
-training of neural networks for efficient integer-arithmetic-only inference, 2018).
+appear in the loop: Σ (x - z) w = Σ x w - z Σ w, and the latter is a constant of each output (Jacob et al., Quantization
+and training of neural networks for efficient integer-arithmetic-only inference, 2018).
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def integer_dense(
     ending: Ending,
     threads: int,
 ) -> Any:
-    """Return the kernel: arguments x, whose rows are whole groups, packed w, those of the decoding and the ending, y."""
+    """Return the kernel: arguments x in rows of whole groups, packed w, those of decoding and ending, y."""
     deep, outputs = shapes[0][-1], shapes[1][-1]
     steps = deep // GROUP
     rows = int(np.prod(shapes[0][:-1], dtype=np.int64))

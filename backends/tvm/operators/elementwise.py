@@ -5,6 +5,7 @@ import onnx_ir
 
 from whet.backends.tvm.activations import UNARY, activation
 from whet.backends.tvm.api import Expr, te, tirx
+from whet.backends.tvm.kernels.extent import extent, extent_parts
 from whet.backends.tvm.lowering import LAST, TYPES, Layout, Lowering, to_last
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.values import attribute_int
@@ -135,24 +136,29 @@ def emit_dynamic(low: Lowering, node: onnx_ir.Node) -> None:
     x = low.tensor(node.inputs[0])
     shape = low.shape(node.inputs[0])
 
-    def scale(x: Expr) -> Expr:
-        axes = [te.reduce_axis((0, d)) for d in shape]
-        axes2 = [te.reduce_axis((0, d)) for d in shape]
-        top = te.compute((), lambda: te.max(x(*axes), axis=axes), name="top")
-        bottom = te.compute((), lambda: te.min(x(*axes2), axis=axes2), name="bottom")
-        zero = tirx.FloatImm("float32", 0.0)
-        return te.compute(
-            (),
-            lambda: (
-                (tirx.max(top(), zero) - tirx.min(bottom(), zero)) / tirx.FloatImm("float32", 255.0)
-            ),
-            name="scale",
-        )
+    parts = extent_parts(shape, low.machine)
+    make = lambda: extent(shape, low.machine)  # noqa: E731
+    bounds = low.call(("extent", shape), make, [x], (2, parts))
+    none = tirx.FloatImm("float32", 0.0)
 
-    def zero_point(x: Expr, scale: Expr) -> Expr:
-        axes = [te.reduce_axis((0, d)) for d in shape]
-        bottom = te.compute((), lambda: te.min(x(*axes), axis=axes), name="bottom")
-        return te.compute((), lambda: _rounded(-tirx.min(bottom(), 0.0), scale()), name="zero")
+    def scale(bounds: Expr) -> Expr:
+        def span() -> Expr:
+            lowest, highest = none, none
+            for k in range(parts):
+                lowest = tirx.min(lowest, bounds(0, k))
+                highest = tirx.max(highest, bounds(1, k))
+            return (highest - lowest) / tirx.FloatImm("float32", 255.0)
+
+        return te.compute((), span, name="scale")
+
+    def zero_point(bounds: Expr, scale: Expr) -> Expr:
+        def code() -> Expr:
+            lowest = none
+            for k in range(parts):
+                lowest = tirx.min(lowest, bounds(0, k))
+            return _rounded(none - lowest, scale())
+
+        return te.compute((), code, name="zero")
 
     def quantized(x: Expr, scale: Expr, zero: Expr) -> Expr:
         def one(*i: Expr) -> Expr:
@@ -161,8 +167,8 @@ def emit_dynamic(low: Lowering, node: onnx_ir.Node) -> None:
 
         return te.compute(x.shape, one, name="quantize")
 
-    step = low.te(scale, x, name="dynamic_scale")
-    zero = low.te(zero_point, x, step, name="dynamic_zero")
+    step = low.te(scale, bounds, name="dynamic_scale")
+    zero = low.te(zero_point, bounds, step, name="dynamic_zero")
     values = (low.te(quantized, x, step, zero, name="quantize"), step, zero)
     for value, tensor in zip(node.outputs, values, strict=False):
         low.define(value, tensor)

@@ -14,7 +14,7 @@ from whet.backends.tvm.kernels.writing import best_tiling
 from whet.backends.tvm.lowering import PLAIN, Lowering
 from whet.backends.tvm.operators.arithmetic import broadcast
 from whet.backends.tvm.operators.elementwise import converted
-from whet.backends.tvm.operators.integer import integer_multiplied
+from whet.backends.tvm.operators.integer import dynamic_multiplied, integer_multiplied
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.array import Array
 from whet.ir.values import attribute_float, attribute_int
@@ -212,6 +212,8 @@ def emit_integer(low: Lowering, node: onnx_ir.Node) -> None:
     zeros = [node.inputs[k] if len(node.inputs) > k else None for k in (2, 3)]
     if any(z is not None and math.prod(low.shape(z)) > 1 for z in zeros):
         raise Decline("a zero point for each row or column is not supported")
+    if dynamic_multiplied(low, node):
+        return
     left, right = low.shape(node.inputs[0]), low.shape(node.inputs[1])
     result = low.shape(node.outputs[0])
     there = [z is not None for z in zeros]
