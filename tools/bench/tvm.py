@@ -179,13 +179,14 @@ def _lower(source: Path, out: Path, name: str, sizes: Mapping[str, int], threads
     target = find_target(f"tvm{{threads={threads}}}")
     feeds = _feeds(name, sizes)
     settled, fixed = target.settle(normalize(load_model(source)), feeds, sizes, 0)
-    path = source.with_name(f"{out.name}.onnx")
+    path, exact = source.with_name(f"{out.name}.onnx"), source.with_name(f"{out.name}-exact")
     save_model(fixed, path)
     compile(
-        path, recipe="exact", measure=False, threads=threads, output=out, page=False,
+        path, recipe="exact", measure=False, threads=threads, output=exact, page=False,
         allow_noop=True,
     )  # fmt: skip
-    settled.lower(normalize(load_model(out / "model.onnx")), out)
+    out.mkdir()
+    settled.lower(normalize(load_model(exact / "model.onnx")), out)
 
 
 def _race(
