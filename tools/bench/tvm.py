@@ -159,7 +159,8 @@ def measure(name: str, sizes: Mapping[str, int], assets: Path, folder: Path, thr
         name, sizes, source, out, RuntimeOptions(threads=threads)
     )
     seconds = float(json.loads(note.read_text()))
-    return Row(name, dict(sizes), seconds, *times, error)
+    source_ms, rewritten_ms, tvm_ms = times
+    return Row(name, dict(sizes), seconds, source_ms, rewritten_ms, tvm_ms, error)
 
 
 def _compile(source: Path, out: Path, name: str, sizes: Mapping[str, int], threads: int) -> None:

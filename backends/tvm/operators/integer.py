@@ -125,9 +125,9 @@ def integer_convolved(low: Lowering, node: onnx_ir.Node, w: Window, bias: Array 
     x = low.tensor(value, LAST)
     if len(plain) == 3:
         x = low.reshaped(x, given)
-    source = grid.dtype, grid.zero
-    make = lambda: integer_convolution(w, tiling, dot, source, decoded, ending, low.machine)  # noqa: E731
-    key: tuple[object, ...] = ("integer_convolution", w, tiling, ending, dot, source)
+    kind = grid.dtype, grid.zero
+    make = lambda: integer_convolution(w, tiling, dot, kind, decoded, ending, low.machine)  # noqa: E731
+    key: tuple[object, ...] = ("integer_convolution", w, tiling, ending, dot, kind)
     if point:
         x = whole_groups(low, x, given, grid.dtype, dot)
         rows = (*given[:-1], groups(w.depth) * GROUP)
@@ -160,7 +160,7 @@ def _decoded(
     offsets, factors = np.zeros(padded, np.int32), np.zeros(padded, np.float32)
     offsets[: totals.size] = -zero * totals
     scales = np.broadcast_to(codes.scales, totals.shape)
-    factors[: totals.size] = np.float32(grid.scale) * scales
+    factors[: totals.size] = np.multiply(np.float32(grid.scale), scales, dtype=np.float32)
 
     def decode(total: Expr, output: Expr, operands: list[Expr]) -> Expr:
         return tirx.Cast("float32", total + operands[0][output]) * operands[1][output]
