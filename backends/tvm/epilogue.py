@@ -80,7 +80,8 @@ class _Search:
     """Goes from a value to its reader, as long as there is one and it works on each element by itself."""
 
     def __init__(self, low: Lowering, value: onnx_ir.Value, layout: Layout, padded: int) -> None:
-        self.low, self.value, self.layout, self.padded = low, value, layout, padded
+        self.low, self.value, self.padded = low, value, padded
+        self.layout: Layout = layout
         self.shape = low.shape(value)
         self.channels = self.shape[1 if layout == LAST else -1]
         self.stages: list[Stage] = []

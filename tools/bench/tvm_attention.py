@@ -21,6 +21,7 @@ from whet.tools.bench.attention_models import (
 __all__ = ["attention_error", "attention_feeds", "rivals", "write_attention"]
 
 _ROWS = 64
+_WITH_BIAS = ("Attention", "MultiHeadAttention")
 
 
 def _case(sizes: Mapping[str, int]) -> Case:
@@ -46,12 +47,12 @@ def rivals(
     """Write the others: each kernel with the factors appended, and with the bias, which is given ready-made."""
     case = _case(sizes)
     data = make_data(case)
-    ways: list[tuple[str, Means]] = [(k, "factors") for k in FUSED]
-    ways += [("Attention", "bias"), ("MultiHeadAttention", "bias")]
-    for kernel, means in ways:
-        path = folder / f"{kernel}-{means}.onnx"
-        onnx.save(attention_model(case, kernel, means), path)
-        yield means, path, make_feeds(case, kernel, means, data)
+    kernels: Mapping[Means, tuple[str, ...]] = {"factors": FUSED, "bias": _WITH_BIAS}
+    for means, names in kernels.items():
+        for kernel in names:
+            path = folder / f"{kernel}-{means}.onnx"
+            onnx.save(attention_model(case, kernel, means), path)
+            yield means, path, make_feeds(case, kernel, means, data)
 
 
 def attention_error(sizes: Mapping[str, int], found: Array) -> float:

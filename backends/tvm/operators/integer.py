@@ -158,7 +158,7 @@ def _decoded(
     """Return the constants of each output, and what makes the number that a sum stands for with them."""
     zero = grid.zero + (0 if grid.dtype == dot.dtype else dot.shift)
     offsets, factors = np.zeros(padded, np.int32), np.zeros(padded, np.float32)
-    offsets[: totals.size] = -zero * totals
+    offsets[: totals.size] = np.multiply(-zero, totals)
     scales = np.broadcast_to(codes.scales, totals.shape)
     factors[: totals.size] = np.multiply(np.float32(grid.scale), scales, dtype=np.float32)
 
