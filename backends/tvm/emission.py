@@ -53,7 +53,19 @@ def emit(facts: Facts, machine: Machine, schedules: Schedules | None = None) -> 
         builder.emit_func_output(outputs, params=parameters)
     if declined:
         raise refusal(declined)
-    return Emitted(builder.get(), weights)
+    module = relax.transform.DeadCodeElimination(["main"])(builder.get())
+    return _without_unread(module, weights)
+
+
+def _without_unread(module: Any, weights: Mapping[str, Array]) -> Emitted:
+    """Return the module without constants that nothing reads: a kernel took what they belonged to in another form."""
+    whole = module["main"]
+    read = {v.name for v in relax.analysis.free_vars(whole.body)}
+    kept = [p for p in whole.params if p.name in read or p.name not in weights]
+    module["main"] = relax.Function(
+        kept, whole.body, whole.ret_ty, is_pure=whole.is_pure, attrs=whole.attrs
+    )
+    return Emitted(module, {name: a for name, a in weights.items() if name in read})
 
 
 def _check(low: Lowering, node: onnx_ir.Node) -> None:

@@ -37,15 +37,19 @@ class Model:
         self._machine: Any = relax.VirtualMachine(library, tvm.cpu())
         with np.load(folder / "model.npz", allow_pickle=False) as stored:
             self._weights = [self._tensor(stored[name]) for name in stored.files]
+        # Memory of its own for each input: new memory, page by page, takes longer than the copy.
+        self._kept = [self._tensor(np.zeros(r["shape"], r["dtype"])) for r in self.inputs]
         self._run: Any = self._machine["main"]
 
     def run(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Return the outputs as arrays; raises ValueError for inputs of other sizes or types."""
-        given = [self._given(row, feeds) for row in self.inputs]
+        given = [
+            self._given(row, kept, feeds) for row, kept in zip(self.inputs, self._kept, strict=True)
+        ]
         found = self._run(*given, *self._weights)
         return [item.numpy() for item in found]
 
-    def _given(self, row: Mapping[str, Any], feeds: Mapping[str, Any]) -> Any:
+    def _given(self, row: Mapping[str, Any], kept: Any, feeds: Mapping[str, Any]) -> Any:
         name = row["name"]
         if name not in feeds:
             raise ValueError(f"input '{name}' is missing")
@@ -55,7 +59,8 @@ class Model:
                 f"input '{name}' is {array.dtype.name} {list(array.shape)}, "
                 f"compiled for {row['dtype']} {row['shape']}"
             )
-        return self._tensor(np.ascontiguousarray(array).reshape(array.shape))
+        kept.copyfrom(np.ascontiguousarray(array).reshape(array.shape))
+        return kept
 
 
 def check(folder: Path) -> int:

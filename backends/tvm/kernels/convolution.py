@@ -24,7 +24,7 @@ __all__ = [
     "Window",
     "convolution",
     "depthwise",
-    "lines_of_a_task",
+    "lines_of",
     "pack_depthwise",
     "pack_window",
     "window_tiling",
@@ -66,7 +66,7 @@ def pack_window(weights: Array, groups: int, tiling: Tiling) -> Array:
     return np.ascontiguousarray(panels.transpose(0, 1, 4, 5, 3, 2))
 
 
-def lines_of_a_task(w: Window, machine: Machine) -> int:
+def lines_of(w: Window, machine: Machine) -> int:
     """Return how many lines a task computes: few enough to stay near, so many that all threads get as much."""
     found = [n for n in range(1, w.y.result + 1) if w.y.result % n == 0]
     line = (w.x.result * w.x.stride + w.x.reach) * w.depth * 4
@@ -170,7 +170,7 @@ def convolution(
     shapes = w.shapes()
     packed = (w.groups, tiling.panels, w.y.kernel, w.x.kernel, w.depth, tiling.width)
     arguments = [(shapes[0], "float32"), (packed, "float32"), *ending.arguments()]
-    return function("convolution", [*arguments, (shapes[1], "float32")], body)
+    return function("convolution", [*arguments, (shapes[1], ending.dtype)], body)
 
 
 def _copy(
@@ -257,10 +257,7 @@ def depthwise(w: Window, ending: Ending, machine: Machine, schedule: Mapping[str
                         py = line * w.y.stride + ky * w.y.dilation
                         px = (column + r) * w.x.stride + kx * w.x.dilation
                         start = (py * wide + px) * w.inputs + vector * lanes
-                        place = tirx.Ramp(r * lanes, 1, lanes)
-                        T.buffer_store(
-                            sums, sums[place] + near[tirx.Ramp(start, 1, lanes)] * factor, [place]
-                        )
+                        sums.put(r, 0, sums.get(r, 0) + near[tirx.Ramp(start, 1, lanes)] * factor)
                 row = (sample * w.y.result + first + line) * w.x.result + column
 
                 def write(r: Expr, c: Expr, value: Expr) -> None:
@@ -280,7 +277,7 @@ def depthwise(w: Window, ending: Ending, machine: Machine, schedule: Mapping[str
     shapes = w.shapes()
     packed = (w.y.kernel, w.x.kernel, vectors * lanes)
     arguments = [(shapes[0], "float32"), (packed, "float32"), *ending.arguments()]
-    return function("depthwise", [*arguments, (shapes[1], "float32")], body)
+    return function("depthwise", [*arguments, (shapes[1], ending.dtype)], body)
 
 
 def window_tiling(w: Window, machine: Machine) -> Tiling:

@@ -143,7 +143,7 @@ def dense(
                 every(part, lambda n, _, height: block(panel, n, height))
 
     arguments = [(shapes[0], "float32"), (weights, "float32"), *ending.arguments()]
-    return function("dense", [*arguments, (shapes[1], "float32")], body)
+    return function("dense", [*arguments, (shapes[1], ending.dtype)], body)
 
 
 def batched(

@@ -22,14 +22,14 @@ def fold(
     value: Callable[[Expr], Expr],
 ) -> Expr:
     """Write what combines ``value`` of the numbers below ``size``, part by part of a vector; return the result."""
-    parts = scratch(lanes, registers=True)
+    parts = scratch(lanes)
     first = tirx.FloatImm("float32", start)
     T.buffer_store(parts, tirx.Broadcast(first, lanes), [tirx.Ramp(0, 1, lanes)])
     whole = size // lanes
     if whole:
         with T.serial(0, whole) as i, T.vectorized(0, lanes) as j:
             T.buffer_store(parts, combine(parts[j], value(i * lanes + j)), [j])
-    total = scratch(1, registers=True)
+    total = scratch(1)
     T.buffer_store(total, first, [0])
     if whole:
         for k in range(lanes):
@@ -42,7 +42,7 @@ def fold(
 
 def _kept(value: Expr) -> Expr:
     """Write a number down, so that it is computed once; return where it is read."""
-    found = scratch(1, registers=True)
+    found = scratch(1)
     T.buffer_store(found, value, [0])
     return found[0]
 

@@ -138,4 +138,4 @@ def sparse(
         ((tiling.panels + 1,), "int32"),
         *ending.arguments(),
     ]
-    return function("sparse", [*arguments, (shapes[1], "float32")], body)
+    return function("sparse", [*arguments, (shapes[1], ending.dtype)], body)

@@ -8,7 +8,18 @@ from typing import Any
 from whet.backends.tvm.api import Expr, IRBuilder, T, tirx
 from whet.backends.tvm.machine import Machine
 
-__all__ = ["Tile", "Tiling", "best_tiling", "cycles", "each", "function", "scratch", "tasks", "up"]
+__all__ = [
+    "Sums",
+    "Tile",
+    "Tiling",
+    "best_tiling",
+    "cycles",
+    "each",
+    "function",
+    "scratch",
+    "tasks",
+    "up",
+]
 
 _SMALL = 1 << 15
 """Multiplications that are done before a second thread has started."""
@@ -38,9 +49,9 @@ def function(
     return builder.get()
 
 
-def scratch(size: int, dtype: str = "float32", *, registers: bool = False) -> Any:
-    """Return memory of the loop that is being written."""
-    return T.alloc_buffer((size,), dtype, scope="local" if registers else "global", layout=None)
+def scratch(size: int, dtype: str = "float32") -> Any:
+    """Return memory of the loop that is being written; below a kilobyte it may stay in registers."""
+    return T.alloc_buffer((size,), dtype, layout=None)
 
 
 def tasks(count: int, work: float) -> Any:
@@ -66,49 +77,48 @@ class Tile:
     rows: int
     vectors: int
     lanes: int
+    dtype: str = "float32"
 
-    def clear(self) -> Any:
+    def clear(self) -> "Sums":
         """Return the sums, zero."""
-        sums = scratch(self.rows * self.vectors * self.lanes, registers=True)
-        zero = tirx.Broadcast(tirx.FloatImm("float32", 0.0), self.lanes)
-        for k in range(self.rows * self.vectors):
-            T.buffer_store(sums, zero, [self._at(k)])
+        sums = Sums(self)
+        zero = tirx.Broadcast(tirx.const(0, self.dtype), self.lanes)
+        for r in range(self.rows):
+            for v in range(self.vectors):
+                sums.put(r, v, zero)
         return sums
 
-    def load(self, kept: Any, start: Expr) -> Any:
+    def load(self, kept: Any, start: Expr) -> "Sums":
         """Return the sums that :meth:`store` left."""
-        sums = scratch(self.rows * self.vectors * self.lanes, registers=True)
-        for k in range(self.rows * self.vectors):
-            found = kept[tirx.Ramp(start + k * self.lanes, 1, self.lanes)]
-            T.buffer_store(sums, found, [self._at(k)])
+        sums = Sums(self)
+        for r in range(self.rows):
+            for v in range(self.vectors):
+                place = start + (r * self.vectors + v) * self.lanes
+                sums.put(r, v, kept[tirx.Ramp(place, 1, self.lanes)])
         return sums
 
-    def store(self, sums: Any, kept: Any, start: Expr) -> None:
+    def store(self, sums: "Sums", kept: Any, start: Expr) -> None:
         """Leave the sums in memory."""
-        for k in range(self.rows * self.vectors):
-            place = tirx.Ramp(start + k * self.lanes, 1, self.lanes)
-            T.buffer_store(kept, sums[self._at(k)], [place])
+        sums.leave(kept, lambda r, v: start + (r * self.vectors + v) * self.lanes)
 
-    def add(self, sums: Any, left: Callable[[int], Expr], right: Callable[[int], Expr]) -> None:
+    def add(self, sums: "Sums", left: Callable[[int], Expr], right: Callable[[int], Expr]) -> None:
         """Add the products of one element for each row with vectors of elements."""
         vectors = [right(v) for v in range(self.vectors)]
         for r in range(self.rows):
             factor = tirx.Broadcast(left(r), self.lanes)
             for v, vector in enumerate(vectors):
-                at = self._at(r * self.vectors + v)
-                T.buffer_store(sums, sums[at] + factor * vector, [at])
+                sums.put(r, v, sums.get(r, v) + factor * vector)
 
     def finish(
-        self, sums: Any, outputs: int, panel: Expr, write: Callable[[Expr, Expr, Expr], None]
+        self, sums: "Sums", outputs: int, panel: Expr, write: Callable[[Expr, Expr, Expr], None]
     ) -> None:
         """Write ``write(row, column, sum)`` for the columns of a panel that exist.
 
         The sums leave their registers first: so this is a loop and not a line for each of them.
         """
         width = self.vectors * self.lanes
-        left = scratch(self.rows * width)
-        for k in range(self.rows * self.vectors):
-            T.buffer_store(left, sums[self._at(k)], [self._at(k)])
+        left = scratch(self.rows * width, self.dtype)
+        sums.leave(left, lambda r, v: r * width + v * self.lanes)
         with T.serial(0, self.rows) as r, T.serial(0, self.vectors) as v:
             base = (r * self.vectors + v) * self.lanes
             start = panel * width + v * self.lanes
@@ -130,8 +140,37 @@ class Tile:
         with T.vectorized(0, self.lanes) as j:
             write(j)
 
-    def _at(self, number: int) -> Expr:
-        return tirx.Ramp(number * self.lanes, 1, self.lanes)
+
+class Sums:
+    """The sums of a tile, as long as a loop over steps runs.
+
+    Each row is memory of its own: TVM asks for more than a kilobyte while the kernel runs, and LLVM keeps in registers
+    only what lies in its own frame.
+    """
+
+    def __init__(self, tile: Tile) -> None:
+        """Take the memory."""
+        self._tile = tile
+        width = tile.vectors * tile.lanes
+        self._rows = [scratch(width, tile.dtype) for _ in range(tile.rows)]
+
+    def get(self, row: int, vector: int) -> Expr:
+        """Return a vector."""
+        return self._rows[row][self._at(vector)]
+
+    def put(self, row: int, vector: int, value: Expr) -> None:
+        """Write a vector."""
+        T.buffer_store(self._rows[row], value, [self._at(vector)])
+
+    def leave(self, to: Any, place: Callable[[int, int], Expr]) -> None:
+        """Store all vectors in other memory, ``place(row, vector)`` being where."""
+        lanes = self._tile.lanes
+        for r in range(self._tile.rows):
+            for v in range(self._tile.vectors):
+                T.buffer_store(to, self.get(r, v), [tirx.Ramp(place(r, v), 1, lanes)])
+
+    def _at(self, vector: int) -> Expr:
+        return tirx.Ramp(vector * self._tile.lanes, 1, self._tile.lanes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +188,9 @@ class Tiling:
         """Return how many outputs a panel has."""
         return self.vectors * self.lanes
 
-    def tile(self, rows: int) -> Tile:
+    def tile(self, rows: int, dtype: str = "float32") -> Tile:
         """Return a tile of so many rows."""
-        return Tile(rows, self.vectors, self.lanes)
+        return Tile(rows, self.vectors, self.lanes, dtype)
 
 
 def cycles(rows: int, vectors: int) -> float:

@@ -1,12 +1,14 @@
 """Attention of opset 23 and RotaryEmbedding."""
 
+import dataclasses
 import math
 
 import onnx_ir
 
 from whet.backends.tvm.api import Expr, te, tirx
-from whet.backends.tvm.kernels.attention import Heads, Sizes, attention
+from whet.backends.tvm.kernels.attention import Heads, Piece, Sizes, attention
 from whet.backends.tvm.lowering import Lowering
+from whet.backends.tvm.operators.attention_pieces import columns, without_empty
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.values import attribute_float, attribute_int
 
@@ -63,16 +65,37 @@ def emit_attention(low: Lowering, node: onnx_ir.Node) -> None:
         mask=_mask_shape(low, mask, keys),
         truth=mask is not None and low.dtype(mask) == "bool",
     )
-    tensors = [low.tensor(x) for x in inputs[:3]]
+    pieces, tensors, sizes = _pieces(low, (inputs[0], inputs[1]), (q, k), sizes)
+    tensors.append(low.tensor(inputs[2]))
     if mask is not None:
         tensors.append(low.reshaped(low.tensor(mask), sizes.mask))
     made = low.call(
-        ("attention", sizes, q, k, v, y),
-        lambda: attention(sizes, q, k, v, y, low.machine),
+        ("attention", sizes, *pieces, v, y),
+        lambda: attention(sizes, *pieces, v, y, low.machine),
         tensors,
         low.shape(node.outputs[0]),
     )
     low.define(node.outputs[0], made)
+
+
+def _pieces(
+    low: Lowering,
+    values: tuple[onnx_ir.Value | None, onnx_ir.Value | None],
+    heads: tuple[Heads, Heads],
+    sizes: Sizes,
+) -> tuple[tuple[tuple[Piece, ...], tuple[Piece, ...]], list[Expr], Sizes]:
+    """Return the pieces of queries and keys, their tensors, and the sizes without empty columns."""
+    q, k = values
+    assert q is not None
+    assert k is not None
+    if len(low.shape(q)) != 4:
+        whole = (Piece(heads[0], sizes.size),), (Piece(heads[1], sizes.size),)
+        return whole, [low.tensor(q), low.tensor(k)], sizes
+    queries, keys = without_empty(low, columns(low, q), columns(low, k))
+    pieces = tuple(c.piece(low) for c in queries), tuple(c.piece(low) for c in keys)
+    size = sum(piece.width for piece in pieces[0])
+    tensors = [low.tensor(c.value) for c in (*queries, *keys)]
+    return pieces, tensors, dataclasses.replace(sizes, size=size)
 
 
 def _mask_shape(low: Lowering, mask: onnx_ir.Value | None, keys: int) -> tuple[int, ...]:

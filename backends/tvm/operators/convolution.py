@@ -13,6 +13,7 @@ from whet.backends.tvm.kernels.convolution import (
 )
 from whet.backends.tvm.kernels.writing import up
 from whet.backends.tvm.lowering import Lowering, ints
+from whet.backends.tvm.operators.integer import integer_convolved
 from whet.backends.tvm.registry import Decline, emits
 from whet.backends.tvm.works.dense import Dense
 from whet.backends.tvm.works.depthwise import Depthwise
@@ -50,6 +51,8 @@ def emit_convolution(low: Lowering, node: onnx_ir.Node) -> None:
     y, x = axes if len(axes) == 2 else (Axis(1, 1, 1, 1, 1, 0), axes[0])
     groups = attribute_int(node, "group", 1)
     w = Window(shape[0], y, x, shape[1], result[1], groups)
+    if integer_convolved(low, node, w, bias):
+        return
     _windowed(low, node, w, weights.reshape(*kernel[:2], y.kernel, x.kernel), bias)
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import onnx_ir
 
+from whet.backends.layouts import LAST, Layout, to_last
 from whet.backends.tvm.activations import UNARY, activation
 from whet.backends.tvm.api import Expr, te, tirx
+from whet.backends.tvm.kernels.extent import extent, extent_parts
 from whet.backends.tvm.lowering import TYPES, Lowering
 from whet.backends.tvm.registry import Decline, emits
 from whet.ir.values import attribute_int
@@ -68,9 +70,10 @@ def emit_quantize(low: Lowering, node: onnx_ir.Node) -> None:
     target = low.dtype(node.outputs[0])
     if target not in ("int8", "uint8", "int16", "uint16"):
         raise Decline(f"a grid of {target} is not supported")
-    shape = low.shape(node.inputs[0])
-    operands = [low.tensor(v) for v in node.inputs if v is not None]
-    axis = _axis(low, node, shape)
+    layout = low.layout(node.inputs[0])
+    operands = [low.tensor(node.inputs[0], layout)]
+    operands += [low.tensor(v) for v in node.inputs[1:] if v is not None]
+    axis = _axis(low, node, layout)
     limits = np.iinfo(target)
 
     def quantized(x: Expr, scale: Expr, *zero: Expr) -> Expr:
@@ -86,15 +89,16 @@ def emit_quantize(low: Lowering, node: onnx_ir.Node) -> None:
 
         return te.compute(x.shape, one, name="quantize")
 
-    low.define(node.outputs[0], low.te(quantized, *operands, name="quantize"))
+    low.define(node.outputs[0], low.te(quantized, *operands, name="quantize"), layout)
 
 
 @emits("DequantizeLinear", note="one scale for all or for each slice of an axis")
 def emit_dequantize(low: Lowering, node: onnx_ir.Node) -> None:
     """Return the numbers that integers stand for."""
-    shape = low.shape(node.inputs[0])
-    operands = [low.tensor(v) for v in node.inputs if v is not None]
-    axis = _axis(low, node, shape)
+    layout = low.layout(node.inputs[0])
+    operands = [low.tensor(node.inputs[0], layout)]
+    operands += [low.tensor(v) for v in node.inputs[1:] if v is not None]
+    axis = _axis(low, node, layout)
     target = low.dtype(node.outputs[0])
 
     def real(x: Expr, scale: Expr, *zero: Expr) -> Expr:
@@ -109,20 +113,22 @@ def emit_dequantize(low: Lowering, node: onnx_ir.Node) -> None:
 
         return te.compute(x.shape, one, name="dequantize")
 
-    low.define(node.outputs[0], low.te(real, *operands, name="dequantize"))
+    low.define(node.outputs[0], low.te(real, *operands, name="dequantize"), layout)
 
 
 def _of(tensor: Expr, at: tuple[Expr, ...]) -> Expr:
     return tensor(*(at if len(tensor.shape) else ()), *([0] * (len(tensor.shape) - len(at))))
 
 
-def _axis(low: Lowering, node: onnx_ir.Node, shape: tuple[int, ...]) -> int | None:
+def _axis(low: Lowering, node: onnx_ir.Node, layout: Layout) -> int | None:
     scale = low.shape(node.inputs[1])
     if attribute_int(node, "block_size", 0) or len(scale) > 1:
         raise Decline("scales of blocks are supported for constants only")
     if not scale or scale == (1,):
         return None
-    return attribute_int(node, "axis", 1) % len(shape)
+    rank = len(low.shape(node.inputs[0]))
+    axis = attribute_int(node, "axis", 1) % rank
+    return to_last(rank).index(axis) if layout == LAST else axis
 
 
 @emits("DynamicQuantizeLinear")
@@ -131,24 +137,29 @@ def emit_dynamic(low: Lowering, node: onnx_ir.Node) -> None:
     x = low.tensor(node.inputs[0])
     shape = low.shape(node.inputs[0])
 
-    def scale(x: Expr) -> Expr:
-        axes = [te.reduce_axis((0, d)) for d in shape]
-        axes2 = [te.reduce_axis((0, d)) for d in shape]
-        top = te.compute((), lambda: te.max(x(*axes), axis=axes), name="top")
-        bottom = te.compute((), lambda: te.min(x(*axes2), axis=axes2), name="bottom")
-        zero = tirx.FloatImm("float32", 0.0)
-        return te.compute(
-            (),
-            lambda: (
-                (tirx.max(top(), zero) - tirx.min(bottom(), zero)) / tirx.FloatImm("float32", 255.0)
-            ),
-            name="scale",
-        )
+    parts = extent_parts(shape, low.machine)
+    make = lambda: extent(shape, low.machine)  # noqa: E731
+    bounds = low.call(("extent", shape), make, [x], (2, parts))
+    none = tirx.FloatImm("float32", 0.0)
 
-    def zero_point(x: Expr, scale: Expr) -> Expr:
-        axes = [te.reduce_axis((0, d)) for d in shape]
-        bottom = te.compute((), lambda: te.min(x(*axes), axis=axes), name="bottom")
-        return te.compute((), lambda: _rounded(-tirx.min(bottom(), 0.0), scale()), name="zero")
+    def scale(bounds: Expr) -> Expr:
+        def span() -> Expr:
+            lowest, highest = none, none
+            for k in range(parts):
+                lowest = tirx.min(lowest, bounds(0, k))
+                highest = tirx.max(highest, bounds(1, k))
+            return (highest - lowest) / tirx.FloatImm("float32", 255.0)
+
+        return te.compute((), span, name="scale")
+
+    def zero_point(bounds: Expr, scale: Expr) -> Expr:
+        def code() -> Expr:
+            lowest = none
+            for k in range(parts):
+                lowest = tirx.min(lowest, bounds(0, k))
+            return _rounded(none - lowest, scale())
+
+        return te.compute((), code, name="zero")
 
     def quantized(x: Expr, scale: Expr, zero: Expr) -> Expr:
         def one(*i: Expr) -> Expr:
@@ -157,8 +168,8 @@ def emit_dynamic(low: Lowering, node: onnx_ir.Node) -> None:
 
         return te.compute(x.shape, one, name="quantize")
 
-    step = low.te(scale, x, name="dynamic_scale")
-    zero = low.te(zero_point, x, step, name="dynamic_zero")
+    step = low.te(scale, bounds, name="dynamic_scale")
+    zero = low.te(zero_point, bounds, step, name="dynamic_zero")
     values = (low.te(quantized, x, step, zero, name="quantize"), step, zero)
     for value, tensor in zip(node.outputs, values, strict=False):
         low.define(value, tensor)

@@ -15,6 +15,7 @@ from whet.backends.tvm.kernels.writing import best_tiling, up
 from whet.backends.tvm.lowering import Lowering
 from whet.backends.tvm.operators.arithmetic import broadcast
 from whet.backends.tvm.operators.elementwise import converted
+from whet.backends.tvm.operators.integer import dynamic_multiplied, integer_multiplied
 from whet.backends.tvm.registry import Decline, emits
 from whet.backends.tvm.works.dense import Dense
 from whet.ir.array import Array
@@ -29,6 +30,8 @@ def emit_matmul(low: Lowering, node: onnx_ir.Node) -> None:
     matrix = low.known(node.inputs[1])
     if low.dtype(node.outputs[0]) != "float32":
         _plain_matmul(low, node)
+    elif integer_multiplied(low, node):
+        return
     elif matrix is not None and matrix.ndim == 2 and len(low.shape(node.inputs[0])) > 1:
         emit_dense(low, node, low.tensor(node.inputs[0]), low.shape(node.inputs[0]), matrix, None)
     else:
@@ -59,6 +62,7 @@ def emit_dense(
             lambda: sparse(shapes, cut, ending, threads),
             [x, *weights, *ending.tensors],
             shapes[1],
+            ending.dtype,
         )
     low.define(result, made)
 
@@ -77,7 +81,7 @@ def _batched(low: Lowering, node: onnx_ir.Node) -> None:
     value, ending = node.outputs[0], Ending()
     if not vector:
         value, ending = find_ending(low, node, PLAIN, tiling.panels * tiling.width)
-    arguments = [(left, "float32"), (right, "float32"), *ending.arguments(), (result, "float32")]
+    arguments = [(left, "float32"), (right, "float32"), *ending.arguments(), (result, ending.dtype)]
     key = ("batched", left, right, tiling, ending)
     made = low.call(
         key,
@@ -92,6 +96,7 @@ def _batched(low: Lowering, node: onnx_ir.Node) -> None:
         ),
         [low.tensor(node.inputs[0]), low.tensor(node.inputs[1]), *ending.tensors],
         result,
+        ending.dtype,
     )
     low.define(value, made)
 
@@ -168,10 +173,12 @@ def emit_gemm(low: Lowering, node: onnx_ir.Node) -> None:
     if not single or matrix is None or across[0] or not rowlike:
         _plain_gemm(low, node, across, alpha, beta)
         return
-    scaled = np.multiply(alpha, matrix.T if across[1] else matrix, dtype=np.float32)
     row = None
     if bias is not None:
         row = np.broadcast_to(np.multiply(beta, bias, dtype=np.float32).reshape(-1), (outputs,))
+    if alpha == 1 and integer_multiplied(low, node, turned=across[1], bias=row):
+        return
+    scaled = np.multiply(alpha, matrix.T if across[1] else matrix, dtype=np.float32)
     emit_dense(low, node, low.tensor(node.inputs[0]), low.shape(node.inputs[0]), scaled, row)
 
 
@@ -208,6 +215,8 @@ def emit_integer(low: Lowering, node: onnx_ir.Node) -> None:
     zeros = [node.inputs[k] if len(node.inputs) > k else None for k in (2, 3)]
     if any(z is not None and math.prod(low.shape(z)) > 1 for z in zeros):
         raise Decline("a zero point for each row or column is not supported")
+    if dynamic_multiplied(low, node):
+        return
     left, right = low.shape(node.inputs[0]), low.shape(node.inputs[1])
     result = low.shape(node.outputs[0])
     there = [z is not None for z in zeros]

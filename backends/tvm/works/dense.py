@@ -88,4 +88,4 @@ class Dense(Packing):
     @property
     def result(self) -> tuple[tuple[int, ...], str]:
         """Return its shape and type."""
-        return (*self.shape[:-1], self.outputs), "float32"
+        return (*self.shape[:-1], self.outputs), self.ending.dtype

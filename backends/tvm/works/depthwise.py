@@ -8,7 +8,7 @@ from whet.backends.tvm.epilogue import Ending
 from whet.backends.tvm.kernels.convolution import (
     Window,
     depthwise,
-    lines_of_a_task,
+    lines_of,
     pack_depthwise,
 )
 from whet.backends.tvm.machine import Machine
@@ -41,7 +41,7 @@ class Depthwise(Packing):
 
     def usual(self) -> Schedule:
         """Return tiles of eight pixels, and lines that stay near."""
-        lines = lines_of_a_task(dataclasses.replace(self.window, groups=1), self.machine)
+        lines = lines_of(dataclasses.replace(self.window, groups=1), self.machine)
         return {"wide": min(self.window.x.result, 8), "lines": lines, "turned": 0}
 
     def groups(self) -> Sequence[Sequence[Schedule]]:
@@ -70,4 +70,4 @@ class Depthwise(Packing):
     @property
     def result(self) -> tuple[tuple[int, ...], str]:
         """Return its shape and type."""
-        return self.window.shapes()[1], "float32"
+        return self.window.shapes()[1], self.ending.dtype

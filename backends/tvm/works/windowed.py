@@ -8,7 +8,7 @@ from whet.backends.tvm.epilogue import Ending
 from whet.backends.tvm.kernels.convolution import (
     Window,
     convolution,
-    lines_of_a_task,
+    lines_of,
     pack_window,
     window_tiling,
 )
@@ -63,7 +63,7 @@ class Windowed(Packing):
     def usual(self) -> Schedule:
         """Return what takes the fewest cycles."""
         best = window_tiling(self.window, self.machine)
-        lines = lines_of_a_task(self.window, self.machine)
+        lines = lines_of(self.window, self.machine)
         wide = min(best.rows, self.window.x.result)
         high = max(1, best.rows // wide) if wide == self.window.x.result else 1
         tile = {"wide": wide, "high": min(high, lines), "vectors": best.vectors}
@@ -112,4 +112,4 @@ class Windowed(Packing):
     @property
     def result(self) -> tuple[tuple[int, ...], str]:
         """Return its shape and type."""
-        return self.window.shapes()[1], "float32"
+        return self.window.shapes()[1], self.ending.dtype

@@ -72,7 +72,7 @@ class Packing(Work):
     def operands(self, draw: np.random.Generator) -> Sequence[Array]:
         """Return tensor, weights, and what the ending reads: nothing near zero, where quotients are anything."""
         both = [draw.standard_normal(shape, np.float32) for shape in self.shapes()]
-        ends = [draw.uniform(0.5, 1.5, shape).astype(np.float32) for shape in self.ending.shapes]
+        ends = [_numbers(draw, shape, dtype) for shape, dtype in self.ending.arguments()]
         return [*both, *ends]
 
     def packed(self, operands: Sequence[Array], schedule: Schedule) -> Sequence[Array]:
@@ -83,6 +83,13 @@ class Packing(Work):
     def constants(self) -> frozenset[int]:
         """Return the weights."""
         return frozenset({1})
+
+
+def _numbers(draw: np.random.Generator, shape: Sequence[int], dtype: str) -> Array:
+    """Return floats near one, or codes of a grid."""
+    if np.dtype(dtype).kind in "iu":
+        return draw.integers(0, 100, shape).astype(dtype)
+    return draw.uniform(0.5, 1.5, shape).astype(dtype)
 
 
 def tiles(rows: int, outputs: int, machine: Machine) -> list[tuple[int, int]]:
