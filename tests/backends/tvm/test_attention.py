@@ -7,6 +7,7 @@ import pytest
 from tvm_models import both, draw, parsed, same
 
 from whet.backends.tvm.machine import find_machine
+from whet.backends.tvm.processor import Processor
 
 
 @pytest.mark.parametrize(("queries", "keys", "size", "width", "rank", "options"), [
@@ -84,7 +85,7 @@ def test_sums_stay_in_registers() -> None:
     from whet.backends.tvm.api import tirx
     from whet.backends.tvm.kernels.attention import Heads, Piece, Sizes, attention
 
-    machine = find_machine("sapphirerapids", "x86_64-linux-gnu", "", 2)
+    machine = find_machine(Processor("sapphirerapids", "x86_64-linux-gnu", "", 2))
     heads = Heads((1, 2, 512, 64), (65536, 32768, 64))
     sizes = Sizes(1, 2, 1, 512, 512, 64, 64, 0.125)
     made = attention(sizes, (Piece(heads, 64),), (Piece(heads, 64),), heads, heads, machine)

@@ -14,9 +14,10 @@ from whet.backends.facts import observe
 from whet.backends.tvm.emission import emit
 from whet.backends.tvm.kernels.integer_dot import find_dot
 from whet.backends.tvm.machine import Machine, find_machine
+from whet.backends.tvm.processor import Processor
 
 _TYPES = st.sampled_from(["uint8", "int8"])
-_HERE = find_machine("", "", "", 2)
+_HERE = find_machine(Processor("", "", "", 2))
 fast = pytest.mark.skipif(find_dot(_HERE) is None, reason="no instruction for products of bytes")
 
 
@@ -162,7 +163,7 @@ def test_values_between_layers_stay_integers() -> None:
 
 
 def test_without_an_instruction_numbers_are_multiplied(tmp_path: Path) -> None:
-    machine = find_machine("haswell", "x86_64-linux-gnu", "", 2)
+    machine = find_machine(Processor("haswell", "x86_64-linux-gnu", "", 2))
     assert find_dot(machine) is None
     module = emit(observe(_net(), {}, 0, "tvm"), machine).module
     assert "integer" not in str(module.get_global_vars())
@@ -176,7 +177,7 @@ def test_without_an_instruction_numbers_are_multiplied(tmp_path: Path) -> None:
 def test_the_instruction(cpu: str, triple: str, features: str, instruction: str) -> None:
     from whet.backends.tvm.api import tirx
 
-    machine = find_machine(cpu, triple, features, 2)
+    machine = find_machine(Processor(cpu, triple, features, 2))
     assert _assembly(machine, tirx).count(instruction) > 8
 
 
