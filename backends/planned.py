@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from whet.passes.base import Pass
     from whet.passes.pipeline import Fixpoint
 
-__all__ = ["Planned"]
+__all__ = ["STEP", "Planned", "rounds_to_grids"]
 
-_STEP = 2e-2
+STEP = 2e-2
 """Relative error of outputs whose sums are rounded to a grid, against ONNX Runtime's of floats."""
 
 
@@ -143,5 +143,10 @@ class Planned(Target):
 
     def rounding(self, model: "onnx_ir.Model") -> float:
         """Return what another order of sums amounts to, or one step of a grid where activations are quantized."""
-        steps = {"QuantizeLinear", "DynamicQuantizeLinear"}
-        return _STEP if any(node.op_type in steps for node in model.graph) else self.order
+        return STEP if rounds_to_grids(model) else self.order
+
+
+def rounds_to_grids(model: "onnx_ir.Model") -> bool:
+    """Tell whether activations are quantized: then another order of sums may end on the next code."""
+    steps = {"QuantizeLinear", "DynamicQuantizeLinear"}
+    return any(node.op_type in steps for node in model.graph)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir
 
 from whet.backends.facts import Facts, observe
+from whet.backends.planned import STEP, rounds_to_grids
 from whet.backends.tvm.building import build
 from whet.backends.tvm.emission import emit
 from whet.backends.tvm.machine import Machine
@@ -23,6 +24,8 @@ __all__ = ["FILES", "write", "write_seen"]
 FILES = (
     "model.so", "model.npz", "model.json", "load.py", "run.c", "model.h", "Makefile", "check.npz",
 )  # fmt: skip
+_LIMIT, _STEPS = 1e-3, 5
+"""Relative error of the worst element that the stored check allows; on a grid a multiple of what is usual on average."""
 _LOADERS = (Path(__file__).parent / "load.py", Path(__file__).parent / "run.c")
 
 
@@ -61,9 +64,11 @@ def write_seen(
     model = facts.model
     inputs = [v for v in model.graph.inputs if v.const_value is None]
     rows = _rows(facts, inputs), _rows(facts, model.graph.outputs)
+    limit = _STEPS * STEP if rounds_to_grids(model) else _LIMIT
     described = {
         "inputs": rows[0],
         "outputs": rows[1],
+        "limit": limit,
         "machine": dataclasses.asdict(machine),
         "memory": {
             "weights": sum(array.nbytes for array in emitted.weights.values()),
@@ -73,7 +78,7 @@ def write_seen(
         },
         "schedules": dict(sorted(schedules.better.items())),
     }
-    (folder / "model.h").write_text(header(*rows))
+    (folder / "model.h").write_text(header(*rows, limit))
     (folder / "Makefile").write_text(makefile(Path(linker).name))
     (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n")
     given = {f"x{k}": facts.array(v) for k, v in enumerate(inputs)}

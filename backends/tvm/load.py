@@ -32,6 +32,7 @@ class Model:
         described: dict[str, Any] = json.loads((folder / "model.json").read_text())
         self.inputs: list[dict[str, Any]] = described["inputs"]
         self.outputs: list[dict[str, Any]] = described["outputs"]
+        self.limit: float = described["limit"]
         self._tensor: Any = tvm.runtime.tensor
         library = tvm.runtime.load_module(str(folder / "model.so"))
         self._machine: Any = relax.VirtualMachine(library, tvm.cpu())
@@ -74,7 +75,7 @@ def check(folder: Path) -> int:
         scale = float(np.sqrt(np.mean(np.square(want, dtype=np.float64)))) or 1.0
         error = float(np.max(np.abs(got.astype(np.float64) - want.astype(np.float64)))) / scale
         print(f"{row['name']}: {list(got.shape)} {got.dtype}, relative error {error:.1e}")
-        wrong |= not error <= 1e-3
+        wrong |= not error <= model.limit
     return int(wrong)
 
 

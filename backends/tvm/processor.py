@@ -46,8 +46,11 @@ def agreed(options: Mapping[str, str], device: Device) -> Processor:
     if options["triple"] and plain_triple(options["triple"]) != triple:
         raise UsageError(f"triple is '{options['triple']}', the device '{device.name}' is {triple}")
     cpu = _one(options, "cpu", _stated(device), device) or _level(device)
+    # The plainest machine of a kind says only what all of them have.
+    plainest = device.name == triple
     for name, spelled in EXTENSIONS.items():
-        if f"+{spelled}" in options["features"].split(",") and name not in device.isa:
+        wanted = f"+{spelled}" in options["features"].split(",")
+        if wanted and name not in device.isa and not plainest:
             raise UsageError(
                 f"features of the target have '+{spelled}', the device '{device.name}' has no {name}"
             )

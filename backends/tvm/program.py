@@ -35,9 +35,14 @@ def makefile(compiler: str) -> str:
     return _MAKEFILE.format(compiler="cc" if "++" in compiler else compiler)
 
 
-def header(inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the tables of rows with ``name``, ``dtype`` and ``shape`` as C."""
-    lines = [f"enum {{ INPUTS = {len(inputs)}, OUTPUTS = {len(outputs)} }};"]
+def header(
+    inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]], limit: float
+) -> str:
+    """Return the tables of rows with ``name``, ``dtype`` and ``shape`` as C, and what error the check allows."""
+    lines = [
+        f"enum {{ INPUTS = {len(inputs)}, OUTPUTS = {len(outputs)} }};",
+        f"static const double limit = {limit:g};",
+    ]
     for name, rows in (("inputs", inputs), ("outputs", outputs)):
         # C has no empty arrays.
         lines += [

@@ -376,7 +376,7 @@ int main(int count, char **words)
         snprintf(name, sizeof name, "y%d", k);
         const double error = error_of(&made, find(given, name, feeds));
         printf("%s: relative error %.1e\n", outputs[k].name, error);
-        wrong |= !(error <= 1e-3);
+        wrong |= !(error <= limit);
     }
     return wrong;
 }

@@ -70,6 +70,22 @@ TRANSFORMER_WEIGHTS = {
 }  # fmt: skip
 
 
+QUANTIZED = """(float[N, 16, 9, 9] x) => (float[N, 24, 9, 9] y) {
+    q0 = QuantizeLinear (x, s0, z0)
+    d0 = DequantizeLinear (q0, s0, z0)
+    w = DequantizeLinear <axis = 0> (codes, scales)
+    a = Conv <pads = [1, 1, 1, 1]> (d0, w, bias)
+    b = Relu (a)
+    q1 = QuantizeLinear (b, s1, z0)
+    y = DequantizeLinear (q1, s1, z0)
+}"""
+QUANTIZED_WEIGHTS = {
+    "s0": np.float32(0.02), "z0": np.array(5, np.int8), "s1": np.float32(0.03),
+    "codes": np.random.default_rng(0).integers(-127, 128, (24, 16, 3, 3)).astype(np.int8),
+    "scales": np.full(24, 0.001, np.float32), "bias": draw(24),
+}  # fmt: skip
+
+
 def proto(text: str, weights: dict[str, np.ndarray]) -> onnx.ModelProto:
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23]> g {text}')
     for name, array in weights.items():
@@ -114,6 +130,24 @@ def test_it_computes_the_same_there(
     onnx.save(model, tmp_path / "source.onnx")
     (want,) = Executor(tmp_path / "source.onnx").run(feeds)
     np.testing.assert_allclose(np.load(tmp_path / "y0.npy"), want, rtol=1e-4, atol=1e-4)
+
+
+def test_products_of_bytes_are_the_same_there(tmp_path: Path) -> None:
+    """``sdot`` is what quantized layers are for, where the processor has it."""
+    libraries, model, out = runtime(), proto(QUANTIZED, QUANTIZED_WEIGHTS), tmp_path / "out"
+    target = "tvm{triple=aarch64-linux-gnu,features=+dotprod}"
+    build(model, out, target=target, sizes={"N": 2})
+    assert "sdot\tv" in execute(f"{TRIPLE}-objdump", "-d", out / "model.so")
+    command = program(out, libraries)
+    feeds = {"x": draw(2, 16, 9, 9, seed=9)}
+    np.savez(tmp_path / "feeds.npz", **feeds)
+    execute(*command, out)
+    execute(*command, out, tmp_path / "feeds.npz", tmp_path / "y")
+    onnx.save(model, tmp_path / "source.onnx")
+    (want,) = Executor(tmp_path / "source.onnx").run(feeds)
+    steps = np.abs(np.load(tmp_path / "y0.npy") - want) / QUANTIZED_WEIGHTS["s1"]
+    assert steps.max() < 1.01
+    assert np.mean(steps > 0.5) < 0.02
 
 
 def test_the_library_is_for_its_vectors(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_inputs_that_do_not_fit_are_refused(built: Path, tmp_path: Path) -> None
 
 
 def test_names_are_escaped_and_tables_never_empty() -> None:
-    text = header([], [{"name": 'a"\\\né?', "dtype": "float16", "shape": []}])
+    text = header([], [{"name": 'a"\\\né?', "dtype": "float16", "shape": []}], 1e-3)
     assert "INPUTS = 0, OUTPUTS = 1" in text
     assert "inputs[] = {\n    {0},\n}" in text
     assert r'{"a\042\134\012\303\251\077", "<f2", 0, {0}}' in text
