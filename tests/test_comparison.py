@@ -1,11 +1,22 @@
 """What counts as the same output."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
+import onnx_ir
 import pytest
+from folding import build
 
-from whet.comparison import relative_error, unexplained
+from whet.backends.base import RuntimeOptions
+from whet.backends.worker import Worker
+from whet.comparison import agree, check_agreement, relative_error, unexplained
+from whet.errors import BrokenPass
+from whet.ir.bindings import Bindings
+from whet.ir.saving import save_model
 from whet.report import Agreement
+from whet.shaking import shake
 
 X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
 
@@ -46,3 +57,56 @@ def test_only_the_output_itself_can_be_excused() -> None:
     assert unexplained([good, bad], [same, noisy], [same, same]) == []
     endless = agreement(float("inf"))
     assert unexplained([endless], [same], [endless]) == [endless]
+
+
+THRESHOLD = """(float[4,8] x) => (float[4,16] y) <float one = {1.0}> {
+    a = MatMul (x, w) b = MatMul (x, v) c = Greater (a, b) d = Cast <to = 1> (c) y = Add (d, one) }"""
+PRODUCT = "(float[4,8] x) => (float[4,16] y) { a = MatMul (x, w) b = MatMul (x, v) y = Add (a, b) }"
+
+
+def opened(folder: Path, model: onnx_ir.Model, name: str) -> Callable[[], Worker]:
+    save_model(model, folder / name)
+    return lambda: Worker(folder / name, RuntimeOptions(1))
+
+
+@pytest.mark.parametrize(("text", "explained"), [(THRESHOLD, True), (PRODUCT, False)])
+def test_what_a_rounding_of_the_weights_does_is_no_fault(
+    tmp_path: Path, text: str, explained: bool
+) -> None:
+    w = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)
+    source, result, shaken = (build(text, {"w": w, "v": v}) for v in (w, w * np.float32(0.99), w))
+    shake(shaken, 0)
+    bindings = Bindings(({},))
+    asked: list[str] = []
+
+    def again() -> Worker:
+        asked.append("again")
+        return opened(tmp_path, source, "again.onnx")()
+
+    with (
+        opened(tmp_path, source, "source.onnx")() as before,
+        opened(tmp_path, result, "result.onnx")() as after,
+    ):
+        found = agree(source, bindings, before, after)
+        others = {"once more": again, "shaken": opened(tmp_path, shaken, "shaken.onnx")}
+        assert check_agreement(found[:0], [], source, bindings, before, others) == ""
+        assert asked == []
+        if explained:
+            said = check_agreement(found, [], source, bindings, before, others)
+            assert "once more by up to 0.0e+00, shaken by up to" in said
+        else:
+            with pytest.raises(BrokenPass, match="although every rewrite was proven"):
+                check_agreement(found, [], source, bindings, before, others)
+    assert asked == ["again"]
+
+
+def test_shaken_weights_are_the_nearest_others() -> None:
+    w = np.array([[1.0, -2.5, 0.0, 1e-30]], np.float32)
+    model = build("(float[1,1] x) => (float[1,4] y) { y = MatMul (x, w) }", {"w": w})
+    shake(model, 3)
+    tensor = model.graph.initializers["w"].const_value
+    assert tensor is not None
+    gap = np.abs(tensor.numpy() - w)
+    assert gap[0, 2] == 0
+    assert (gap[w != 0] > 0).all()
+    assert (gap <= np.spacing(np.abs(w))).all()

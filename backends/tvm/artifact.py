@@ -25,7 +25,7 @@ FILES = (
     "model.so", "model.npz", "model.json", "load.py", "run.c", "model.h", "Makefile", "check.npz",
 )  # fmt: skip
 _LIMIT, _STEPS = 1e-3, 5
-"""Relative error of the worst element that the stored check allows; on a grid a multiple of what is usual on average."""
+"""Relative error of the worst element that the stored check allows; on a grid a multiple of what is usual."""
 _LOADERS = (Path(__file__).parent / "load.py", Path(__file__).parent / "run.c")
 
 

@@ -14,12 +14,15 @@ from whet.backends.worker import Worker
 from whet.comparison import check_agreement, hold_against, output_limit, record
 from whet.errors import BrokenPass
 from whet.ir.execute import CannotRun
+from whet.ir.files import load_model
+from whet.ir.saving import save_model
 from whet.ir.values import weight_count
 from whet.manifest import write_manifest
 from whet.passes.pipeline import Step
 from whet.printing import row_by_row, to_plain
 from whet.report import SCHEMA, Agreement, Cost
 from whet.setting import Result, Scene, Setting
+from whet.shaking import shake
 from whet.solve.trials import Trial
 
 __all__ = ["Realizer"]
@@ -125,10 +128,24 @@ class Realizer:
             model,
             scene.bindings,
             scene.before,
-            lambda: Worker(scene.prepared.source, plain, turns=setting.turns),
+            {
+                "with the runtime's optimizations off": lambda: Worker(
+                    scene.prepared.source, plain, turns=setting.turns
+                ),
+                "with every weight rounded to a neighbour": self._open_shaken,
+            },
         )
         setting.notes += [note] if note else []
         return found
+
+    def _open_shaken(self) -> Worker:
+        """Load the source with other roundings of its weights."""
+        setting = self._setting
+        model = load_model(self._scene.prepared.source)
+        shake(model, setting.options.seed)
+        path = setting.scratch / "shaken.onnx"
+        save_model(model, path)
+        return Worker(path, setting.options.runtime, turns=setting.turns)
 
     def _measure(self, model: onnx_ir.Model, after: Worker) -> tuple[list[Timing] | None, bool]:
         """Return the times of source and result, and whether the result is slower beyond doubt."""
