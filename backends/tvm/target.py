@@ -159,18 +159,21 @@ class Tvm(Planned):
 
     def over(self, folder: Path, ram: int | None, flash: int | None) -> list[str]:
         """Return which limits of the device are broken, and what takes how much."""
+        from whet.backends.onnxruntime import largest_constants
+
         if not (folder / "model.json").is_file():
             return []
         found = _memory(folder)
         parts = ", ".join(f"{size:,} of {what}" for what, size in found.items())
         used, kept = sum(found.values()), self.weigh(folder, ())
         broken: list[str] = []
+        largest = f"the largest constants are {largest_constants(folder / 'model.onnx')}"
         if ram is not None and used > ram:
-            broken.append(f"RAM is {used:,} bytes ({parts}), the budget {ram:,}")
+            broken.append(f"RAM is {used:,} bytes ({parts}), the budget {ram:,}; {largest}")
         if flash is not None and kept > flash:
             library = (folder / "model.so").stat().st_size
             broken.append(
-                f"flash is {kept:,} bytes of files, {library:,} of them the library, the budget {flash:,}"
+                f"flash is {kept:,} bytes of files, {library:,} of them the library, the budget {flash:,}; {largest}"
             )
         return broken
 
