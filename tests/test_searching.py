@@ -274,3 +274,9 @@ def test_a_start_that_is_the_source_is_no_start(digits, tmp_path) -> None:
     )
     assert len(artifact.report.search["starts"]) == 1
     assert f"'{idle}' changes nothing" in " ".join(artifact.report.notes)
+
+
+@pytest.mark.parametrize("given", [{}, {"budget": whet.Budget(size="25%"), "recipe": "exact"}])
+def test_a_start_without_a_search_is_refused(digits, given) -> None:
+    with pytest.raises(UsageError, match="nothing is searched for"):
+        compile(digits, start=PRUNED, **given)

@@ -232,6 +232,11 @@ class Job:
         """Tell whether a mixture is searched for: with a budget, real inputs, and no recipe that says what to do."""
         budget = bool(self._options.budget) or self._options.minimize != "auto"
         wanted = budget and self._setting.recipe.name == "auto" and data is not None
+        if self._options.start and not wanted:
+            raise UsageError(
+                "a start is where a search begins, and nothing is searched for: "
+                "that takes a budget, calibration data and the recipe 'auto'"
+            )
         if wanted and (reason := self._target.idle()):
             raise UsageError(
                 f"a search runs what it finds, and this is not run here: {reason}; say what to do with a recipe"
