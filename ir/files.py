@@ -135,6 +135,8 @@ def _refuse_archive(path: str) -> None:
         names = archive.namelist()
     if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
         raise UnsafeModel(_pickle_message(path))
+    if "whet.json" in names:
+        raise InvalidModel(f"'{path}' is a packed artifact: whet pack '{path}' -o DIR unpacks it")
     raise InvalidModel(f"'{path}' is a zip archive, not an ONNX file")
 
 

@@ -137,6 +137,10 @@ def test_load_other_archive(tmp_path: Path):
         archive.writestr("a.txt", "a")
     with pytest.raises(InvalidModel, match="zip archive"):
         load_model(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("whet.json", "{}")
+    with pytest.raises(InvalidModel, match="packed artifact: whet pack '.*' -o DIR"):
+        load_model(path)
 
 
 def test_load_newer_versions(tmp_path: Path):
