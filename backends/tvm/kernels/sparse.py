@@ -13,14 +13,14 @@ import numpy as np
 
 from whet.backends.tvm.api import Expr, T, tirx
 from whet.backends.tvm.epilogue import Ending
-from whet.backends.tvm.kernels.writing import Tiling, best_tiling, cycles, function, scratch, tasks
+from whet.backends.tvm.kernels.writing import Tiling, cycles, function, scratch, tasks, up
 from whet.backends.tvm.machine import Machine
 from whet.ir.array import Array
 
-__all__ = ["Blocks", "find_blocks", "sparse"]
+__all__ = ["Blocks", "cut_blocks", "gather_blocks", "sparse"]
 
-_WORTH = 0.7
-"""Share of the dense kernel's cycles below which blocks are used."""
+_STEP, _TURNED = 1.4, 10
+"""Measured: cycles of a step over those of :func:`cycles`, and what turning one number takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,18 +41,10 @@ class Blocks:
         return len(self.places)
 
 
-def find_blocks(matrix: Array, rows: int, machine: Machine) -> Blocks | None:
-    """Return the blocks that take the fewest cycles; None where the dense kernel is about as fast."""
-    inputs, outputs = matrix.shape
-    lanes = machine.lanes
-    if rows < 2 or np.count_nonzero(matrix) > 0.5 * matrix.size:
-        return None
-    total = -(-outputs // lanes)
-    padded = np.zeros((inputs, total * lanes), np.float32)
-    padded[:, :outputs] = matrix
-    filled: Array = np.any(padded.reshape(inputs, total, lanes) != 0, axis=2)
-    plain = best_tiling(rows, outputs, machine)
-    dense = plain.panels * inputs * math.ceil(rows / plain.rows) * cycles(plain.rows, plain.vectors)
+def cut_blocks(matrix: Array, rows: int, machine: Machine) -> tuple[float, Tiling]:
+    """Return the tiling that takes the fewest cycles, and them."""
+    filled = _filled(matrix, machine.lanes)
+    inputs, total = filled.shape
     found: list[tuple[float, int, int]] = []
     for vectors in (1, 2, 4):
         if total % vectors:
@@ -62,20 +54,30 @@ def find_blocks(matrix: Array, rows: int, machine: Machine) -> Blocks | None:
         tall = -(-rows // -(-rows // most))
         found.append((steps * math.ceil(rows / tall) * cycles(tall, vectors), vectors, tall))
     cost, vectors, tall = min(found)
-    if cost > _WORTH * dense:
-        return None
-    tiling = Tiling(tall, vectors, lanes, total // vectors)
-    return _blocks(padded, filled, tiling)
+    tiling = Tiling(tall, vectors, machine.lanes, total // vectors)
+    return _STEP * cost + _TURNED * rows * inputs, tiling
 
 
-def _blocks(padded: Array, filled: Array, tiling: Tiling) -> Blocks:
-    inputs = padded.shape[0]
+def gather_blocks(matrix: Array, tiling: Tiling) -> Blocks:
+    """Return the blocks that hold something."""
+    inputs, outputs = matrix.shape
+    filled = _filled(matrix, tiling.lanes)
     there: Array = np.any(filled.reshape(inputs, tiling.panels, tiling.vectors), axis=2).T
     there[~np.any(there, axis=1), 0] = True  # a panel of zeros keeps one block
     panels, places = np.nonzero(there)
     starts = np.searchsorted(panels, np.arange(tiling.panels + 1))
+    padded = np.pad(matrix, ((0, 0), (0, tiling.panels * tiling.width - outputs)))
     values = padded.reshape(inputs, tiling.panels, tiling.width)[places, panels]
-    return Blocks(tiling, starts.astype(np.int32), places.astype(np.int32), values)
+    return Blocks(
+        tiling, starts.astype(np.int32), places.astype(np.int32), values.astype(np.float32)
+    )
+
+
+def _filled(matrix: Array, lanes: int) -> Array:
+    """Return which vectors of outputs hold something, for each input."""
+    inputs, outputs = matrix.shape
+    padded = np.pad(matrix != 0, ((0, 0), (0, up(outputs, lanes) - outputs)))
+    return np.any(padded.reshape(inputs, -1, lanes), axis=2)
 
 
 def sparse(

@@ -13,9 +13,9 @@ from whet.backends.tvm.kernels.convolution import (
 )
 from whet.backends.tvm.kernels.writing import up
 from whet.backends.tvm.lowering import Lowering, ints
+from whet.backends.tvm.operators.dense import multiplied
 from whet.backends.tvm.operators.integer import integer_convolved
 from whet.backends.tvm.registry import Decline, emits
-from whet.backends.tvm.works.dense import Dense
 from whet.backends.tvm.works.depthwise import Depthwise
 from whet.backends.tvm.works.windowed import Windowed
 from whet.backends.windows import read_steps
@@ -71,7 +71,7 @@ def _windowed(
     padded = up(w.outputs, machine.lanes)
     value, ending = find_ending(low, node, LAST, padded, bias)
     if point and w.groups == 1:
-        made = low.cut(Dense(given, w.outputs, ending, machine), source, weights[:, :, 0, 0].T)
+        made = multiplied(low, source, given, weights[:, :, 0, 0].T, ending)
     elif w.depth == 1 and w.outputs == w.inputs:
         made = low.cut(Depthwise(w, ending, machine), source, weights)
     else:

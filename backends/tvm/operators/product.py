@@ -10,14 +10,13 @@ from whet.backends.layouts import PLAIN
 from whet.backends.tvm.api import Expr, te, tirx
 from whet.backends.tvm.epilogue import Ending, find_ending
 from whet.backends.tvm.kernels.product import batched
-from whet.backends.tvm.kernels.sparse import find_blocks, sparse
 from whet.backends.tvm.kernels.writing import best_tiling, up
 from whet.backends.tvm.lowering import Lowering
 from whet.backends.tvm.operators.arithmetic import broadcast
+from whet.backends.tvm.operators.dense import multiplied
 from whet.backends.tvm.operators.elementwise import converted
 from whet.backends.tvm.operators.integer import dynamic_multiplied, integer_multiplied
 from whet.backends.tvm.registry import Decline, emits
-from whet.backends.tvm.works.dense import Dense
 from whet.ir.array import Array
 from whet.ir.values import attribute_float, attribute_int
 
@@ -48,23 +47,8 @@ def emit_dense(
 ) -> None:
     """Multiply the rows of ``x`` with a constant matrix ``[inputs, outputs]``, and do what follows."""
     outputs = matrix.shape[1]
-    rows = math.prod(shape[:-1])
-    shapes = (shape, (*shape[:-1], outputs))
-    blocks = find_blocks(matrix, rows, low.machine)
     result, ending = find_ending(low, node, PLAIN, up(outputs, low.machine.lanes), bias)
-    if blocks is None:
-        made = low.cut(Dense(shape, outputs, ending, low.machine), x, matrix)
-    else:
-        weights = [low.constant(a) for a in (blocks.values, blocks.places, blocks.starts)]
-        cut, threads = (blocks.tiling, blocks.count), low.machine.threads
-        made = low.call(
-            ("sparse", shapes, *cut, ending),
-            lambda: sparse(shapes, cut, ending, threads),
-            [x, *weights, *ending.tensors],
-            shapes[1],
-            ending.dtype,
-        )
-    low.define(result, made)
+    low.define(result, multiplied(low, x, shape, matrix, ending))
 
 
 def _batched(low: Lowering, node: onnx_ir.Node) -> None:
