@@ -1,10 +1,11 @@
-"""TVM against ONNX Runtime, same threads, same run: ResNet-20, all-MiniLM-L6-v2, block-sparse layers and attention.
+"""TVM against ONNX Runtime, same threads, same run: ResNet-20, all-MiniLM-L6-v2, sparse layers and attention.
 
 ``attention`` has a bias that is a product of factors; there ONNX Runtime gets the better of its kernels with the bias,
 ready-made, and the best of three with the factors appended. ``resnet20-int8`` (static) and ``minilm-int8`` (dynamic)
 are what whet makes of the models for ONNX Runtime; they and attention are never tuned.
 
 ``linear-90`` is a linear layer of 768 inputs and 3,072 outputs; 90 % of its blocks (16 outputs, one input) are zero.
+In ``random-90`` the zeros lie anywhere.
 
 ``python -m whet.tools.bench.tvm [--assets FOLDER] [--only NAME …] [--tune TIME] [--keep FOLDER] [--json FILE]``; with
 ``--keep`` artifacts stay in a folder, and a second run only measures. ``--tune`` adds a second artifact of each, whose
@@ -58,6 +59,8 @@ _CASES: Mapping[str, Sequence[Mapping[str, int]]] = {
     "linear-0": ({"batch": 128},),
     "linear-80": ({"batch": 128},),
     "linear-90": ({"batch": 128},),
+    "random-80": ({"batch": 128},),
+    "random-90": ({"batch": 1}, {"batch": 128}),
     "attention": (
         {"length": 512, "heads": 8, "head": 64, "rank": 8},
         {"length": 2048, "heads": 8, "head": 64, "rank": 8},
@@ -102,7 +105,7 @@ def _feeds(name: str, sizes: Mapping[str, int]) -> dict[str, Array]:
     draw = np.random.default_rng(0)
     if name.startswith("resnet20"):
         return {"x": draw.standard_normal((sizes["batch"], 3, 32, 32)).astype(np.float32)}
-    if name.startswith("linear"):
+    if name.startswith(("linear", "random")):
         return {"x": draw.standard_normal((sizes["batch"], 768)).astype(np.float32)}
     ids = draw.integers(1000, 20000, (sizes["batch"], sizes["seq"]))
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
@@ -119,7 +122,8 @@ def _source(name: str, sizes: Mapping[str, int], assets: Path, folder: Path) -> 
     if not path.exists() and name == "minilm":
         export(path)
     elif not path.exists():
-        onnx.save(_linear(int(name.partition("-")[2]) / 100), path)
+        kind, _, zeros = name.partition("-")
+        onnx.save(_linear(int(zeros) / 100, _BLOCK if kind == "linear" else 1), path)
     return path
 
 
@@ -143,11 +147,11 @@ def _quantized(name: str, sizes: Mapping[str, int], assets: Path, folder: Path) 
     return out / "model.onnx"
 
 
-def _linear(zeros: float) -> onnx.ModelProto:
-    """Return a linear layer with that share of its blocks zero."""
+def _linear(zeros: float, wide: int) -> onnx.ModelProto:
+    """Return a linear layer with that share of its blocks zero, which are so many outputs wide."""
     draw = np.random.default_rng(0)
     matrix = draw.standard_normal((768, 3072)).astype(np.float32)
-    matrix *= np.repeat(draw.random((768, 3072 // _BLOCK)) >= zeros, _BLOCK, axis=1)
+    matrix *= np.repeat(draw.random((768, 3072 // wide)) >= zeros, wide, axis=1)
     text = "(float[batch,768] x) => (float[batch,3072] y) { h = MatMul(x, w)  y = Add(h, b) }"
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g {text}')
     for key, array in {"w": matrix, "b": draw.standard_normal(3072).astype(np.float32)}.items():

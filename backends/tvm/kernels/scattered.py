@@ -136,7 +136,8 @@ def scattered(
                     T.buffer_store(done, total, [tirx.Ramp((v * lanes + j) * lanes, 1, lanes)])
             with T.serial(0, vectors) as v:
                 base = v * lanes * lanes
-                turn((done, base, lanes), (back, base, lanes), lanes)
+                lines = lambda i: base + i * lanes  # noqa: E731
+                turn((done, lines), (back, lines), lanes)
 
             def write(r: Expr, j: Expr) -> None:
                 column = group * lanes + j

@@ -18,7 +18,7 @@ __all__ = ["choose", "multiplied"]
 
 _WORTH = 0.7
 """Share of the dense kernel's cycles below which zeros are left out."""
-_NEAR, _FLOW = 1 << 20, 16
+_NEAR, _FLOW = 1 << 22, 16
 """Bytes that stay near from call to call, and how many come from afar in a cycle."""
 
 
