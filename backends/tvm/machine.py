@@ -8,9 +8,11 @@ from whet.backends.tvm.api import tvm
 from whet.backends.tvm.processor import EXTENSIONS, Processor
 from whet.errors import UsageError
 
-__all__ = ["Machine", "find_machine"]
+__all__ = ["Machine", "arrival", "find_machine"]
 
 _LANES = {"avx512f": 16, "avx": 8}
+_NEAR, _FLOW = 1 << 22, 16
+"""Bytes that stay near from call to call, and how many come from afar in a cycle."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Machine:
         """Return the vector extensions that code may use, as Linux spells them."""
         has, target = tvm.get_global_func("target.target_has_feature"), self.target()
         return frozenset(name for name, spelled in EXTENSIONS.items() if has(spelled, target))
+
+
+def arrival(size: int) -> float:
+    """Return the cycles that constants of so many bytes take to arrive: with few rows, all that a product waits for."""
+    return size / _FLOW if size > _NEAR else 0
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import numpy as np
 from whet.backends.tvm.api import Expr, T, tirx
 from whet.backends.tvm.epilogue import Ending
 from whet.backends.tvm.kernels.writing import Tiling, cycles, function, scratch, tasks, up
-from whet.backends.tvm.machine import Machine
+from whet.backends.tvm.machine import Machine, arrival
 from whet.ir.array import Array
 
 __all__ = ["Blocks", "cut_blocks", "gather_blocks", "sparse"]
@@ -52,10 +52,12 @@ def cut_blocks(matrix: Array, rows: int, machine: Machine) -> tuple[float, Tilin
         steps = int(np.any(filled.reshape(inputs, -1, vectors), axis=2).sum())
         most = min((machine.registers - vectors - 1) // vectors, rows)
         tall = -(-rows // -(-rows // most))
-        found.append((steps * math.ceil(rows / tall) * cycles(tall, vectors), vectors, tall))
+        passes = math.ceil(rows / tall) * cycles(tall, vectors)
+        stored = 4 * steps * vectors * machine.lanes
+        found.append((max(_STEP * steps * passes, arrival(stored)), vectors, tall))
     cost, vectors, tall = min(found)
     tiling = Tiling(tall, vectors, machine.lanes, total // vectors)
-    return _STEP * cost + _TURNED * rows * inputs, tiling
+    return cost + _TURNED * rows * inputs, tiling
 
 
 def gather_blocks(matrix: Array, tiling: Tiling) -> Blocks:

@@ -10,7 +10,7 @@ from whet.backends.tvm.kernels.scattered import Cut, cut_numbers, gather_numbers
 from whet.backends.tvm.kernels.sparse import cut_blocks, gather_blocks, sparse
 from whet.backends.tvm.kernels.writing import Tiling, best_tiling, cycles
 from whet.backends.tvm.lowering import Lowering
-from whet.backends.tvm.machine import Machine
+from whet.backends.tvm.machine import Machine, arrival
 from whet.backends.tvm.works.dense import Dense
 from whet.ir.array import Array
 
@@ -18,8 +18,6 @@ __all__ = ["choose", "multiplied"]
 
 _WORTH = 0.7
 """Share of the dense kernel's cycles below which zeros are left out."""
-_NEAR, _FLOW = 1 << 22, 16
-"""Bytes that stay near from call to call, and how many come from afar in a cycle."""
 
 
 def multiplied(low: Lowering, x: Any, shape: tuple[int, ...], matrix: Array, ending: Ending) -> Any:
@@ -59,5 +57,4 @@ def _dense_cycles(matrix: Array, rows: int, machine: Machine) -> float:
     inputs, outputs = matrix.shape
     best = best_tiling(rows, outputs, machine)
     steps = math.ceil(rows / best.rows) * cycles(best.rows, best.vectors)
-    arrival = 4 * matrix.size / _FLOW if 4 * matrix.size > _NEAR else 0
-    return max(best.panels * inputs * steps, arrival)
+    return max(best.panels * inputs * steps, arrival(4 * matrix.size))

@@ -109,6 +109,12 @@ def test_it_is_chosen_where_it_pays(rows: int, zeros: float, chosen: bool) -> No
     assert isinstance(choose(thinned(256, 512, zeros), rows, WIDE), Cut) == chosen
 
 
+@pytest.mark.parametrize(("zeros", "kind"), [(0.9, Cut), (0.6, type(None))])
+def test_few_rows_wait_for_what_is_stored(zeros: float, kind: type) -> None:
+    """A block for nearly every input stores as much as the dense kernel, and takes as long to arrive."""
+    assert isinstance(choose(thinned(768, 3072, zeros), 1, WIDE), kind)
+
+
 def test_rows_that_do_not_stay_near_are_left_alone() -> None:
     cost, _ = cut_numbers(np.zeros((1 << 17, 1), np.float32), 64, WIDE)
     assert cost == math.inf
