@@ -79,7 +79,8 @@ def _filled(matrix: Array, lanes: int) -> Array:
     """Return which vectors of outputs hold something, for each input."""
     inputs, outputs = matrix.shape
     padded = np.pad(matrix != 0, ((0, 0), (0, up(outputs, lanes) - outputs)))
-    return np.any(padded.reshape(inputs, -1, lanes), axis=2)
+    filled: Array = np.any(padded.reshape(inputs, -1, lanes), axis=2)
+    return filled
 
 
 def sparse(

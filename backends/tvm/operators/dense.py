@@ -1,6 +1,7 @@
 """Rows times a constant matrix, by the kernel that takes the fewest cycles: all of it, or only what is not zero."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,18 +28,18 @@ def multiplied(low: Lowering, x: Any, shape: tuple[int, ...], matrix: Array, end
     shapes = (shape, (*shape[:-1], outputs))
     if cut is None:
         return low.cut(Dense(shape, outputs, ending, machine), x, matrix)
+    key: tuple[object, ...]
     if isinstance(cut, Cut):
         numbers = gather_numbers(matrix, cut)
         count = numbers.values.size
         weights = (numbers.values, numbers.places, numbers.starts)
-        make = lambda: scattered(shapes, cut, count, ending, machine.threads)  # noqa: E731
+        make = partial(scattered, shapes, cut, count, ending, machine.threads)
         key = ("scattered", shapes, cut, count, ending)
     else:
         blocks = gather_blocks(matrix, cut)
-        size = (cut, blocks.count)
         weights = (blocks.values, blocks.places, blocks.starts)
-        make = lambda: sparse(shapes, size, ending, machine.threads)  # noqa: E731
-        key = ("sparse", shapes, *size, ending)
+        make = partial(sparse, shapes, (cut, blocks.count), ending, machine.threads)
+        key = ("sparse", shapes, cut, blocks.count, ending)
     arguments = [x, *map(low.constant, weights), *ending.tensors]
     return low.call(key, make, arguments, shapes[1], ending.dtype)
 
@@ -47,8 +48,9 @@ def choose(matrix: Array, rows: int, machine: Machine) -> Tiling | Cut | None:
     """Return how blocks or numbers that are not zero are cut; None where the dense kernel is about as fast."""
     if 2 * np.count_nonzero(matrix) > matrix.size or rows < 1:
         return None
-    found = [cut_blocks(matrix, rows, machine), cut_numbers(matrix, rows, machine)]
-    cost, cut = min(found, key=lambda f: f[0])
+    blocks, numbers = cut_blocks(matrix, rows, machine), cut_numbers(matrix, rows, machine)
+    cost = min(blocks[0], numbers[0])
+    cut = blocks[1] if blocks[0] == cost else numbers[1]
     return cut if cost < _WORTH * _dense_cycles(matrix, rows, machine) else None
 
 
