@@ -1,7 +1,6 @@
 """From a budget to a plan: searches at one or several starts, the best of them, and its record for the report."""
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from whet.solve.measuring import Measurement, Scorer
 from whet.solve.offers import Market
 from whet.solve.pareto import Point, front
 from whet.solve.search import AS_FAST, Found, Search
+from whet.solve.store import fingerprint
 from whet.solve.trials import Trial, Trials, lost
 
 __all__ = ["Begun", "Searched", "Start", "search"]
@@ -177,7 +177,7 @@ class _Searches:
 
     def _search(self, start: Start) -> tuple[Offered, Found]:
         first, context = self._starts[0], start.context
-        origin = "" if start is first else _digest(first.model)
+        origin = "" if start is first else fingerprint(first.model, ())
         found = offered(
             start.model,
             context,
@@ -247,10 +247,6 @@ class _Searches:
         if seen.loss < best.measured.loss:
             return ""
         return f"the loss is {seen.loss:.2e} without a plan, {best.measured.loss:.2e} with the best before"
-
-
-def _digest(model: onnx_ir.Model) -> str:
-    return hashlib.sha256(onnx_ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
 
 
 def _point(number: int, trial: Trial) -> Point:

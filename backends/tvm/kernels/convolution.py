@@ -7,7 +7,7 @@ convolutions, 2018).
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ __all__ = [
     "Window",
     "convolution",
     "depthwise",
+    "each_pixel",
     "lines_of",
     "pack_depthwise",
     "pack_window",
@@ -178,7 +179,7 @@ def _copy(
 ) -> None:
     """Copy lines of the input, from one that may lie outside on, with zeros for the border."""
     sample, group, top = where
-    tall, wide = size
+    _, wide = size
     zero = tirx.FloatImm("float32", 0.0)
 
     def pixel(line: Expr, column: Expr, outside: bool) -> None:
@@ -191,6 +192,14 @@ def _copy(
             lambda c: T.buffer_store(near, zero if outside else x[source + c], [to + c]),
         )
 
+    each_pixel(w, top, size, pixel)
+
+
+def each_pixel(
+    w: Window, top: Expr, size: tuple[int, int], pixel: Callable[[Expr, Expr, bool], None]
+) -> None:
+    """Write ``pixel(line, column, outside)`` for lines from ``top`` on; outside is the border around the image."""
+    tall, wide = size
     with T.serial(0, tall) as line, T.serial(0, wide) as column:
         if w.y.bare and w.x.bare:
             pixel(line, column, False)

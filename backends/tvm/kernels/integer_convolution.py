@@ -8,7 +8,7 @@ from typing import Any
 
 from whet.backends.tvm.api import Expr, T, tirx
 from whet.backends.tvm.epilogue import Ending
-from whet.backends.tvm.kernels.convolution import Window, lines_of
+from whet.backends.tvm.kernels.convolution import Window, each_pixel, lines_of
 from whet.backends.tvm.kernels.integer_dot import GROUP, Dot, flipped, group_at, groups
 from whet.backends.tvm.kernels.integer_product import Decoding, add_groups
 from whet.backends.tvm.kernels.writing import Tiling, each, function, scratch, tasks
@@ -136,18 +136,7 @@ def _copy(
         with T.serial(0, deep - w.depth) as c:
             T.buffer_store(near, blank, [place + w.depth + c])
 
-    with T.serial(0, tall) as line, T.serial(0, wide) as column:
-        inside = tirx.all(
-            top + line >= 0,
-            top + line < w.y.size,
-            column >= w.x.before,
-            column < w.x.before + w.x.size,
-        )
-        with T.If(inside):
-            with T.Then():
-                pixel(line, column, False)
-            with T.Else():
-                pixel(line, column, True)
+    each_pixel(w, top, (tall, wide), pixel)
 
 
 def _floor(number: int) -> int:
